@@ -94,7 +94,7 @@ def test_list_revoke_and_erase(run, told):
         credentials.login(ledger, "P-01", code)
     left = files.new_draft(run.with_name("copy.db"))
     left.write_bytes(run.read_bytes())
-    assert f"remove {left}, left by a program" in told("--erase", "P-01"), "which was killed"
+    assert f"remove {left} unless something is being written" in told("--erase", "P-01")
     assert told("--list").strip() == "nobody is invited yet"
     assert b"Ada Example" not in run.read_bytes()
     with Ledger.open(run) as ledger:
@@ -135,9 +135,7 @@ def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(run, to
         child = children.start(read, run, telling, wanted)
         reported.recv()
         complaint = refused(capsys, 4, "invite", str(run), "--erase", "P-01", "--wait", "0")
-        assert "then repeat this" in complaint
-        assert f"process {child.pid} (" in complaint  # the reader, and nobody else
-        assert complaint.count("process ") == 1
+        assert "a program is reading it; wait for it or stop it, then repeat this" in complaint
         assert holding(run, b"Ada Example")
         wanting.send(None)
         child.join()

@@ -219,17 +219,17 @@ def test_where_voters_weigh_by_each_other_s_votes_no_later_fit_has_hers_either(t
     """Before the next step, in it, and where it is verified."""
     settings, ledger = named_run.start(tmp_path, weighting="skill")
     with ledger:
-        drive(settings, ledger, 6)
+        drive(settings, ledger, 3)
         rounds, state = history(ledger), replay.replay_state(ledger, settings)
         her = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = 'panel-1'")[0]
         hers = [
             vote.panelist == her["panelist"]
-            for step in range(6)
+            for step in range(3)
             for vote in sorted(counting.counted(ledger, step), key=lambda each: each.k)
         ]
         assert withdrawals.withdraw(ledger, "op", "panel-1", settings).votes == sum(hers) > 0
-        drive(settings, ledger, 7)
-        assert history(ledger)[:6] == rounds and verification.verify(ledger).ok
+        drive(settings, ledger, 4)
+        assert history(ledger)[:3] == rounds and verification.verify(ledger).ok
         after = replay.replay_state(ledger, settings).carried
         for record in (state.carried, withdrawals.votes_left(ledger, settings, state), after):
             given = (record.votes.up + record.votes.down)[: len(hers)] > 0
