@@ -93,7 +93,7 @@ def test_posts_with_lost_acknowledgements_count_once(tmp_path, posts):
             receipts = (
                 voting.cast_many(service, sent)
                 if together
-                else [service.cast(one) for one in sent]
+                else [service.cast(**one) for one in sent]
             )
             for client, receipt in enumerate(receipts):
                 before = unheard.pop(client, None)
