@@ -147,14 +147,17 @@ def test_a_threshold_makes_small_differences_ties():
     assert wide == pytest.approx(law(Rater(threshold=2.0), 2.0))
 
 
-@pytest.mark.full
-def test_attention_falls_with_votes_given_and_taste_turns_with_steps():
+def test_a_rater_after_votes_and_steps_is_less_attentive_and_of_another_taste():
     tired = Rater(beta=2.0, lapse=0.1, fatigue=1.0, drift=-2.0, taste=0.2, turn=0.5).at(50, 100)
     a = exp(-0.5)
     assert tired.beta == pytest.approx(2 * a * exp(-2.0))
     assert tired.lapse == pytest.approx(1 - 0.9 * a)
     assert tired.taste == pytest.approx(0.7)
     assert Rater(taste=0.9, turn=1.0).at(0, 500).taste == 1.0
+
+
+@pytest.mark.full
+def test_attention_falls_with_votes_given_and_taste_turns_with_steps():
     judge = panel("bt70+fatigue=2", size=1).judges[0]
     fresh, late = verdicts(judge)[0], verdicts(judge.after(300))[0]
     assert fresh == pytest.approx(1 / (1 + exp(-1.5)), abs=0.036)
