@@ -63,7 +63,7 @@ FIRST_RULE: Final = "regression"
 """The rule that auto chooses where it can work."""
 OTHER_RULE: Final = "known"
 """The rule that auto chooses elsewhere."""
-GONE: Final[Mapping[str, tuple[Any, ...]]] = {"prior": (None,)}
+GONE: Final[Mapping[str, tuple[Any, ...]]] = {"prior": (None,), "score_share": (None, 0.0)}
 """Keys of runs that an earlier version began, with the values that changed nothing."""
 FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")

@@ -129,7 +129,7 @@ def test_what_needs_a_record_at_most_loads_no_heavy_library(lines, codes, tmp_pa
 
 
 def test_help_breaks_lines_where_the_terminal_does():
-    for found in (app.load_command("judge"), app.load_command("adapters").commands["make"]):
+    for found in (app.load_command("answer"), app.load_command("adapters").commands["make"]):
         first, second = found.help.split("\n\n")
         assert "\n" not in first + second
 

@@ -288,7 +288,7 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
        5, "not a JSON object")
       for spec in ("[" * 5000 + "]" * 5000, "[[1]]") for command in ("show", "verify")),
     (forged(f"UPDATE events SET body = '{'[' * 5000 + ']' * 5000}'"),
-     ["show"], 5, "nested too deep"),
+     ["show"], 5, "restore a copy"),
     (forged("UPDATE runs SET spec = replace(spec, '\"rule\":\"', '\"rule\":\"no ')"),
      ["show", "--voters"], 2, "is not among those of this szpo; without it"),
     (leased, ["run", "--resume"], 3, "driven by another-host:1:x"),

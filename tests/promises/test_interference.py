@@ -133,7 +133,7 @@ def test_the_details_of_a_vote_are_hashed_as_they_are_stored(tmp_path):
             more = {"skip_reason": "un\ud83dclear", "details": {"note": "\ud83d"}}
             skip = not ledger.votes()
             service.cast(
-                seat.id, "skip" if skip else "A", idem=seat.id, dwell_ms=4000.0,
+                seat.id, "skip" if skip else "A", idem=seat.id, dwell_ms=4000,
                 **(more if skip else {}),
             )  # fmt: skip
         else:
