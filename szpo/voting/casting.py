@@ -194,7 +194,8 @@ def _row(request: VoteRequest, noted: Mapping[str, Any]) -> Record:
     """The columns of `votes` that a request fills; ``noted`` is added to the details."""
     details = {**(request.details or {}), **noted} if noted else request.details
     text = None if details is None else canonical.utf8(canonical.canonical(details))
-    content = (request.choice, request.skip_reason, request.dwell_ms, text)
+    reason = None if request.skip_reason is None else canonical.utf8(request.skip_reason)
+    content = (request.choice, reason, request.dwell_ms, text)
     names = ("choice", "skip_reason", "dwell_ms", "details")
     return {
         **dict(zip(names, content, strict=True)),
