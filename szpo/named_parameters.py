@@ -95,6 +95,7 @@ def start(parameters: Sequence[Parameter], given: Any) -> list[float]:
 def values(parameters: Sequence[Parameter], x: Floats) -> dict[str, float]:
     """The named values of a point x (d,).
 
+    >>> import numpy as np
     >>> values(read({"lr": (1e-4, 1.0, "log"), "width": (0, 8)}), np.array([0.0, 2.5]))
     {'lr': 1.0, 'width': 2.5}
     """
