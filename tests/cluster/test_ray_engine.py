@@ -68,7 +68,7 @@ def test_too_many_workers_and_addresses_that_are_shut_or_open_are_refused(monkey
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     for settings, words in (
-        ({"workers": 3}, r"engine\.workers 3 with engine\.cpus 1 each need 3 co"),
+        ({"workers": 3}, r"engine\.workers 3 need a core each, this machine has 2"),
         ({"address": f"127.0.0.1:{port}"}, "cannot be reached"),
         ({"address": "elsewhere"}, "is not host:port"),
         ({"address": "127.0.0.1:99999"}, "cannot be reached"),

@@ -142,7 +142,7 @@ def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
     questions = [Question(Prompt.user(f"w{i} w9"), seeds.derive(i, "test")) for i in range(7)]
     labels = ("w5", "w6")
     for name in (str(model), str(second)):
-        made = [Local(host.beside(name), temperature=1.0, max_tokens=6) for host in (here, there)]
+        made = [Local(host.beside(name), max_tokens=6) for host in (here, there)]
         assert made[0].facts.sha256 == made[1].facts.sha256
         assert made[0].write(questions) == made[1].write(questions)
         odds = [each.weigh(questions, labels) for each in made]
