@@ -50,10 +50,11 @@ class Sampling:
     def facts(self) -> dict[str, Any]:
         """The settings as part of a key; ``whole_sentences`` is named only where it is on.
 
-        ``top_k`` was a setting once; what ships is named with it.
+        ``top_k`` was a setting once; what ships is named with it, in its place.
         """
+        first = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         found = {n: v for n, v in asdict(self).items() if n != "whole_sentences" or v}
-        return {**found, "top_k": 0}
+        return {**first, **found}
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:

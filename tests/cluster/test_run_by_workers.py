@@ -140,7 +140,7 @@ def test_a_local_run_has_no_workers_to_move(tmp_path, model, capsys):
     capsys.readouterr()
     assert resume(local, "engine.workers=2") == 2
     assert 'goes with workers; this run has engine.kind "local"' in capsys.readouterr().err
-    assert Engine().traits.movable == ()
+    assert Engine().traits.own == ()
 
 
 @pytest.mark.parametrize("kind", ELSEWHERE)

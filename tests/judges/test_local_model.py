@@ -115,7 +115,7 @@ def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path
     with Ledger.open(path) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)
         (made,) = parts.panel.judges
-        assert made.backend.facts is parts.base.loaded
+        assert made.backend.facts.model is parts.base.loaded.model
         assert {row["choice"] for row in ledger.votes()} <= {"A", "B"}
         recorded = dict(ledger.spec["panel"], model_sha256="0" * 64)
         with pytest.raises(IntegrityError, match="judge: model is not what this run began with"):

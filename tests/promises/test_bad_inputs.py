@@ -299,7 +299,7 @@ DOORS = (
     "show", "show --voters", "taste", "clusters", "sample", "report", "verify", "backup",
     "export", "export --merged", "compare {other}", "pairs --out {out}",
     "export --votes {out}.csv", "run --resume", "serve", "invite",
-    "simulate", "judge", "visualize", "scorer --out {out}",
+    "simulate", "judge", "visualize", "scorer --out {out}.safetensors",
     "baseline dpo --out {out} --run",
 )  # fmt: skip
 

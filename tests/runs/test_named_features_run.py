@@ -230,7 +230,10 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
         (["subspace.kind=features", "features.drop=['comas']"], 'did you mean "comma'),
         (["subspace.kind=features", "features.add=['no-such']"], "it is none of regex:PATTERN"),
         (["subspace.kind=features", "features.add=say: !"], "say: needs words, as in say: cheer"),
-        (["subspace.kind=features", "rule=sign", "features.add=say: warm"], "the rule sign fits"),
+        (
+            ["subspace.kind=features", "rule=sign", "features.add=say: warm"],
+            "say: with optimizer.rule regression",
+        ),
         (["subspace.kind=features", "features.add=like: our.txt"], "it is none of regex:PATTERN"),
     ],
 )
