@@ -19,7 +19,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from szpo import plugins, whole_run
+from szpo import plugins
 from szpo.analysis import improvement, measuring, taught
 from szpo.cli import console as to_user
 from szpo.cli import run_paths
@@ -94,6 +94,8 @@ def _measure(
         on_step(report)
 
     with assemble.create_ledger(parts, path) as ledger:
+        from szpo import whole_run  # late: it loads torch
+
         outcome = whole_run.drive(ledger, parts, [as_callback(note)], measured=False, say=say)
         policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
     tuned = time.monotonic()

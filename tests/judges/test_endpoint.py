@@ -356,7 +356,7 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
         assert call(arguments(tmp_path, stub, *sets)) == 0
     with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
         steps = ledger.steps()
-        assert [row["state"] for row in steps] == ["applied", "applied"]
+        assert len(steps) > 2 and {row["state"] for row in steps} == {"applied"}
         (event, *_) = [e["body"] for e in ledger.events("close")]
         assert "skipped by every judge: 2 × judge: no clear verdict" in event["reason"]
         assert len(counting.counted(ledger, 0)) == 2

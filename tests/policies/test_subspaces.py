@@ -313,18 +313,14 @@ def test_what_cannot_be_set_up_is_refused(model):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [("full", "no scale gives a KL of"), ("score", "scores span only 0 directions")],
-)
-def test_an_adapter_that_moves_nothing_is_an_error(model, kind, words):
+def test_an_adapter_that_moves_nothing_is_an_error(model):
     config = lora.lora_config(model.model)
     dead = {}
     for s in find_sites(model.model, config):
         dead |= {s.a: np.zeros((1, s.inputs), np.float32)}
         dead |= {s.b: np.zeros((s.outputs, 1), np.float32)}
-    with pytest.raises(RunError, match=words):
-        setup(model, kind, lora=config, start=dead)
+    with pytest.raises(RunError, match="scores span only 0 directions"):
+        setup(model, "score", lora=config, start=dead)
 
 
 def make(kind: Any = "score", sampling: Sampling = SHORT) -> LoraPolicy:
