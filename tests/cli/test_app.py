@@ -82,7 +82,7 @@ def test_what_runs_nothing_loads_next_to_nothing(words, heavy, code, said):
 BESIDE_THE_RECORD = (
     ["init", "made.toml"], ["invite", "RUN"],
     ["pairs", "RUN", "--rows-of-batches", "--out", "pairs.jsonl"], ["runs"],
-    ["show", "RUN"], ["verify", "RUN"], ["report", "RUN"], ["export", "RUN", "--votes", "v.jsonl"],
+    ["show", "RUN"], ["verify", "RUN"], ["export", "RUN", "--votes", "v.jsonl"],
 )  # fmt: skip
 """Commands that need a record at most, the lightest first."""
 HELPED = tuple([name, "--help"] for name in app.COMMANDS)
