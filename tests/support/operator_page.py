@@ -1,4 +1,4 @@
-"""The operator's page as text, and records for it to show; ``named`` is a fixture.
+"""The operator's page as text, and records for it to show.
 
 (PYTEST_DONT_REWRITE: test modules import this module before pytest does.)
 """
@@ -6,14 +6,11 @@
 import math
 import re
 from collections.abc import Sequence
-from types import SimpleNamespace
-
-import pytest
 
 from szpo.analysis import measuring
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.optim.named_features import Claim, NamedFeatures
+from szpo.optim.named_features import Claim
 from szpo.optim.regression import Findings
 from tests.support.browser import Stage
 
@@ -25,19 +22,6 @@ def measure(stage: Stage, *points: tuple[int, float]) -> None:
         texts = [(f"held-out {i}?", f"<i>{name}</i> answer {i}") for i in range(3)]
         rewards = [[reward + 0.01 * i] for i in range(3)]
         measuring.record(stage.ledger, "run", steps, 4 * steps, rewards, 9.0, None, texts)
-
-
-@pytest.fixture
-def named(monkeypatch):
-    """Give runs coordinates of three features in two groups; use it before pages are built."""
-    from szpo_ui import (
-        operator_controls,
-        operator_page,  # imports Gradio, which takes seconds
-    )
-
-    own = NamedFeatures(("comma", "commas", "i"), (0, 0, 1), (1, 1, 1), ((1,), (2,), (1,)), 0, "")
-    for module in (operator_controls, operator_page):
-        monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
 
 
 def text(html: str) -> str:

@@ -199,7 +199,7 @@ def test_focus_shows_at_every_stop_of_the_tab_key(still):
         dialog.evaluate("node => node.close()")
 
 
-def test_what_votes_taught_is_read(named, stage, operator):
+def test_what_votes_taught_is_read(stage, operator):
     play(stage, 1)
     early = (Claim("i", True, 0.3, 1.0, "i"), Claim("comma", False, 0.6, 0.7, "commas"))
     teach(stage.ledger, 8, early, factor=1.0)
