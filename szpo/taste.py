@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from szpo.errors import UsageError
 from szpo.features import dictionary, differences, own
 from szpo.features.dictionary import Entry
 from szpo.optim.state_regression import GRID
-from szpo.types import FEATURE_GRID, Floats
+from szpo.types import FEATURE_GRID, Answer, Floats, Prompt
 
 FORMAT: Final = 1
 MOST_EXPLANATIONS: Final = 64
@@ -43,6 +43,15 @@ not one of single persons."""
 UNSAID: Final = "something that no words of the dictionary say"
 LIKELY: Final = 0.5
 """Probability from which a claim belongs to the words of a taste."""
+
+
+class ReadsStates(Protocol):
+    """A policy that can read the hidden states of its start."""
+
+    def mean_states(
+        self, prompts: Sequence[Prompt], answers: Sequence[Answer], layer: int
+    ) -> Floats:
+        """The mean of a layer's output over each answer's tokens, (answers, width)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +231,19 @@ class Taste:
                 "made it"
             )
         return tuple(found.values())
+
+    def read(
+        self, policy: ReadsStates, prompts: Sequence[Prompt], answers: Sequence[Answer],
+        given: Sequence[str] = (),
+    ) -> dict[str, Any]:  # fmt: skip
+        """What `starts`, `score` and `gain` take of answers, with states where it needs any."""
+        way = self.direction
+        return {
+            "prompts": [prompt.text for prompt in prompts],
+            "answers": [answer.text for answer in answers],
+            "given": given,
+            "states": None if way is None else policy.mean_states(prompts, answers, way.layer),
+        }
 
     def require_model(self, sha256: str, name: str) -> None:
         """Refuse another model than the one whose hidden states the taste is about.

@@ -166,22 +166,16 @@ def prepare(study: Study, lines: Sequence[Mapping[str, Any]]) -> Read:
 def _by_file(study: Study, lines: Sequence[Mapping[str, Any]]) -> Floats:
     """Differences of states (R, p) by the default model."""
     from szpo.models import loading, states
-    from szpo.models.logprobs import Sample
 
     file = study.folder / "states.npy"
     if not file.exists():
         model = loading.load("smollm2", device="cpu", dtype="fp32")
-        samples = [
-            Sample(
-                loading.encode(model.tokenizer, Prompt.user(line["prompt"])),
-                tuple(loading.text_tokens(model, Answer(line[side]))),
-            )
-            for side in "ab"
-            for line in lines
+        texts = [
+            (Prompt.user(line["prompt"]), Answer(line[side])) for side in "ab" for line in lines
         ]
         layer = states.usual_layer(len(states.layers_of(model.model)))
         study.console.print(f"reading layer {layer} of smollm2")
-        found = states.mean_states(model.adapt(), samples, layer)
+        found = states.of_texts(model, texts, layer)
         study.folder.mkdir(parents=True, exist_ok=True)
         np.save(file, found[: len(lines)] - found[len(lines) :])
     return np.asarray(np.load(file, allow_pickle=False))

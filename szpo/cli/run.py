@@ -25,7 +25,7 @@ from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
 from szpo.optim.optimizer import rule_of
 from szpo.optim.parameters import NO_COORDINATES
-from szpo.optim.regression import BUDGET, Findings
+from szpo.optim.regression import BUDGET
 from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
@@ -473,9 +473,8 @@ def _say_next(ledger: Ledger, measured: guards.HeldOut | None, more: str) -> Non
     }
     if find_doubt(ledger):
         del texts["export"]
-    last = () if moves else step_record.read_reports(ledger)[-1:]
-    if any(Findings.from_json(each.extra["findings"]).shown for each in last
-           if each.extra.get("findings")):  # fmt: skip
+    last = None if moves else taught.last_findings(ledger)
+    if last is not None and last.shown:
         every = {"taste": "what is liked, and the answers that show it", **every}
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"

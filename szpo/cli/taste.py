@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import typer
@@ -260,18 +260,9 @@ def best(
     start: Sequence[Answer], given: Sequence[str] = (),
 ) -> Answer:  # fmt: skip
     """The answer that the taste scores highest beside the start's; the first of equal ones."""
-
-    def read(answers: Sequence[Answer]) -> dict[str, Any]:
-        asked, way = [prompt] * len(answers), judge.direction
-        return {
-            "prompts": [each.text for each in asked],
-            "answers": [each.text for each in answers],
-            "given": given,
-            "states": None if way is None else policy.mean_states(asked, answers, way.layer),
-        }
-
     judge.require_model(policy.loaded.sha256, policy.loaded.name)
-    return answers[int(judge.score(**read(answers), starts=judge.starts(**read(start))).argmax())]
+    found, usual = (judge.read(policy, [prompt] * len(x), x, given) for x in (answers, start))
+    return answers[int(judge.score(**found, starts=judge.starts(**usual)).argmax())]
 
 
 def states_of(found: Taste, examples: Sequence[tuple[Prompt, Answer]]) -> Floats | None:
@@ -283,17 +274,12 @@ def states_of(found: Taste, examples: Sequence[tuple[Prompt, Answer]]) -> Floats
     if (way := found.direction) is None:
         return None
     from szpo.models import loading, states
-    from szpo.models.logprobs import Sample
 
     console.doing(f"loading {way.name}, whose hidden states the taste is about")
     model = loading.load(way.name)
     found.require_model(model.sha256, way.name)
-    samples = [
-        Sample(loading.encode(model.tokenizer, prompt), tuple(loading.text_tokens(model, answer)))
-        for prompt, answer in examples
-    ]
-    console.doing(f"reading {console.count(len(samples), 'answer')}")
-    return states.mean_states(model.adapt(), samples, way.layer)
+    console.doing(f"reading {console.count(len(examples), 'answer')}")
+    return states.of_texts(model, examples, way.layer)
 
 
 def ask(found: Taste, yes: bool) -> None:

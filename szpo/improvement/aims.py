@@ -211,12 +211,11 @@ def values_of(
 def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     """The aim as a function of prompts and answers."""
     taste = aim.taste
-    if taste is not None and (way := taste.direction) is not None:
+    if taste is not None and taste.direction is not None:
         taste.require_model(policy.loaded.sha256, policy.loaded.name)
         return lambda prompts, answers: taste.score(
-            [prompt.text for prompt in prompts], [answer.text for answer in answers],
-            given=aim.given, states=policy.mean_states(prompts, answers, way.layer),
-        )  # fmt: skip
+            **taste.read(policy, prompts, answers, aim.given)
+        )
     if aim.entry is not None or taste is not None:
         return lambda prompts, answers: count([aim], prompts, answers)[:, 0]
 

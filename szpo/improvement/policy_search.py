@@ -534,13 +534,7 @@ def scorer(
 
     def read(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, Any]:
         turns.pause()
-        way = taste.direction
-        return {
-            "prompts": [prompt.text for prompt in prompts],
-            "answers": [answer.text for answer in answers],
-            "given": given,
-            "states": None if way is None else policy.mean_states(prompts, answers, way.layer),
-        }
+        return taste.read(policy, prompts, answers, given)
 
     asked = list(dict.fromkeys(prompts))
     drawn = policy.sample(asked, START_ANSWERS, seed=seed, base=True)

@@ -17,10 +17,12 @@ from torch import nn
 
 from szpo import turns
 from szpo.errors import UsageError
+from szpo.models import loading
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.devices import split_halved
+from szpo.models.loading import Loaded
 from szpo.models.logprobs import Sample, batches, body, run_batch
-from szpo.types import Floats
+from szpo.types import Answer, Floats, Prompt
 
 DEPTH: Final = 5 / 6
 """Share of the layers below the states that are read by default."""
@@ -101,3 +103,14 @@ def mean_states(
     finally:
         handle.remove()
     return found
+
+
+def of_texts(loaded: Loaded, texts: Sequence[tuple[Prompt, Answer]], layer: int) -> Floats:
+    """`mean_states` of answers' texts after their prompts by a loaded model without adapters."""
+    samples = [
+        Sample(
+            loading.encode(loaded.tokenizer, prompt), tuple(loading.text_tokens(loaded, answer))
+        )
+        for prompt, answer in texts
+    ]
+    return mean_states(loaded.adapt(), samples, layer)

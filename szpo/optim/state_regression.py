@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import linalg, special
 
 from szpo.errors import UsageError
+from szpo.optim.bradley_terry import Rows, derivatives, log_likelihood
 from szpo.types import Floats
 
 WIDTHS: Final = (3.0, 10.0, 30.0)
@@ -148,11 +149,11 @@ def fit_states(
     cast = up + down > 0
     x, up, total, side = x[cast], up[cast], (up + down)[cast], side[cast]
     own, gram = SIDE**2 * np.outer(side, side), x @ x.T
-    without = _find_mode(own, up, total)
+    without = _find_mode(Rows(own, up, total))
     modes: list[Mode] = []
     start = np.zeros(len(up))
     for t in sorted(widths):
-        modes.append(_find_mode(t * gram + own, up, total, start))
+        modes.append(_find_mode(Rows(t * gram + own, up, total), start))
         start = modes[-1].dual
     each = np.array([mode.evidence for mode in modes])
     evidence = float(special.logsumexp(each)) - math.log(len(each))
@@ -163,33 +164,33 @@ def fit_states(
     )  # fmt: skip
 
 
-def _find_mode(covariance: Floats, up: Floats, total: Floats, start: Floats | None = None) -> Mode:
-    """Newton's method in the number of rows; steps that overshoot are halved."""
-    dual = np.zeros(len(up)) if start is None else start
+def _find_mode(rows: Rows, start: Floats | None = None) -> Mode:
+    """Newton's method in the number of rows, whose design is C; long steps are halved."""
+    covariance = rows.design
+    dual = np.zeros(len(rows.up)) if start is None else start
     f = covariance @ dual
-    height = _height(dual, f, up, total)
+    height = _height(rows, dual, f)
     for _ in range(_NEWTON_STEPS):
-        rate = special.expit(f)
-        weight = total * rate * (1 - rate)
+        slope, weight = derivatives(rows, f)
         root = np.sqrt(weight)
         factor = _cholesky(covariance, root)
-        pull = weight * f + up - total * rate
+        pull = weight * f + slope
         inner = linalg.cho_solve((factor, True), root * (covariance @ pull))
         move = pull - root * inner - dual
         moved_f, size = covariance @ move, 1.0
         for _ in range(_HALVINGS):
-            trial = _height(dual + size * move, f + size * moved_f, up, total)
+            trial = _height(rows, dual + size * move, f + size * moved_f)
             if trial >= height - 1e-12 * (1 + abs(height)):
                 break
             size /= 2
         dual, f, height = dual + size * move, f + size * moved_f, trial
         if np.abs(size * moved_f).max(initial=0.0) <= _SETTLED:
             break
-    rate = special.expit(f)
-    root = np.sqrt(total * rate * (1 - rate))
+    slope, weight = derivatives(rows, f)
+    root = np.sqrt(weight)
     factor = _cholesky(covariance, root)
     volume = float(np.log(np.diag(factor)).sum())
-    return Mode(up - total * rate, root, factor, height - volume)
+    return Mode(slope, root, factor, height - volume)
 
 
 def _cholesky(covariance: Floats, root: Floats) -> Floats:
@@ -199,7 +200,6 @@ def _cholesky(covariance: Floats, root: Floats) -> Floats:
     return np.asarray(linalg.cholesky(inner, lower=True))
 
 
-def _height(dual: Floats, f: Floats, up: Floats, total: Floats) -> float:
+def _height(rows: Rows, dual: Floats, f: Floats) -> float:
     """Log-likelihood at logits f less half of fᵀC⁻¹f."""
-    likelihood = total * special.log_expit(f) - (total - up) * f
-    return float(likelihood.sum() - 0.5 * dual @ f)
+    return float(log_likelihood(rows, f).sum() - 0.5 * dual @ f)

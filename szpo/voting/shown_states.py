@@ -11,7 +11,6 @@ import base64
 import binascii
 import zlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +18,6 @@ from numpy.typing import NDArray
 from szpo.errors import IntegrityError, UsageError
 from szpo.optim.state_regression import GRID, StateScale
 from szpo.types import Answer, Comparison, Floats, Prompt
-
-
-class ReadsStates(Protocol):
-    """A policy that can read the hidden states of its start."""
-
-    def mean_states(
-        self, prompts: Sequence[Prompt], answers: Sequence[Answer], layer: int
-    ) -> Floats:
-        """The mean of a layer's output over each answer's tokens, (answers, width)."""
 
 
 def shown_of(comparisons: Sequence[Comparison]) -> list[tuple[Prompt, str]]:
