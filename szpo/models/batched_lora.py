@@ -40,6 +40,8 @@ class AdaptedModel:
     stop_tokens: tuple[int, ...] = ()
     tokenizer: Any = None
     """Needed where answers are cut to whole sentences."""
+    wordless: tuple[int, ...] = ()
+    """Rows of the head that are never drawn: the tokenizer has no token for them."""
 
 
 @dataclass(frozen=True, slots=True)

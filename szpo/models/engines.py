@@ -173,7 +173,7 @@ class FlatEngine:
         with attach_deltas(model, self.adapted.sites, deltas, members[None]) as attachment:
             for t in range(sampling.max_new_tokens):
                 pause()
-                new = draw(logits, draws[live, t], sampling)
+                new = draw(logits, draws[live, t], sampling, self.adapted.wordless)
                 made[live, t] = torch.where(going, new, -1)
                 going = going & ~torch.isin(new, stop)
                 left = int(going.sum())
@@ -292,7 +292,8 @@ class GenerateEngine:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
             seen[row, width - len(prompt) :] = 1
-        chooser = _Chooser(place_uniforms(uniforms, device), width, sampling)
+        draws, never = place_uniforms(uniforms, device), self.adapted.wordless
+        chooser = _Chooser(draws, width, sampling, never)
         owner = torch.tensor(list(members), device=device)[:, None]
         with torch.inference_mode(), attach_deltas(model, self.adapted.sites, deltas, owner):
             out = model.generate(
@@ -331,17 +332,18 @@ def _show(
 class _Chooser(LogitsProcessor):
     """Draws the token itself, and leaves ``generate`` no other choice."""
 
-    def __init__(self, uniforms: Tensor, width: int, sampling: Sampling):
+    def __init__(self, uniforms: Tensor, width: int, sampling: Sampling, never: Sequence[int]):
         self.first = uniforms.new_empty(0)
         """Logits after the prompts; set when the first token is drawn."""
         self._uniforms, self._width, self._sampling = uniforms, width, sampling
+        self._never = never
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         turns.pause()
         t = input_ids.shape[1] - self._width
         if t == 0:
             self.first = scores.clone()
-        new = draw(scores, self._uniforms[:, t], self._sampling)
+        new = draw(scores, self._uniforms[:, t], self._sampling, self._never)
         return torch.full_like(scores, float("-inf")).scatter(1, new[:, None], 0.0)
 
 

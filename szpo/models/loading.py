@@ -33,6 +33,7 @@ from szpo.models.adapters import Adapter, read_adapter, tell_base
 from szpo.models.batched_lora import AdaptedModel
 from szpo.models.devices import Dtype
 from szpo.models.identity import Identity
+from szpo.models.logprobs import vocabulary_size
 from szpo.models.lora import Site
 from szpo.models.named_models import locate
 from szpo.types import Answer, Prompt
@@ -93,7 +94,8 @@ class Loaded:
 
     def adapt(self, sites: tuple[Site, ...] = ()) -> AdaptedModel:
         """The model with the LoRA sites ``sites`` and its own stop tokens, for an engine."""
-        return AdaptedModel(self.model, sites, stop_tokens(self), self.tokenizer)
+        stops = stop_tokens(self)
+        return AdaptedModel(self.model, sites, stops, self.tokenizer, wordless(self))
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,11 @@ def load_tokenizer(folder: Path) -> Any:
         raise UsageError(f"{describe_failure(folder, error)} (its tokenizer)") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if isinstance(tokenizer.chat_template, dict):  # named ones: the others are for tools
-        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    if tokenizer.chat_template:  # of named ones the default: the others are for tools
+        try:
+            tokenizer.chat_template = tokenizer.get_chat_template()
+        except ValueError as error:
+            raise UsageError(f"{folder}: its tokenizer: {error}") from None
     tokenizer.szpo_day = today()  # what chat templates write, also past midnight
     return tokenizer
 
@@ -306,6 +311,8 @@ def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
     else:
         text = "\n\n".join(words for _, words in prompt.turns)
         ids = tokenize(tokenizer, text, add_special_tokens=True)
+        while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+            ids.pop()  # appended by the tokenizer; after an end nothing is said
     if not ids:
         first = tokenizer.bos_token_id
         ids = [tokenizer.eos_token_id if first is None else first]
@@ -313,6 +320,10 @@ def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
 
 
 def _through_template(tokenizer: Any, prompt: Prompt) -> list[int]:
+    roles = tuple(role for role, _ in prompt.turns)
+    if lost := _left_out(tokenizer, str(tokenizer.chat_template), roles):
+        remedy = "write its words into the prompt" if lost == "system" else "take another model"
+        raise UsageError(f"the model's chat template leaves out a turn of the {lost}; {remedy}")
     held = held_control_words(tokenizer, prompt)
     whole = "".join(text for _, text in prompt.turns)
     unused = (mark for i in count() if (mark := f"\ufdd0{i}\ufdd1") not in whole)
@@ -338,6 +349,19 @@ def _through_template(tokenizer: Any, prompt: Prompt) -> list[int]:
         if part
         for token in tokenize(tokenizer, marks.get(part, part), control=part not in marks)
     ]
+
+
+@lru_cache(maxsize=64)
+def _left_out(tokenizer: Any, template: str, roles: tuple[str, ...]) -> str | None:
+    """The first role of these whose words the template does not write; None if it writes all."""
+    del template
+    words = [str(7310 + i) for i in range(len(roles))]
+    turns = [{"role": r, "content": word} for r, word in zip(roles, words, strict=True)]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception:  # templates are programs and may raise anything; the prompt itself is told
+        return None
+    return next((r for r, word in zip(roles, words, strict=True) if word not in text), None)
 
 
 def held_control_words(tokenizer: Any, prompt: Prompt) -> list[str]:
@@ -372,8 +396,14 @@ def tokenize(
 
 def stop_tokens(loaded: ModelFacts) -> tuple[int, ...]:
     """The tokens that end an answer: the tokenizer's and those of the generation settings."""
-    found = [*_listed_ends(loaded), loaded.tokenizer.eos_token_id]
-    return tuple(sorted({int(i) for i in found if i is not None}))
+    found = {*_listed_ends(loaded), loaded.tokenizer.eos_token_id}
+    return tuple(sorted(int(i) for i in found if i is not None))
+
+
+def wordless(loaded: ModelFacts) -> tuple[int, ...]:
+    """Rows of the model's head, often padding, for which its tokenizer has no token."""
+    known = {*loaded.tokenizer.get_vocab().values(), *stop_tokens(loaded)}
+    return tuple(sorted({*range(vocabulary_size(loaded))} - known))
 
 
 def end_token(loaded: ModelFacts) -> int | None:
@@ -393,8 +423,16 @@ def end_token(loaded: ModelFacts) -> int | None:
 
 
 def _listed_ends(loaded: ModelFacts) -> list[int | None]:
+    """The end tokens of the generation settings; those given as words become numbers."""
     listed = getattr(loaded.generation, "eos_token_id", None)
-    return listed if isinstance(listed, list) else [listed]
+    words = loaded.tokenizer.get_vocab() if "'" in repr(listed) else {}
+    ends = [words.get(i, i) for i in (listed if isinstance(listed, list) else [listed])]
+    if odd := [i for i in ends if i is not None and not isinstance(i, int)]:
+        raise UsageError(
+            f"{loaded.folder}: eos_token_id {odd[0]!r:.40} is no token of its tokenizer; give a "
+            "number, or one of its words"
+        )
+    return ends
 
 
 _SPOKEN = "An answer in plain words"
@@ -546,7 +584,14 @@ def fit_prompts(prompts: PromptSet, reader: Reader, new: int) -> PromptSet:
         )
     places = prompts.places
     every = tuple(dict.fromkeys((*places, *prompts.train, *prompts.heldout)))
-    long = {p: n for p in every if reader.over((n := reader.tokens(p)) + new)}
+    long = {}
+    for prompt in every:
+        try:
+            tokens = reader.tokens(prompt)
+        except UsageError as error:
+            raise UsageError(f"{_locate(prompt, places)}: {error}") from None
+        if reader.over(tokens + new):
+            long[prompt] = tokens
     if long:
         prompt, tokens = next(iter(long.items()))
         more = f" ({len(long) - 1} more prompts are too long)" if len(long) > 1 else ""

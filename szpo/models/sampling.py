@@ -8,6 +8,7 @@ noise per vocabulary entry is needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,8 +77,16 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     return p
 
 
-def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """One token a row: int64 (rows,) from logits (rows, words) and uniforms (rows,) in [0, 1)."""
+def draw(
+    logits: Tensor, uniforms: Tensor, sampling: Sampling, never: Sequence[int] = ()
+) -> Tensor:
+    """One token a row: int64 (rows,) from logits (rows, words) and uniforms (rows,) in [0, 1).
+
+    Those in ``never`` are not drawn.
+    """
+    if never:
+        places = torch.tensor(never, device=logits.device)
+        logits = logits.index_fill(-1, places, float("-inf"))
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     parts = [slice(begin, begin + CHUNK) for begin in range(0, len(logits), CHUNK)]

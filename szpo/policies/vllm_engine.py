@@ -10,6 +10,7 @@ import copy
 import importlib.util
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -149,8 +150,8 @@ def connect(engine: Engine, loaded: Any, local: Any, *, each_row: bool) -> Any:
     root = Path(engine.adapters or tempfile.gettempdir()).absolute()
     folder = AdapterFolder(root, sites, loaded.name)
     trusted = TrustedModel(loaded, local)
-    stop, words = local.adapted.stop_tokens, vocabulary_size(loaded.model)
-    decoding = Decoding(Sampling(), tuple(stop), words)
+    adapted, words = local.adapted, vocabulary_size(loaded.model)
+    decoding = Decoding(Sampling(), adapted.stop_tokens, words, adapted.wordless)
     plus, minus = trusted.members(canary_request(local.subspace))
     canary = Canary(trusted, (plus, minus), folder.write, decoding)
     found = servers_of(engine, rank=rank)
@@ -158,7 +159,7 @@ def connect(engine: Engine, loaded: Any, local: Any, *, each_row: bool) -> Any:
         Servers(found, canary.chunk, canary.check, folder.remove, rows=engine.rows or 1),
         folder,
         trusted,
-        lambda request: Decoding(request.sampling, tuple(stop), words),
+        lambda request: replace(decoding, sampling=request.sampling),
         each_row=each_row,
     )
 
@@ -187,7 +188,7 @@ def measure(config: Config, prompt: Prompt) -> tuple[str, int, float]:
     engine, urls = config.engine, config.engine.replicas or []
     facts = language_model.describe(config, adapter=False)
     sampling, stop = subspace_setup.sampling_of(config), loading.stop_tokens(facts)
-    decoding = Decoding(sampling, stop, vocabulary_size(facts))
+    decoding = Decoding(sampling, stop, vocabulary_size(facts), loading.wordless(facts))
     tokens = loading.encode(facts.tokenizer, prompt)
     seconds, version = run_apart(_measure(engine, tokens, decoding))
     later = "model, adapters and seeds are looked at when a run begins"

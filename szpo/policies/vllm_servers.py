@@ -62,6 +62,8 @@ class Decoding:
     stop_tokens: tuple[int, ...]
     words: int
     """Size of the vocabulary."""
+    wordless: tuple[int, ...] = ()
+    """Tokens that are never drawn, see `AdaptedModel`."""
 
 
 def completion_request(row: Row, decoding: Decoding) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def completion_request(row: Row, decoding: Decoding) -> dict[str, Any]:
     The model's end tokens are ignored; only the run's end an answer. A cache salt per model keeps
     the prefix caches of different adapters apart, on servers that support it.
     """
-    sampling = decoding.sampling
+    sampling, never = decoding.sampling, decoding.wordless
     return {
         "model": row.model,
         "prompt": list(row.prompt),
@@ -92,6 +94,7 @@ def completion_request(row: Row, decoding: Decoding) -> dict[str, Any]:
         "return_token_ids": True,
         "cache_salt": row.model,
         "stream": False,
+        **({"logit_bias": dict.fromkeys(map(str, never), -100)} if never else {}),
     }
 
 

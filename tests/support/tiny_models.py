@@ -90,10 +90,10 @@ def quantised(folder: Any, kind: str, name: str = "llama") -> Any:
         ).eval()
 
 
-def tokenizer(chat: bool = True) -> Any:
-    """A tokenizer of words w3 … w319 and roles; the unknown word is 0, the end token 2."""
+def tokenizer(chat: bool = True, count: int = WORDS) -> Any:
+    """A tokenizer of words w6 … w319 and roles; the unknown word is 0, the end token 2."""
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": STOP, "<user>": 3, "<assistant>": 4, "<system>": 5}
-    for i in range(len(vocabulary), WORDS):
+    for i in range(len(vocabulary), count):
         vocabulary[f"w{i}"] = i
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
