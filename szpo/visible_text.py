@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-FILLERS: Final = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and a pattern that are drawn as nothing: of Hangul, and of Braille."""
+FILLERS: Final = "\u115f\u1160\u2800\u3164\uffa0\U00016fe4\U0001d159"
+"""Letters and signs that are drawn as nothing: of Hangul, Braille, Khitan and musical notes."""
 _LATIN: Final = "\x00-\u024f"
 HIDDEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
-    "\u2028\u2029\u202a-\u202e\u2060-\u206f\ufe00-\ufe0d\ufeff\ufff9-\ufffb"
+    "\u2028\u2029\u202a-\u202e\u2060-\u206f\ufe00-\ufe0d\ufeff\ufff0-\ufffb"
+    "\U00013430-\U0001343f\U0001bca0-\U0001bca3"
     f"\U0001d173-\U0001d17a\U000e0000-\U000e0fff{FILLERS}]"
     f"|(?<![^{_LATIN}])[\u200c\u200d](?![^{_LATIN}])"
     f"|(?<![^{_LATIN}])(?<![\xa9\xae])[\ufe0e\ufe0f](?!\u20e3)|(?<=[\ufe0e\ufe0f])[\ufe0e\ufe0f]"

@@ -90,6 +90,9 @@ def read(
         raise UsageError(_describe_bad(bad) + (other or left))
     if not count:
         raise UsageError(f"{path} holds no records")
+    texts = ["".join(text for _, text in pair.prompt.turns) for pair in pairs]
+    if control := sum(any(w in text for w in text_files.CONTROL_WORDS) for text in texts):
+        logging.getLogger("szpo").warning(f"{path}: {control} {text_files.WITH_CONTROL}")
     return Preferences(tuple(pairs), ties, count, tuple(bad.values()))
 
 

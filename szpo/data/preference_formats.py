@@ -35,8 +35,8 @@ from math import isfinite
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from szpo import seeds
-from szpo.data import text_files
-from szpo.data.prompts import SYSTEM_KEYS, Turns, add_system, conversation
+from szpo.data import messages, text_files
+from szpo.data.messages import SYSTEM_KEYS, TAG, TURN, Turns
 from szpo.data.text_files import clean_answer
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
@@ -121,7 +121,7 @@ def make_pair(
 
 def make_prompt(turns: Turns, record: Mapping[str, Any], where: str) -> Prompt:
     """Make a prompt from turns (role, text) and the record's system prompt, cleaned for UTF-8."""
-    return text_files.clean_prompt(Prompt(add_system(turns, record, where)))
+    return text_files.clean_prompt(Prompt(messages.add_system(turns, record, where)))
 
 
 def get_text(record: dict[str, object], key: str, where: str, *, blank: bool = False) -> str:
@@ -152,6 +152,8 @@ def _ended(words: str, end: End = "stop") -> Answer:
 
 MESSAGES: Final = "messages"
 """Key or column of all turns of a prompt, where it is more than one text."""
+ASKED: Final = ("prompt", "instruction", "question", "conversations")
+"""Keys or columns of a record's prompt, of which the first that is there counts."""
 ANSWERS: Final = ("completion", "answer", "text")
 """Keys or columns of a good answer, of which the first that is there counts."""
 
@@ -186,11 +188,34 @@ def read_trl(record: dict[str, Any], where: str) -> Preferences:
     if before != also:
         raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
     if not before:
-        raise UsageError(f"{where}: no prompt; give one as prompt or before both answers")
+        raise UsageError(
+            f"{where}: no prompt; give one as prompt or before both answers "
+            f"(found: {text_files.list_keys(record)})"
+        )
+    if (ahead := _lead(record, where)) is not None and ahead <= 0:
+        if ahead < 0:
+            raise UsageError(f"{where}: its scores prefer the rejected answer; swap the two")
+        return Preferences((), 1)
     ends = _end(record, "chosen"), _end(record, "rejected")
     return make_pair(
         make_prompt(before, record, where), chosen, rejected, *_evidence(record, where), ends
     )
+
+
+def _lead(record: Mapping[str, Any], where: str) -> float | None:
+    """By how much a record's own scores prefer the chosen answer; None if it has none."""
+    pairs = ((key, key.replace("chosen", "rejected")) for key in record if "chosen" in key)
+    found = [
+        better - worse
+        for key, other in pairs
+        if SCORE.search(key)
+        and (better := _number(record[key])) is not None
+        and (worse := _number(record.get(other))) is not None
+    ]
+    found += [] if (margin := _number(record.get("margin"))) is None else [margin]
+    if record.get("label") in (False, 0, "0"):
+        raise UsageError(f"{where}: label 0 says that chosen is not the better one")
+    return min(found, default=None)
 
 
 def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
@@ -213,8 +238,6 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
 def read_prompt(record: dict[str, Any], where: str) -> Prompt:
     """Read a record's prompt: its messages, a list or that as JSON, else what it has as prompt."""
     given = record.get(MESSAGES)
-    if isinstance(given, str) and given:
-        given = text_files.parse_json(given)
     turns = given or record.get("prompt")
     if turns is None:
         raise UsageError(
@@ -227,33 +250,34 @@ def read_prompt(record: dict[str, Any], where: str) -> Prompt:
 
 
 def read_turns(value: Any, where: str) -> Turns:
-    """Read the turns of a prompt from a text or a list of messages."""
+    """Read the turns of a prompt from a text, a transcript or a list of messages."""
+    value = messages.unpack(value, where)
     if isinstance(value, str):
-        return (("user", require_text(value, where)),)
+        return messages.read_transcript(value, where) or (("user", require_text(value, where)),)
     if isinstance(value, list):
-        return conversation(value, where)
+        return messages.conversation(value, where)
     raise UsageError(f"{where} must be text or a list of messages")
 
 
 def _given(record: dict[str, Any], where: str) -> Turns | None:
     """The record's own prompt, if it has one."""
-    value = record.get("prompt")
-    return None if value is None else read_turns(value, f"{where}: prompt")
+    key = next((key for key in ASKED if record.get(key) is not None), None)
+    return None if key is None else read_turns(record[key], f"{where}: {key}")
 
 
 def _answer_turns(
     record: dict[str, Any], key: str, where: str, prompt: Turns | None
 ) -> tuple[Turns, str]:
     """An answer's prompt and text; an answer without a prompt of its own has the record's."""
-    value, blank = record.get(key), f"{key}_end" in record  # a model's answer may be empty
+    place, blank = f"{where}: {key}", f"{key}_end" in record  # a model's answer may be empty
+    value = messages.unpack(record.get(key), place)
     if not isinstance(value, list):
         return prompt or (), get_text(record, key, where, blank=blank)
-    place = f"{where}: {key}"
-    last = value[-1] if value else None
-    if not isinstance(last, dict) or last.get("role") != "assistant":
+    role, said = messages.read_message(value[-1], place) if value else ("", "")
+    if role != "assistant":
         raise UsageError(f"{place}: the last message must come from the assistant")
-    words = get_text(last, "content", place, blank=blank)
-    before = conversation(value[:-1], place) if len(value) > 1 else (prompt or ())
+    words = require_text(said, f"{place}: content", blank=blank)
+    before = messages.conversation(value[:-1], place) if len(value) > 1 else (prompt or ())
     rest = before[1:] if before and before[0][0] == "system" else before
     if prompt and prompt not in (before, rest):
         raise UsageError(f"{place}: the messages before the answer are not the record's prompt")
@@ -276,11 +300,6 @@ def _evidence(record: dict[str, Any], where: str) -> tuple[Source, int]:
     return source, votes
 
 
-TAG = "\n\nAssistant:"
-ROLES = {"Human": "user", "Assistant": "assistant"}
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-
-
 def split_transcript(transcript: str, where: str = "transcript") -> tuple[str, str]:
     r"""Split a transcript into the prompt, up to the last "Assistant:", and the answer after it.
 
@@ -297,29 +316,6 @@ def split_transcript(transcript: str, where: str = "transcript") -> tuple[str, s
     return transcript[:end], transcript[end:]
 
 
-def parse_turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ...]:
-    r"""Parse the turns of a prompt that ends with "Assistant:".
-
-    Empty turns are left out, and consecutive turns of one speaker are joined.
-
-    >>> parse_turns("\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: Bye.\n\nAssistant:")
-    (('user', 'Hello?'), ('assistant', 'Hi.'), ('user', 'Bye.'))
-    """
-    before, *parts = _TURN.split(prompt.removesuffix(TAG))
-    if before.strip():
-        raise UsageError(f"{where} begins before the first speaker; begin with \\n\\nHuman:")
-    found: list[tuple[str, str]] = []
-    for speaker, text in zip(parts[::2], parts[1::2], strict=True):
-        role, words = ROLES[speaker], text.strip()
-        if words and found and found[-1][0] == role:
-            found[-1] = (role, f"{found[-1][1]}\n\n{words}")
-        elif words:
-            found.append((role, words))
-    if not found or found[-1][0] != "user":
-        raise UsageError(f"{where}: the last turn before the answer must be Human's")
-    return tuple(found)
-
-
 def read_hh_rlhf(record: dict[str, Any], where: str) -> Preferences:
     """Read the pair of a record."""
     chosen, rejected = (get_text(record, key, where) for key in ("chosen", "rejected"))
@@ -329,18 +325,20 @@ def read_hh_rlhf(record: dict[str, Any], where: str) -> Preferences:
         raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
     worse = rejected[len(prompt) :]
     return make_pair(
-        make_prompt(parse_turns(prompt, where), record, where),
+        make_prompt(messages.parse_turns(prompt, where), record, where),
         _answer(better, f"{where}: chosen"),
         _answer(worse, f"{where}: rejected"),
     )
 
 
 def _answer(text: str, where: str) -> str:
-    if _TURN.search(text):
+    if TURN.search(text):
         raise UsageError(f"{where} goes on with Human's turn after the last answer; end it there")
     return require_text(text.strip(), f"{where}: the last answer")
 
 
+SCORE: Final = re.compile("score|rating|reward")
+"""What keys of scores of both answers contain, beside "chosen" and "rejected"."""
 TEXTS = ("response", "text", "content")
 RATINGS = ("score", "rating", "fine-grained_score", "overall_score")
 """Keys of a completion's own rating, used without annotations; the first that exists counts."""
@@ -368,10 +366,9 @@ def read_candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]
 
 def read_instruction(record: dict[str, Any], where: str) -> Any:
     """Read a record's prompt, which is a text or a list of messages."""
-    key = "prompt" if "prompt" in record else "instruction"
-    if record.get(key) is None:
+    if (turns := _given(record, where)) is None:
         raise UsageError(f"{where}: needs prompt or instruction")
-    return make_prompt(read_turns(record[key], f"{where}: {key}"), record, where)
+    return make_prompt(turns, record, where)
 
 
 def list_completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:
@@ -384,10 +381,11 @@ def list_completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]
 
 def _words(item: Any, where: str, *, blank: bool = False) -> str:
     if isinstance(item, str):
-        return require_text(item, where, blank=blank)
+        return require_text(messages.unpack(item, where), where, blank=blank)
     for key in TEXTS if isinstance(item, dict) else ():
         if key in item:
-            return require_text(item[key], f"{where}: {key}", blank=blank)
+            place = f"{where}: {key}"
+            return require_text(messages.unpack(item[key], place), place, blank=blank)
     raise UsageError(f"{where} needs its text under {', '.join(TEXTS)}")
 
 
@@ -424,17 +422,16 @@ CHOICES: Final = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 """Choices by what people may write, in lower case."""
 COLUMN: Final = "choice"
 COLUMNS: Final = (
-    "id", "prompt", "a", "b", COLUMN, "by", "gain", MESSAGES, *SYSTEM_KEYS,
-    "chosen", "rejected", "completion", "instruction", "chosen_end", "rejected_end", "source",
-    "votes",
+    "id", *ASKED, "a", "b", COLUMN, "by", "gain", MESSAGES, *SYSTEM_KEYS, "chosen", "rejected",
+    "completion", "chosen_end", "rejected_end", "source", "votes",
 )  # fmt: skip
 """Columns of tables of pairs."""
 
 
 def read_sheet(record: dict[str, Any], where: str) -> Preferences:
     """Read the pair of an answered question; the choice tie and equal texts are ties."""
-    a, b = (get_text(record, name, where) for name in ("a", "b"))
     prompt = read_prompt(record, where)
+    a, b = (_answer_turns(record, name, where, prompt.turns)[1] for name in ("a", "b"))
     given = read_choice(record) if COLUMN in record else get_text(record, COLUMN, where)
     if given in ("", "skip"):
         return Preferences(())

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from szpo import seeds
-from szpo.data import text_files
+from szpo.data import messages, text_files
+from szpo.data.messages import SYSTEM_KEYS, UNREAD, Turns
 from szpo.data.text_files import Limits
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
@@ -33,18 +34,13 @@ if TYPE_CHECKING:
 
 
 Split: TypeAlias = Literal["train", "heldout"]
-Turns: TypeAlias = tuple[tuple[str, str], ...]
 
 LINE_LIMIT = 65_536
 """Most bytes of a line, and most characters of a text."""
 FILE_LIMIT = 64 * 2**20
 """Most bytes of a prompt file; a .json file, read at once, may have an eighth of that."""
-ROLES = ("system", "user", "assistant")
 KEYS = ("messages", "text", "prompt")
 """Keys of a record, or columns, for the prompt; the first one that exists is used."""
-SYSTEM_KEYS = ("system", "system_prompt")
-UNREAD = ("history", "input", "images", "tools")
-"""Keys of a record under which other projects keep parts of a prompt."""
 SUFFIXES = (".jsonl", ".csv", ".json", ".txt")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
                b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}  # fmt: skip
@@ -105,9 +101,10 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
-    one from the user). A CSV file has a header with a ``text`` or ``prompt`` column; its separator
-    is found; see `szpo.data.text_files.read_table`. ``column`` names another column, or key of
-    an object, that holds the prompt.
+    one from the user). A text may also be such a list as JSON, or a transcript of HH-RLHF. A CSV
+    file has a header with one of these columns; its separator is found; see
+    `szpo.data.text_files.read_table`. ``column`` names another column, or key of an object, that
+    holds the prompt.
 
     If no record has a split, the share ``heldout`` in [0, 1) is held out by the hash of the text,
     so the file's order does not matter and copies of a prompt stay together.
@@ -123,7 +120,7 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
     values: Iterable[tuple[str, Any]]
     match path.suffix.lower():
         case ".csv":
-            names = [name.strip().lower() for name in names if name != "messages"]
+            names = [name.strip().lower() for name in names]
             values = _csv(path, names)
         case ".jsonl" | ".json":
             values = _json(path)
@@ -227,64 +224,27 @@ def _record(
         value = value[found[0]]
         if isinstance(value, str) and is_blank(value):
             raise UsageError(f"{where}: {found[0]} is empty")
+        if rivals := [key for key in found[1:] if given[key] not in (value, "", None)]:
+            raise UsageError(
+                f"{where}: has {found[0]} and {rivals[0]}; name the one that holds the prompt in "
+                "prompts.column"
+            )
+    if isinstance(value, str) and is_blank(value):
+        return None
+    value = messages.unpack(value, where)
     if isinstance(value, str):
-        if is_blank(value):
-            return None
-        turns: tuple[tuple[str, str], ...] = (("user", value.strip()),)
+        turns: Turns = messages.read_transcript(value, where) or (("user", value.strip()),)
     elif isinstance(value, list):
-        turns = conversation(value, where)
+        turns = messages.conversation(value, where)
     else:
         raise UsageError(f"{where}: a prompt must be text or a list of messages")
-    turns = add_system(turns, given, where)
+    turns = messages.add_system(turns, given, where)
     for _, text in turns:
         if "\0" in text:
             raise UsageError(f"{where}: holds a NUL character; remove it")
         if len(text) > LINE_LIMIT:
             raise UsageError(f"{where}: a text of {len(text):,} characters; limit {LINE_LIMIT:,}")
     return Prompt(turns), split, where
-
-
-def add_system(turns: Turns, record: Mapping[str, Any], where: str) -> Turns:
-    """The turns of a record with its system prompt in front, if one stands beside them.
-
-    Raises:
-        UsageError: It is no text, not that of the turns, or the record has other parts of its
-            prompt that are not read.
-    """
-    for key in UNREAD:
-        if record.get(key):
-            raise UsageError(
-                f"{where}: {key} is not read; write all turns into the prompt, as messages"
-            )
-    key = next((key for key in SYSTEM_KEYS if record.get(key)), SYSTEM_KEYS[0])
-    system, own = record.get(key), turns[0][1] if turns and turns[0][0] == "system" else None
-    if system is not None and not isinstance(system, str):
-        raise UsageError(f"{where}: {key} must be text")
-    if not system or not system.strip() or system == own:
-        return turns
-    if own is not None:
-        raise UsageError(f"{where}: {key} is not the system prompt of the messages; keep one")
-    return (("system", system), *turns)
-
-
-def conversation(messages: list[Any], where: str) -> Turns:
-    """Read the turns of a list of messages ({"role", "content"}), the last one from the user."""
-    turns: list[tuple[str, str]] = []
-    for index, message in enumerate(messages, start=1):
-        place = f"{where}: message {index}"
-        if not isinstance(message, dict):
-            raise UsageError(f"{place} must be an object with role and content")
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise UsageError(f"{place}: role must be one of {', '.join(ROLES)} (got {role!r})")
-        if role == "system" and index > 1:
-            raise UsageError(f"{place}: only the first message may be a system prompt")
-        if not isinstance(content, str) or is_blank(content):
-            raise UsageError(f"{place}: content must be text that is not empty")
-        turns.append((role, content))
-    if not turns or turns[-1][0] != "user":
-        raise UsageError(f"{where}: the last message must come from the user")
-    return tuple(turns)
 
 
 def _split_name(value: Any, where: str) -> Split | None:
@@ -303,7 +263,14 @@ def _split(
 ) -> tuple[list[Prompt], list[Prompt], tuple[str, ...]]:
     if any(split for _, split in records):
         train = [prompt for prompt, split in records if split != "heldout"]
-        return train, [prompt for prompt, split in records if split == "heldout"], ()
+        marked = [prompt for prompt, split in records if split == "heldout"]
+        trained, told = set(train), []
+        held = [prompt for prompt in marked if prompt not in trained]
+        if both := len(marked) - len(held):
+            told.append(f"{both} held-out prompts stand in training too (not held out)")
+        if share and not held:
+            told.append("no prompt is held out, so nothing is measured; mark some split=heldout")
+        return train, held, tuple(told)
     distinct = sorted(
         {prompt for prompt, _ in records},
         key=lambda prompt: sha256(json.dumps(prompt.turns).encode()).digest(),
@@ -331,7 +298,7 @@ def _oddities(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
     found = (
         (copies, "duplicate prompts (used as they are)"),
         (marked, "prompts with direction marks or other hidden characters (used as they are)"),
-        (control, "prompts with control words of chat models, such as <|im_end|> (kept as text)"),
+        (control, text_files.WITH_CONTROL),
         (broken, "prompts with broken characters (each replaced by \ufffd)"),
     )
     return tuple(f"{count} {what}" for count, what in found if count)

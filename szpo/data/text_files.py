@@ -38,6 +38,9 @@ CONTROL_WORDS: Final = (
     "<|system|>", "<|end|>",
 )  # fmt: skip
 """Control words of common chat models, for where no tokenizer is at hand."""
+WITH_CONTROL: Final = (
+    "prompts with control words of chat models, such as <|im_end|> (kept as text)"
+)
 
 
 def inspect_file(path: Path, what: str) -> tuple[int, bytes]:

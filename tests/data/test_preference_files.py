@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from szpo import seeds
 from szpo.analysis import rounds
-from szpo.data import preference_files, preference_formats, prompts, text_files
+from szpo.data import messages, preference_files, preference_formats, prompts, text_files
 from szpo.data.preference_formats import Pair, order_by_rank
 from szpo.errors import StorageError, UsageError
 from szpo.types import Answer, Prompt
@@ -56,7 +56,7 @@ def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
     assert preference_formats.split_transcript(f"{head} b") == (head, " b")
     prompt, answer = preference_formats.split_transcript(CHAT + " No.\n\nReally: no.")
     assert (prompt, answer) == (CHAT, " No.\n\nReally: no.")
-    assert preference_formats.parse_turns(prompt) == TURNS
+    assert messages.parse_turns(prompt) == TURNS
     record = {"chosen": CHAT + " Knock, knock.", "rejected": CHAT + " No."}
     for name in ("train.jsonl", "train.jsonl.gz"):
         found = preference_files.read(file(tmp_path, [record, "\n", record], name), "hh")
@@ -67,7 +67,7 @@ def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
     found = preference_files.read(file(tmp_path, [same]), "hh")
     assert (found.pairs, found.ties) == ((), 1)
     odd = "\n\nHuman: One.\n\nHuman: Two.\n\nAssistant:\n\nHuman: Three.\n\nAssistant:"
-    assert preference_formats.parse_turns(odd) == (("user", "One.\n\nTwo.\n\nThree."),)
+    assert messages.parse_turns(odd) == (("user", "One.\n\nTwo.\n\nThree."),)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ REFUSED = [
     ("a.jsonl", b'{"text": "ok"}\n' * 16 + b"x" * 10_485_760 + b"\n",
      "line 17 is 10,485,761 bytes; limit 65,536"),
     ("a.yaml", "!!python/object:os.system", "read from .jsonl, .csv, .json, .txt"),
-    ("a.csv", "question\nWhy?\n", "no column named text or prompt (found: question); name"),
+    ("a.csv", "question\nWhy?\n", "named messages or text or prompt (found: question); name"),
     ("a.csv", "text;topic\nWhy; oh why?;x\n", "put texts with semicolons in double quotes"),
     ("a.csv", "text\nWhy, oh why?\n", "a.csv:2: 2 cells under 1 column"),
     ("a.csv", 'text\n"open\n', "a.csv:2: not valid CSV"),
