@@ -76,7 +76,9 @@ def read_message(message: Any, where: str) -> tuple[Any, Any]:
             f"{where}: {unread[0]} is not read; write it into the content, or leave the record out"
         )
     if isinstance(content, list) and content:
-        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        texts: list[Any] = [
+            part.get("text") if isinstance(part, dict) else None for part in content
+        ]
         if not all(isinstance(text, str) for text in texts):
             raise UsageError(f"{where}: content must be text, or a list of parts that are text")
         content = "".join(texts)
