@@ -24,6 +24,7 @@ from szpo.errors import UsageError
 from szpo.judges.prompting import JudgeError, Labels, Question, Reply
 from szpo.outgoing import JUDGE_KEY
 from szpo.plugins import how_to_install
+from szpo.visible_text import visible
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -37,6 +38,14 @@ FINAL_STATUS: Final = {
 RETRIED: Final = (408, 409, 429)
 """Status codes below 500 after which OpenAI's client tries again."""
 _QUOTA: Final = re.compile("quota|billing|credit|balance", re.I)
+_PASSES: Final = re.compile(
+    r"rate_limit_exceeded|per.?(?:min|sec)|(?:try again|retry) (?:in|after)\s"
+    r"(?:(?P<minutes>\d+)\s?m(?!s))?\s?(?:(?P<seconds>\d+(?:\.\d+)?)\s?(?P<unit>m?s))?",
+    re.I,
+)
+"""What says that a refusal passes, although its text links to a page about quotas."""
+_ADAPTED: Final = ("max_completion_tokens", "temperature")
+"""Parameters as some models want them: the former in place of max_tokens, the latter left out."""
 ATTEMPTS = 4
 """Tries at an endpoint that is busy (HTTP 429), broken or slow; OpenAI's client waits between."""
 TIMEOUT_S = 60.0
@@ -55,6 +64,8 @@ class Endpoint:
     settings: Judge
     client: OpenAI = field(repr=False)
     key: str = field(repr=False)
+    wishes: set[str] = field(default_factory=set, repr=False)
+    """Those of `_ADAPTED` that the server has asked for."""
     reserved: Sequence[str] = CONTROL_WORDS
 
     @property
@@ -91,16 +102,22 @@ class Endpoint:
         import openai
 
         messages: Any = [{"role": r, "content": t} for r, t in question.prompt.turns]
+        given = {"temperature": 0.0, **more} if "temperature" not in self.wishes else dict(more)
+        if "max_completion_tokens" in self.wishes:
+            given["max_completion_tokens"] = given.pop("max_tokens")
         try:
             found = self.client.chat.completions.create(
-                model=self.name, messages=messages, temperature=0.0, **more
+                model=self.name, messages=messages, stream=False, **given
             )
-        except openai.APITimeoutError:
-            return self._gave_up(f"no answer within {TIMEOUT_S:g} s")
+        except openai.APITimeoutError as error:
+            return self._gave_up(error, f"no answer within {TIMEOUT_S:g} s")
         except openai.APIStatusError as error:
             code, words = error.status_code, self._words(error)
             why = FINAL_STATUS.get(code)
-            if why is not None and (code != 429 or _QUOTA.search(words)):
+            if code == 400 and (new := {each for each in _ADAPTED if each in words} - self.wishes):
+                self.wishes.update(new)
+                return self._ask(question, read, **more)
+            if why is not None and (code != 429 or _is_used_up(error.response)):
                 path = urlsplit(self.settings.base_url or "").path.strip("/")
                 raise JudgeError(
                     f"judge {self.name}: {self.settings.base_url} {why} (HTTP {code}"
@@ -110,15 +127,24 @@ class Endpoint:
                 ) from None
             if code < 500 and code not in RETRIED:
                 return Reply(failure=f"HTTP {code} ({words})", final=True)
-            return self._gave_up(f"HTTP {code}", words)
-        except openai.APIConnectionError:
-            return self._gave_up("no connection")
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError):
-            return Reply(failure="the reply is not a chat completion")
+            return self._gave_up(error, f"HTTP {code}", words)
+        except openai.APIConnectionError as error:
+            return self._gave_up(error, "no connection")
+        except (
+            openai.OpenAIError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            words = outgoing.error_text(getattr(error, "doc", ""), self.key)
+            return Reply(failure=f"the reply is not a chat completion{_quoted(words)}")
         try:
             reply = read(found.choices[0])
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-            reply = Reply(failure="the reply has no readable choice")
+            body = found if isinstance(found, str) else getattr(found, "model_extra", None)
+            words = outgoing.error_text(body, self.key)
+            reply = Reply(failure=f"the reply has no readable choice{_quoted(words)}")
         spent = getattr(found, "usage", None)
         return replace(
             reply,
@@ -127,10 +153,11 @@ class Endpoint:
             tokens_out=_count(getattr(spent, "completion_tokens", 0)),
         )
 
-    def _gave_up(self, why: str, words: str = "") -> Reply:
-        """A final failure; the client has retried by itself."""
-        more = f" ({words})" if words else ""
-        return Reply(failure=f"{why}, tried {ATTEMPTS} times{more}", final=True)
+    def _gave_up(self, error: Any, why: str, words: str = "") -> Reply:
+        """A final failure; the client has retried by itself, and counts that in a header."""
+        times = 1 + int(error.request.headers.get("x-stainless-retry-count", 0))
+        tried = f"tried {times} times" if times > 1 else "tried once"
+        return Reply(failure=f"{why}, {tried}{_quoted(words)}", final=True)
 
     def _words(self, error: Any) -> str:
         """The server's own words, in one line and without keys."""
@@ -138,10 +165,16 @@ class Endpoint:
 
     @staticmethod
     def _text(choice: Any) -> Reply:
-        text = choice.message.content
-        if not isinstance(text, str):
-            return Reply(failure="the reply has no text")
-        return Reply(text, ended=choice.finish_reason != "length")
+        said, ended = choice.message, choice.finish_reason != "length"
+        text = said.content
+        if isinstance(text, list):  # thoughts, and parts that are text
+            text = "".join(part["text"] for part in text if part.get("type") == "text")
+        if isinstance(text, str):
+            return Reply(text, ended=ended)
+        refusal = " ".join(str(getattr(said, "refusal", None) or "").split())[:200]
+        if refusal:
+            return Reply(failure=f"the judge refuses ({visible(refusal)})")
+        return Reply(ended=False) if not ended else Reply(failure="the reply has no text")
 
 
 def connect(settings: Judge) -> Endpoint:
@@ -190,14 +223,39 @@ def _bounded_client(**options: Any) -> Any:
                 if time.monotonic() > end:
                     raise http.ReadTimeout("the reply takes too long", request=request)
         kept = {k: v for k, v in reply.headers.items() if k != "content-encoding"}
-        if reply.status_code == 429 and _QUOTA.search(content.decode(errors="replace")):
-            kept["x-should-retry"] = "false"  # which OpenAI's client heeds
-        return http.Response(
+        read = http.Response(
             reply.status_code, headers=kept, content=bytes(content), request=request
         )
+        if reply.status_code == 429:  # OpenAI's client heeds these headers
+            if _is_used_up(read):
+                read.headers["x-should-retry"] = "false"
+            elif "retry-after" not in read.headers and (wait := _wait_s(read.text)):
+                read.headers["retry-after"] = f"{wait:g}"
+        return read
 
     client.send = send
     return client
+
+
+def _quoted(words: str) -> str:
+    return f" ({words})" if words else ""
+
+
+def _is_used_up(reply: Any) -> bool:
+    """Whether a refusal (429) is of a used-up quota, not of a rate that passes."""
+    text = reply.text
+    passes = "retry-after" in reply.headers or _PASSES.search(text)
+    return "insufficient_quota" in text or bool(_QUOTA.search(text) and not passes)
+
+
+def _wait_s(text: str) -> float | None:
+    """The seconds after which a server's words say to try again; None if they say none."""
+    for found in _PASSES.finditer(text):
+        minutes, seconds = found["minutes"], found["seconds"]
+        if minutes or seconds:
+            part = float(seconds or 0) / (1000 if found["unit"] == "ms" else 1)
+            return 60.0 * int(minutes or 0) + part
+    return None
 
 
 def _odds(choice: Any, labels: Labels) -> Reply:

@@ -189,6 +189,8 @@ class LanguageJudge:
 
     def _resolve_failure(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
         wrong = reply.failure or UNREADABLE
+        if reply.failure is None and not reply.ended:
+            wrong += f", which was cut at judge.max_tokens ({self.settings.max_tokens}: raise it)"
         if not reply.final:
             wrong += f", asked {RETRIES + 1} times"
         shown = {**details, "error": wrong}

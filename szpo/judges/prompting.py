@@ -49,10 +49,13 @@ _PREFERS = (
 _BETTER = r"\b{}\s+(?:wins\b|is\s+(?:\w+\s+){{0,2}}(?:better|best|winner|preferable)\b)"
 _ALONE = rf"{_MARKS}(?:it(?: i|')s )?(?:(?:set|answer) )?(?:%s)[.!]?{_MARKS}[.!]?"
 _CORRECTS = re.compile(
-    rf"(?:^|(?<=[.!?…])){_MARKS}"
+    rf"(?:^|(?<=[.!?…,;])){_MARKS}(?:(?:but|no|hm+|oh|ah|well|okay)\b[\s,.…–—-]*){{0,3}}"
     r"(?:wait|hold on|correction|actually|on reflection|on second thoughts?)\b",
     re.IGNORECASE | re.MULTILINE,
 )
+_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
+_THINKS = re.compile(rf"[<\[]{_THOUGHT}[>\]]", re.IGNORECASE)
+_THOUGHT_OUT = re.compile(rf"[<\[]/{_THOUGHT}[>\]]", re.IGNORECASE)
 _ALIEN = re.compile(r"[|>]|```\w*$")
 _UNSURE = re.compile(r"\b(?:not|neither|cannot|if|whether|unless)\b|n['’]t\b", re.I)
 _DENIED = re.compile(
@@ -134,9 +137,9 @@ def ask_grade(
 def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> Preferred | None:
     r"""The verdict of a reply; None where there is none, or where two contradict.
 
-    It is what the reply states as its verdict, answer or choice, anywhere but in a quotation, or
-    after "Wait" where it corrects itself; else what its first or last line is, or its last one
-    prefers. ``whole``: the reply was not cut.
+    It is what the reply states as its verdict, answer or choice, anywhere but in a quotation or a
+    thought, or after "Wait" where it corrects itself; else what its first or last line is, or its
+    last one prefers. ``whole``: the reply was not cut.
 
     >>> read_verdict("Both try.\n**Verdict: B**"), read_verdict("Answer: A, which is shorter.")
     ('second', 'first')
@@ -147,20 +150,16 @@ def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> 
     """
     first, second = (rf"{re.escape(label)}\b" for label in labels)
     options: dict[Preferred, str] = {"first": first, "second": second, "tie": _TIE}
-    found, last = _stated(_corrected(text), _VERDICT, options), "".join(_own_lines(text)[-1:])
-    loose = whole and not found  # a correction that states nothing may contradict what it corrects
-    found = found or _stated(text, _VERDICT, options)
-    if loose:
-        found = found or _alone(text, options)
-        own = "" if _UNSURE.search(last) else re.sub(r"[*`]|__", "", last)
-        for part in re.split("[.,;:!?]", own):  # letters as written: "a" may be a word
-            found |= {
-                place
-                for place, label in options.items()
-                if not _DENIED.search(part)
-                and re.search(f"{_PREFERS}|{_BETTER}".format(label, label), part)
-            }
-    return found.pop() if len(found) == 1 else None
+    loose, last = _alone(text, options) if whole else set(), "".join(_own_lines(text)[-1:])
+    own = "" if _UNSURE.search(last) or not whole else re.sub(r"[*`]|__", "", last)
+    for part in re.split("[.,;:!?]", own):  # letters as written: "a" may be a word
+        loose |= {
+            place
+            for place, label in options.items()
+            if not _DENIED.search(part)
+            and re.search(f"{_PREFERS}|{_BETTER}".format(label, label), part)
+        }
+    return _only(text, _VERDICT, options, loose)
 
 
 def read_grade(text: str, *, whole: bool = True) -> int | None:
@@ -171,14 +170,22 @@ def read_grade(text: str, *, whole: bool = True) -> int | None:
     """
     options = {n: rf"{n}(?![\w/])|{n}(?:\s*/\s*|\s+out\s+of\s+)5\b" for n in range(1, 6)}
     key = r"(?:grade|rating|score|verdict)"
-    found = _stated(_corrected(text), key, options) or _stated(text, key, options)
-    found = found or (_alone(text, options) if whole else set())
+    return _only(text, key, options, _alone(text, options) if whole else set())
+
+
+def _only(
+    text: str, key: str, options: Mapping[_Option, str], loose: set[_Option]
+) -> _Option | None:
+    """The one option that a reply states, after its last correction of itself.
+
+    A correction that states none takes back what it corrects, unless the reply goes on to say the
+    same in other words (``loose``).
+    """
+    *before, after = _CORRECTS.split("\n".join(_own_lines(text)))
+    found = _stated(after, key, options)
+    if not found:
+        found = loose | (_stated(text, key, options) if loose or not before else set())
     return found.pop() if len(found) == 1 else None
-
-
-def _corrected(text: str) -> str:
-    """What follows the reply's last correction of itself, or all of it."""
-    return _CORRECTS.split("\n".join(_own_lines(text)))[-1]
 
 
 def _stated(text: str, key: str, options: Mapping[_Option, str]) -> set[_Option]:
@@ -202,7 +209,8 @@ def _alone(text: str, options: Mapping[_Option, str]) -> set[_Option]:
 
 
 def _own_lines(text: str) -> list[str]:
-    """The last lines with a word that are no quotations, fences or ends of tags; without TeX."""
+    """The last lines with a word outside of thoughts, quotations, fences and tags; without TeX."""
+    text = _THINKS.split(_THOUGHT_OUT.split(text)[-1])[0]
     text = re.sub(r"\\boxed\b", "\nVerdict: ", text[-MOST_READ:])
     lines = (re.sub(r"</\w+>|\$|\\text\w*\b", "", line).strip() for line in text.splitlines())
     return [each for each in lines if re.search(r"\w", each) and not _ALIEN.match(each)]

@@ -75,7 +75,7 @@ def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
     ("script", "words"),
     [
         ("nonsense", "no clear verdict in the reply"),
-        ("cut", "no clear verdict in the reply"),
+        ("cut", "no clear verdict in the reply, which was cut at judge.max_tokens"),
         ("no-choices", "the reply has no readable choice"),
         ("no-text", "the reply has no text"),
         ("other-json", "the reply has no readable choice"),
@@ -138,7 +138,7 @@ def test_a_reply_that_goes_on_and_on_is_given_up(monkeypatch):
     chosen = Judge(base_url=url)
     monkeypatch.setattr(endpoint, "TIMEOUT_S", 0.5)
     (reply,) = endpoint.connect(chosen).write([Question(Prompt.user("?"), bytes(16))])
-    assert (reply.failure, reply.final) == ("no answer within 0.5 s, tried 1 times", True)
+    assert (reply.failure, reply.final) == ("no answer within 0.5 s, tried once", True)
     stop.set()
     dripping.join()
     line.close()
@@ -179,7 +179,7 @@ def test_a_server_is_quoted_and_asked_again_only_where_that_may_help(
 ):
     monkeypatch.setattr(endpoint, "ATTEMPTS", 3)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    reply = StubReply(body, status, {"retry-after-ms": "1"})
+    reply = StubReply(body, status, {} if stops else {"retry-after-ms": "1"})
     with stub_endpoint(lambda request, before: reply) as stub:
         if stops:
             with pytest.raises(JudgeError) as caught:
@@ -189,6 +189,112 @@ def test_a_server_is_quoted_and_asked_again_only_where_that_may_help(
             said = asked(stub, on_error="tie").details["error"]
     assert words in said and "\n" not in said and "\x1b" not in said
     assert len(stub.requests) == (3 if "tried" in words else 1)
+
+
+BILLING = "Visit https://platform.example/account/billing to raise it."
+LIMITS = {
+    "of a free tier": (f"Limit reached on requests per min. Try again in 10ms. {BILLING}", {}),
+    "with a header": (f"Too many requests. {BILLING}", {"retry-after": "0.01"}),
+    "by its code": ({"message": BILLING, "code": "rate_limit_exceeded"}, {"retry-after-ms": "1"}),
+    "of a quota for a minute": (
+        "You exceeded your current quota, check your plan and billing. Please retry in 0.01s.", {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_a_rate_limit_that_names_a_billing_page_is_waited_for(kind, monkeypatch):
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 3)
+    said, headers = LIMITS[kind]
+    limit = StubReply(
+        {"error": {"message": said} if isinstance(said, str) else said}, 429, headers
+    )
+    with stub_endpoint(lambda r, n: limit if n < 2 else longer(r, n)) as stub:
+        assert asked(stub).choice == "A"
+    assert len(stub.requests) == 4  # two refusals, then one for each order
+
+
+def test_a_used_up_quota_ends_a_run_also_where_it_says_when_to_come_back(monkeypatch):
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 3)
+    code = {"message": "Please retry in 5s.", "code": "insufficient_quota"}
+    with (
+        stub_endpoint(lambda r, n: StubReply({"error": code}, 429)) as stub,
+        pytest.raises(JudgeError, match="has no quota left"),
+    ):
+        asked(stub)
+    assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("Please try again in 20s.", 20), ("try again in 6m0s", 360), ("retry in 28.4s", 28.4),
+        ("try again in 350ms", 0.35), ("Please try again in 1m3.5s", 63.5), ("retry after 2 s", 2),
+        ("try again in a while, 3s at most", None), ("slow down", None),
+    ],
+)  # fmt: skip
+def test_the_wait_that_a_server_asks_for_in_words(text, seconds):
+    assert endpoint._wait_s(text) == seconds
+
+
+def test_a_wait_above_two_minutes_is_said_as_it_was_tried(monkeypatch):
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 4)
+    limit = StubReply({"error": {"message": "try again in 10m0s"}}, 429, {"retry-after": "600"})
+    with stub_endpoint(lambda request, before: limit) as stub:
+        found = asked(stub, on_error="skip")
+    assert found.details["error"] == "HTTP 429, tried once (try again in 10m0s)"
+    assert len(stub.requests) == 1
+
+
+def spoken(**message):
+    end = message.pop("end", "stop")
+    reply = completion(None, end=end)
+    reply.body["choices"][0]["message"].update(message)
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (spoken(content="", end="length"), "cut at judge.max_tokens"),
+        (spoken(reasoning_content="A?", end="length"), "cut at judge.max_tokens"),
+        (spoken(refusal="I can't\n judge that."), "the judge refuses (I can't judge that.)"),
+        (StubReply({"error": {"message": "Provider\n down"}}), "readable choice (Provider down)"),
+        (StubReply({"detail": "warming up"}), "no readable choice (warming up)"),
+        (StubReply("<html>busy</html>", headers={"content-type": "text/html"}), "(<html>busy"),
+        (StubReply("sorry, busy"), "not a chat completion (sorry, busy)"),
+        (StubReply('data: {"id": 1}', headers={"content-type": "text/event-stream"}), "(data: {"),
+    ],
+)
+def test_what_a_server_says_in_place_of_a_verdict_is_passed_on(reply, words):
+    with stub_endpoint(lambda request, before: reply) as stub:
+        assert words in asked(stub, on_error="skip").details["error"]
+    assert all(request["stream"] is False for request in stub.requests)
+
+
+def test_thoughts_and_texts_in_parts_are_told_apart():
+    listed = [{"type": "thinking", "thinking": "B?"}, {"type": "text", "text": "Verdict: tie"}]
+    with stub_endpoint(lambda request, before: spoken(content=listed)) as stub:
+        assert asked(stub).choice == "tie"
+
+
+def modern(request, before):
+    """A server of models that take neither max_tokens nor a temperature."""
+    for name, more in (
+        ("max_tokens", "Use 'max_completion_tokens' instead."),
+        ("temperature", ""),
+    ):
+        if name in request:
+            words = f"Unsupported parameter: '{name}' is not supported with this model. {more}"
+            return StubReply({"error": {"message": words}}, 400)
+    return longer(request, before)
+
+
+def test_parameters_are_sent_as_a_model_wants_them():
+    with stub_endpoint(modern) as stub:
+        assert asked(stub, max_tokens=99).choice == "A"
+    assert len(stub.requests) == 4  # each is refused once, then one for each order
+    assert all(request["max_completion_tokens"] == 99 for request in stub.requests[2:])
 
 
 @pytest.mark.parametrize("end", ["/", "/chat/completions", "/chat/completions/", "/models"])
@@ -227,7 +333,7 @@ def test_a_refused_request_says_why_and_nobody_there_is_reported():
         stub.url_of_nobody = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         chosen = Judge(base_url=stub.url_of_nobody)
         (reply,) = endpoint.connect(chosen).write([Question(Prompt.user("?"), bytes(16))])
-    assert (reply.failure, reply.final) == ("no connection, tried 1 times", True)
+    assert (reply.failure, reply.final) == ("no connection, tried once", True)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +435,7 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
     with stub_endpoint(script) as stub:
         assert call(arguments(tmp_path, stub)) == 1
         err = capfd.readouterr().err
-        said = (
-            "error: judge smollm2: HTTP 500, tried 1 times (stub 500); all votes cast are stored"
-        )
+        said = "error: judge smollm2: HTTP 500, tried once (stub 500); all votes cast are stored"
         assert said in err
         assert "Traceback" not in err
         path = tmp_path / "runs" / "yard.db"

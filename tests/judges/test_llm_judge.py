@@ -243,6 +243,23 @@ CORRECTED = {
     "Verdict: A\n| Wait.\n| Verdict: B": "first",
     "Verdict: A\nWait... B is better.": None,
     "Verdict: A\nWait.\nVerdict: B\nVerdict: A": None,
+    "Verdict: B\nNo, wait, I should compare them again.": None,
+    "Verdict: A.\nBut actually B": None,
+    "Verdict: A, but actually B.": None,
+    "Verdict: A. Hmm, hold on": None,
+    "Verdict: A, which actually is short.": "first",
+    "Verdict: A\nNo, actually, verdict: B": "second",
+}
+THOUGHT = {
+    "<think>\nVerdict: A\nbut let me check": None,
+    "<think>Verdict: A</think>\nVerdict: B": "second",
+    "Verdict: A, or\n</think>\n\nVerdict: B": "second",  # the template opened it
+    "[THINK]Verdict: A[/THINK]Verdict: tie": "tie",
+    "<thinking>A is better.</thinking>": None,
+    "<reasoning>\nB wins.": None,
+    "<THINK>\nAnswer: A\n</THINK>\nB": "second",
+    "Verdict: A\n<think>Verdict: B": "first",
+    f"<think>{'Verdict: A. ' * 2000}": None,
 }
 
 
@@ -252,6 +269,9 @@ def test_a_verdict_is_read_where_a_reader_sees_one_and_not_where_two_contradict(
             with case(text, place):
                 assert prompting.read_verdict(text) == place
     for text, place in CORRECTED.items():
+        with case(text, place):
+            assert prompting.read_verdict(text) == place
+    for text, place in THOUGHT.items():
         with case(text, place):
             assert prompting.read_verdict(text) == place
     names = ("Assistant 1", "Assistant 2")
@@ -294,7 +314,8 @@ def test_replies_without_a_verdict_are_told_of_after_the_first_ten(caplog):
      ("Rating: 4 out of 5.", 4), ("Grade: 4\nGrade: 2", None), ("Grade: 4 - 5", None),
      ("Grade: -3", None), ("Grade: 4/10", None), ("<grade>2</grade>", 2), ('{"grade": 3}', 3),
      (r"$\boxed{4}$", 4), ("Grade: 4\nWait, it is wrong.\nGrade: 2", 2),
-     ("The answer is 4, which is right.\nGrade: 5", 5)],
+     ("The answer is 4, which is right.\nGrade: 5", 5), ("<think>Grade: 4\nso", None),
+     ("<think>Grade: 4</think>Grade: 2", 2), ("Grade: 4\nNo, wait, I should", None)],
 )  # fmt: skip
 def test_a_grade_is_a_whole_number_from_one_to_five(text, grade):
     assert prompting.read_grade(text) == grade
