@@ -265,12 +265,18 @@ def _flip(
     return high / int(live.any(-1).sum())
 
 
-def _update_coins(agreed: Floats, worth: Floats, bar: Floats) -> tuple[Floats, Floats]:
-    """Each voter's r and the panel's, from Σ o·t and Σ t² (log(1 + r·o·t) to second order)."""
-    like = agreed[..., None] * _GRID - worth[..., None] * _GRID**2 / 2
+def _update_coins(
+    agreed: Floats, lost: Floats, worth: Floats, bar: Floats
+) -> tuple[Floats, Floats]:
+    """Each voter's r and the panel's, from Σ o·t and Σ t² (log(1 + r·o·t) to second order).
+
+    Agreement lost by gold questions lowers the voter's r, never the panel's.
+    """
+    score = agreed + lost
+    like = score[..., None] * _GRID - worth[..., None] * _GRID**2 / 2
     top = like.max(-1, keepdims=True)
     odd = np.exp(like - top)
-    same = _TYPICAL * np.exp(agreed * bar - worth * bar**2 / 2 - top[..., 0])
+    same = _TYPICAL * np.exp(score * bar - worth * bar**2 / 2 - top[..., 0])
     typical = same / (same + (1 - _TYPICAL) * odd.mean(-1))
     pooled = (typical * agreed).sum(-1, keepdims=True) + _COIN * _COIN_VOTES
     bar = pooled / ((typical * worth).sum(-1, keepdims=True) + _COIN_VOTES)

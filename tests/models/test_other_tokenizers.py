@@ -56,14 +56,14 @@ def test_a_prompt_does_not_end_where_the_tokenizer_appends_its_end_token():
 @pytest.mark.parametrize(
     ("template", "prompt", "lost"),
     [
-        (TEMPLATE.replace("m in messages", "m in messages if m.role != 'system'"), SYSTEM, "system"),
+        (TEMPLATE.replace("messages", "messages if m.role != 'system'", 1), SYSTEM, "system"),
         ("<user> w6 <assistant>", ASKED, "user"),
         (
             "<user> {{ messages[-1].content }}",
             Prompt((*ASKED.turns, ("assistant", "w9"), *ASKED.turns)),
             "user",
         ),
-        (TEMPLATE.replace("m in messages", "m in messages if m.role == 'user'"), SYSTEM, "system"),
+        (TEMPLATE.replace("messages", "messages if m.role == 'user'", 1), SYSTEM, "system"),
     ],
 )  # fmt: skip
 def test_a_template_that_leaves_out_a_turn_is_refused_with_the_prompts_place(

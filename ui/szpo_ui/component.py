@@ -45,9 +45,11 @@ from szpo_ui.site import Site, open_site
 MOST_DOTS: Final = 12
 """Up to this number of votes, each is drawn as a dot."""
 Do = Literal[
-    "open", "look", "vote", "agree", "break", "back", "final", "leave", "go", "keep",
+    "open", "look", "vote", "agree", "break", "back", "calibrate", "final", "leave", "go", "keep",
     "revise", "use-tab",
 ]  # fmt: skip
+_EXTRA: Final[Mapping[Do, SeatKind]] = {"calibrate": "calibration", "final": "final"}
+"""Actions that ask for a comparison outside training, with the kind of seat."""
 _REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
 _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 """Notices for a refused answer, by the refusal's code, else by the comparison's kind."""
@@ -135,8 +137,9 @@ def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
             screens.take_over(site, panelist, action.tab)
         case _:
             pass
-    if action.do == "final" and site.service.final(panelist, tab=action.tab) is None:
-        notice = "no_final"
+    kind = _EXTRA.get(action.do)
+    if kind is not None and site.service.ask(kind, panelist, tab=action.tab) is None:
+        notice = "none_left" if kind == "calibration" else "no_final"
     screen = screens.look(site, panelist, name, action.tab, seat, mode)
     return dataclasses.replace(screen, notice=notice) if notice else screen
 
