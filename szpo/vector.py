@@ -198,7 +198,7 @@ AT_ONCE: Final = 10_000
 STRETCH: Final = 1_000
 """Number of pairs whose saved votes are replayed at once."""
 RULE: Final = "known"
-"""Default rule: it needed fewest votes on six toy preferences (docs/library.md)."""
+"""Default rule: it needed fewest votes on six toy preferences (docs/tutorials/python.md)."""
 OWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "known": {"warmup": 0},
     "regression": {"kl_budget": "off", "centre_step": 0.3},

@@ -1,4 +1,4 @@
-"""Draw docs/step.svg and the rows of boxes of docs/tutorial.md: python docs/tools/draw_step.py."""
+"""Draw docs/step.svg and the boxes of the first tutorial: python docs/tools/draw_step.py."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ ROWS = {
     "seeds": "seed 0; 76 % won| |seed 1; 72 % won| |seed 2; 76 % won| |seed 3; 76 % won| |"
     "seed 4; 80 % won",
 }
-"""Of docs/tutorial.md: boxes (a heading; small lines) and the signs between them."""
+"""Of docs/tutorials/first-run.md: boxes (a heading; small lines) and the signs between them."""
 
 
 def box(x: int, y: int, width: int, height: int, lines: list[str], kind: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Write the table of docs/features.md and the golden values of the dictionary's texts.
+"""Write the table of docs/reference/features.md and the golden values of the dictionary's texts.
 
     python docs/tools/features_page.py
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from szpo.features.dictionary import ENTRIES, GROUPS, Entry, ratios
 
 ROOT = Path(__file__).parents[2]
-PAGE, GOLDEN = ROOT / "docs/features.md", ROOT / "szpo/features/golden.json"
+PAGE, GOLDEN = ROOT / "docs/reference/features.md", ROOT / "szpo/features/golden.json"
 USUAL = "share of words"
 LEGEND = """\
 By group: what less and more of each is called, and its unit; without one it is the share of words.

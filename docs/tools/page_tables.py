@@ -46,14 +46,6 @@ CALLED = {
 """Tastes of the frozen plan of named features, by what their gain counts."""
 OTHERWISE = "64", "lag", "shipped", "two", "scores", "classes", "dropped", "reading"
 """What the names of other groups of that plan begin with."""
-BESIDE = {
-    "classes-named": "named",
-    "classes-near": "near",
-    "classes-parts": "parts",
-    "classes-absent": "absent",
-    "dropped": "own entries dropped",
-}
-"""Parts of that plan that ran on score components too."""
 METHODS = {
     "known, as published": ("sentiment-known", "short-known"),
     "sign, as published": ("sentiment-sign", "short-sign"),
@@ -68,16 +60,14 @@ BEST = "best of n, true reward"
 OF_FOUR = "0.6363"
 """Its KL bound where n is four: log 4 − ¾."""
 EQUAL = {
-    "the default: `regression`, in adapters": "sentiment-rows-regression",
-    "`regression`, on named features": "sentiment-features-regression",
-    "the default, improved between votes": "sentiment-regression",
-    "`known`, antithetic, in adapters": "sr-sixteen-rows-sentiment-known",
-    "`sign`, antithetic, in adapters": "sr-sixteen-rows-sentiment-sign",
-    "iterative DPO": "trial-sentiment-0-iterative-dpo",
-    "DPO": "trial-sentiment-0-dpo",
-    "reward model + RLOO": "trial-sentiment-0-rloo",
+    "the default": ("sentiment-rows-regression", "0.25", "1.0"),
+    "improved between rounds": ("sentiment-regression", "1.0"),
+    "`known`, antithetic, in adapters": ("sr-sixteen-rows-sentiment-known", "1.0"),
+    "`sign`, antithetic, in adapters": ("sr-sixteen-rows-sentiment-sign", "1.0"),
+    "iterative DPO": ("trial-sentiment-0-iterative-dpo", "0.25", "1.0"),
+    "DPO": ("trial-sentiment-0-dpo", "1.0"),
 }
-"""Groups of the frozen plans of adapters and of improving that read as many answers."""
+"""Groups of the frozen plans of adapters and of improving, and the shares of their votes shown."""
 RIVALS = {
     "`regression`": ("adapters", "sentiment-rows-regression", "38 entries of the log", "all"),
     "the same, improved": ("improve", "sentiment-regression", "3 more", "three others"),
@@ -130,11 +120,6 @@ NOTES = {
 """Groups of that plan on the tiny model, and their rules; by batches both rules are the same."""
 NOTES_AT = {"0.3333333333333333": "640", "1.0": "1,920"}
 """Answers read at two shares of that part's cells."""
-SHOWN = (
-    "sentiment-regression", "null-regression", "sentiment-iterative-dpo", "sentiment-dpo",
-    "sentiment-rm+ppo",
-)  # fmt: skip
-"""Groups of which the appendix shows every checkpoint."""
 SAID = {
     "near or in parts": ("core", "named", "near", "parts"),
     "own entries dropped": ("dropped",),
@@ -258,33 +243,6 @@ def pair_up(group: str) -> tuple[Cells, Cells]:
     return one, other
 
 
-def beside() -> Table:
-    """Gain and KL on named features and, in parentheses, on score components."""
-    rows: dict[str, list[str]] = {start: [] for start in BESIDE}
-    for group in groups_of("features"):
-        for start in BESIDE:
-            if group.startswith(f"{start}-"):
-                said = [f"{gains(of).mean():+.2f}/{nats_of(of)}" for of in pair_up(group)]
-                taste = group.removeprefix(f"{start}-").replace("-", " ")
-                rows[start].append(f"{taste} {said[0]} ({said[1]})")
-    heading = ("tastes", "gain/nats on named features (on score components)")
-    return heading, [[BESIDE[start], "; ".join(each)] for start, each in rows.items()]
-
-
-def groups() -> Table:
-    """The frozen plan's groups, a line in a cell for each of their checkpoints."""
-    rows = []
-    for group in SHOWN:
-        lines = []
-        for cells in checkpoints(group):
-            answers = round(mean(float(cell["answers read"]) for cell in cells))
-            nats = f"{nats_of(cells)} ({max(kl(cells)):.1f})"
-            guards = f"{held(cells, 3)}/{held(cells, 4)}"
-            lines.append(f"{answers:,}: {around(gains(cells), 3)}, {nats}, {guards}")
-        rows.append([group, str(len(checkpoints(group)[0])), "<br>".join(lines)])
-    return ("group", "seeds", "answers read: gain, KL (largest), guards"), rows
-
-
 def published_smollm2() -> Table:
     """Every method after 240 batch votes, the published rules also after 2,400."""
     rows = []
@@ -327,19 +285,28 @@ def mean_gain(cells: Cells) -> str:
 
 
 def equal() -> Table:
-    """What methods gain of sentiment by answers read, on the panel of the plan of adapters."""
+    """What methods gain of sentiment and what it takes, on SmolLM2; published rules as paired."""
     rows = []
-    for title in ("known, as published", "sign, as published"):
-        long = [cell for label in METHODS[title] for cell in checkpoints(label)[0]]
-        name = f"`{title.partition(',')[0]}`, as published, in all weights: after 3,840"
-        rows.append([name, "", "", f"{gains(long).mean():+.2f}", nats_of(long)])
-    for title, group in EQUAL.items():
+    for title, (group, *shares) in EQUAL.items():
         file = next(f for f in ("adapters", "improve") if chosen(group, "share", "1.0", f))
-        at = [chosen(group, "share", share, file) for share in ("0.25", "0.5", "1.0")]
-        rows.append([title, *map(mean_gain, at), nats_of(at[-1])])
-    best = [untrained("sentiment", votes) for votes in (80, 160, 320)]
-    rows.append(["no step: the best of eight answers by the votes' taste", *best, "1.2"])
-    return ("sentiment, by answers read", "160", "320", "640", "nats"), rows
+        for share in shares:
+            at = chosen(group, "share", share, file)
+            _, minutes, memory = cost_of(at).split("; ")
+            good = f"{held(at, 3)}/{len(at)}"
+            votes = f"{320 * float(share):.0f}"
+            rows.append([title, votes, mean_gain(at), nats_of(at), minutes, memory, good])
+    both = [
+        [cell for label in METHODS[f"{rule}, as published"] for cell in checkpoints(label)[0]]
+        for rule in ("known", "sign")
+    ]
+    gain = ", ".join(f"{mean(by_prompt(c[FIVE]).mean() for c in cells):+.2f}" for cells in both)
+    good = f"{sum(held(cells, 3) for cells in both)}/{sum(map(len, both))}"
+    rows += [
+        ["`known`, `sign`, as published", "240 sets", gain, nats_of(both[0]), "", "", good],
+        ["no step: best of eight", "80", untrained("sentiment", 80), "1.2", "", "", ""],
+    ]
+    rows += read("readers")[1:]
+    return ("method", "votes", "gain", "nats", "minutes", "GiB", "guards"), rows
 
 
 def untrained(taste: str, votes: int) -> str:
@@ -566,32 +533,11 @@ def right_of(runs: Floats) -> str:
     return f"{right:.0f}/{claims:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def differences() -> Table:
-    """Gain of one arm less that of another on the same seeds and prompts, with the KL of both."""
-    ours, rows = checkpoints("sentiment-regression"), []
-    for title in ("iterative DPO", "DPO", "reward model + PPO"):
-        theirs = checkpoints(METHODS[title][0])
-        each = [apart(*two) for two in zip(ours, (theirs[0], theirs[1], theirs[3]), strict=True)]
-        rows.append([f"regression less {title}", str(len(theirs[0])), "; ".join(each)])
-    return ("what", "seeds", "difference of gains (nats of each)"), rows
-
-
-def apart(ours: Cells, theirs: Cells) -> str:
-    """The difference of two arms on the seeds that both have, and the KL of each."""
-    both = {cell["seed"] for cell in ours} & {cell["seed"] for cell in theirs}
-    one, other = (
-        sorted((cell for cell in cells if cell["seed"] in both), key=lambda cell: cell["seed"])
-        for cells in (ours, theirs)
-    )
-    nats = f"({nats_of(one)}/{nats_of(other)})"
-    return f"{around(gains(one) - gains(other), 2)} {nats}"
-
-
 MADE: Mapping[str, Callable[[], Table]] = {
-    "forty": forty, "beside": beside, "groups": groups, "published": published,
+    "forty": forty, "published": published,
     "published-smollm2": published_smollm2, "equal": equal, "mixing": mixing,
     "both": both, "notes": notes, "rivals": rivals, "tuned": tuned, "same": same,
-    "classes": classes, "differences": differences,
+    "classes": classes,
     "said": said, "shown": shown,
 }  # fmt: skip
 """Tables that are worked out from cells."""
@@ -614,7 +560,7 @@ def main(arguments: list[str]) -> int:
         for file in (EXPERIMENTS / folder).glob("*.csv"):
             read(file.stem, folder)
     old = []
-    for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))):
+    for page in (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))):
         text = page.read_text(encoding="utf-8")
         new = MARKED.sub(table, text)
         if new != text:

@@ -28,11 +28,12 @@ TAKEN_IN = {
 }
 """Pages from elsewhere in the repository, as docs link them, and their names on the site."""
 WEIGHTS = {
-    "glossary": 4.0, "own-run": 4.0, "hundred-votes": 3.0, "gallery/": 0.2, "reference/": 0.01,
-    "changelog": 0.01, "experiments": 0.01,
+    "reference/glossary": 4.0, "how-to/your-model": 4.0, "explanation/what-a": 3.0,
+    "gallery/": 0.2, "reference/": 0.01, "changelog": 0.01, "experiments": 0.01,
 }  # fmt: skip
 """How pages count in the search: terms first. A heading's words count a thousandfold."""
-NAMED = re.compile(r"(?<![\[`\w])`docs/([\w-]+\.md)`(?!\])")
+EQUATIONS = {"explanation/how-it-works.md", "reference/glossary.md"}
+NAMED = re.compile(r"(?<![\[`\w])`docs/([\w/-]+\.md)`(?!\])")
 BLOCK = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<![\\$`\w])\$([^$\n`]+)\$(?![\w$])")
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
@@ -79,7 +80,8 @@ def linked(text: str, page: str) -> str:
 
     text = NAMED.sub(link, text)
     for path, name in TAKEN_IN.items():
-        text = text.replace(f"]({path}", f"]({to(name)}")
+        up = "../" * page.count("/")
+        text = text.replace(f"]({up}{path}", f"]({to(name)}")
     if page in TAKEN_IN.values():  # their own links start at the repository's root
         for path, name in TAKEN_IN.items():
             text = text.replace(f"]({path.removeprefix('../')}", f"]({name}")
@@ -113,7 +115,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     weight = next((WEIGHTS[start] for start in WEIGHTS if source.startswith(start)), 1.0)
     page.meta["search"] = {"boost": weight}
     text = linked(markdown, source)
-    return drawn(text) if source in {"concepts.md", "glossary.md"} else text
+    return drawn(text) if source in EQUATIONS else text
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:

@@ -3,7 +3,7 @@
 Flags for low effort in one panelist's answers: people look into them, no vote is dropped. Pure
 arithmetic on counts. Each flag should hit fewer than one honest panelist in a hundred.
 experiments/LOG.md has the measured rates for honest panelists and for random clickers,
-docs/decisions.md the flags' costs.
+docs/explanation/why-these-choices.md the flags' costs.
 
 It is computed from `szpo.analysis.vote_rows`; training votes are the counted ones. Where the two
 policies of a step become equal, agreement falls to chance by construction. So read it beside the

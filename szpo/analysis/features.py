@@ -199,7 +199,7 @@ def _feature(text: str, functions: bool) -> Feature:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f' did you mean "{close[0]}"?' if close else ""
         raise UsageError(
-            f"no feature {name!r};{hint} docs/features.md lists those of szpo; one of your own is "
+            f"no feature {name!r};{hint} docs/reference/features.md has all; one of your own is "
             "written in full, such as keyword:sea+sun or regex:^Once"
         )
     try:

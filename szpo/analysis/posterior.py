@@ -172,7 +172,7 @@ class Particles:
     def entropy(self) -> float:
         """−mean log q by the change of variables, nats; it drifts down as steps go on.
 
-        Trust it over the first steps (docs/active.md), or to rank designs; `nearest_entropy` and
+        Trust it over the first steps or to rank designs; `nearest_entropy` and
         `gaussian_entropy` do not drift.
         """
         return -float(self.log_q.mean())

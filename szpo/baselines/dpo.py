@@ -6,8 +6,8 @@ There is no reward model and no critic. Offline DPO learns from given pairs. Ite
 two answers to each prompt, asks which is better, trains on these pairs, and repeats.
 
 The settings of the RLHF notebook's DPO run, in the names of current libraries. Its base is
-Mistral-7B-Instruct-v0.2 in 4 bits; any other model of szpo can be used. docs/baselines.md lists
-the differences.
+Mistral-7B-Instruct-v0.2 in 4 bits; any other model of szpo can be used.
+docs/how-to/compare-with-dpo.md says how it is run.
 
 SimPO (Meng, Xia, Chen 2024) is trained by TRL's CPOTrainer, which is experimental. Its reward is β
 times the mean log-probability per token; there is a margin γ and no reference:

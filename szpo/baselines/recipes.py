@@ -93,7 +93,7 @@ class Dpo(Training):
     """Settings of one DPO training; fields without a description are as in TRL.
 
     TRL's default learning rate is 1e-6 for full weights, and it advises ten times that for LoRA. A
-    LoRA of low rank trained for few steps needs more (docs/baselines.md).
+    LoRA of low rank trained for few steps needs more (docs/how-to/compare-with-dpo.md).
     """
 
     learning_rate: Positive = 1e-2

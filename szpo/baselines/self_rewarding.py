@@ -9,7 +9,7 @@ Each model is a folder that appears when it is complete, with the adapter, the j
 the pairs and a record. A stopped run resumes after its last complete folder.
 
 A judge is only as good as its model: SmolLM2-135M gives no readable score, so its run stops at M2
-(docs/baselines.md). The figure ``parsed`` is the share of judgements with a score.
+(docs/how-to/compare-with-dpo.md). The figure ``parsed`` is the share of judgements with a score.
 """
 
 from __future__ import annotations

@@ -361,7 +361,7 @@ def baseline(
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Train by a gradient method on the same votes; save a PEFT adapter (docs/baselines.md)."""
+    """Train by a gradient method on the same votes; save a PEFT adapter."""
     changed: dict[str, Any] = dict(_setting(text) for text in recipe)
     args = Arguments(
         method, run, pairs, fresh, score, reward, examples, kind, first, skip_bad, votes, rows,

@@ -121,8 +121,8 @@ def hint(name: str, free_gib: float, number_bytes: int = 2) -> str:
     )
     better = choose(free_gib, most_billions=CPU_BILLIONS, number_bytes=number_bytes)
     if better is SHIPPED:
-        return f"{lead}; docs/hardware.md has a table by memory"
+        return f"{lead}; docs/how-to/your-model.md has a table by memory"
     return (
         f"{lead}; with {free_gib:.0f} GiB free this machine has room for one: --set "
-        f"model.name={better.name} (from the hub; docs/hardware.md has a table by memory)"
+        f"model.name={better.name} (from the hub; docs/how-to/your-model.md has a table by memory)"
     )

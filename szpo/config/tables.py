@@ -218,7 +218,7 @@ class Model(Section):
         "smollm2",
         min_length=1,
         description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), or "
-        "auto: the largest model of docs/hardware.md that is already downloaded and fits into "
+        "auto: the largest of docs/how-to/your-model.md that is already downloaded and fits into "
         "memory, otherwise smollm2. A run keeps the model it was created with.",
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -299,7 +299,7 @@ class Subspace(Section):
 
 
 class Features(Section):
-    """Your own named features, for subspace.kind features, adapters or none: docs/features.md."""
+    """Your own named features, for subspace.kind features, adapters or none."""
 
     add: Annotated[
         list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)

@@ -105,7 +105,8 @@ def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
 
     A function of a package takes the prompt's and the answer's text and gives an integer, a
     `fractions.Fraction` or a finite float, whose exact ratio counts. A plug-in is one of the
-    entry-point group ``szpo.features`` (docs/plugins.md). What a judge rates is asked by ``rate``.
+    entry-point group ``szpo.features`` (docs/reference/plugins.md). What a judge rates is
+    asked by ``rate``.
 
     >>> entry, recorded = build("keyword:sea+sun")
     >>> entry.name, recorded.kind

@@ -1,8 +1,8 @@
 """How much each voter counts: by shares of the votes, by skill, or by rationality.
 
 ``equal`` counts every vote once. ``skill`` and ``rationality`` learn from earlier steps how far
-each voter agrees with the others, and give one weight per voter. docs/weighting.md says when to
-use which.
+each voter agrees with the others, and give one weight per voter. docs/reference/settings.md
+says when to use which.
 
 `LEARNED` has them by name; a new one is a function and an entry here. Pure arithmetic over arrays
 with any leading axes; voters are in the order of their ids.

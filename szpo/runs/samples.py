@@ -194,7 +194,7 @@ DRAWN_EVENT: Final = "sample check"
 ACCEPTED: Final = "samples accepted"
 PAUSED_BY: Final = "the sample check"
 """Recorded as who paused a run whose samples are beyond the bounds."""
-ADVICE: Final = "take a larger model, a lower temperature or longer answers (docs/hardware.md)"
+ADVICE: Final = "take a larger model, a lower temperature or longer answers"
 HOW_TO_OPEN: Final = "open all the same with --accept-samples, or on the operator's page"
 RECENT_ROUNDS: Final = 3
 """How many last rounds count for the shares that are shown while a run goes on."""

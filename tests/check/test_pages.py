@@ -120,7 +120,7 @@ def test_commands_of_pages_exist_with_their_options(capsys):
 
 
 def test_every_command_is_on_the_page_of_commands():
-    page = TEXTS[DOCS / "commands.md"]
+    page = TEXTS[DOCS / "reference" / "commands.md"]
     assert not [c for c in app.COMMANDS if not re.search(rf"^szpo {c}\b", page, re.MULTILINE)]
 
 
@@ -152,7 +152,7 @@ def test_every_public_name_is_in_the_reference_or_the_guide_and_exists():
     for name in shown:
         module, _, attribute = name.rpartition(".")
         assert hasattr(import_module(module), attribute), name
-    guide = TEXTS[DOCS / "library.md"]
+    guide = TEXTS[DOCS / "tutorials" / "python.md"]
     public = {name for stub in (ROOT / "szpo").glob("*.pyi") for name in handed_on(stub)}
     missing = {n for n in public - set(shown) if n.rpartition(".")[2] not in guide}
     assert not missing, "give each an entry (::: module.name) on a page of docs/reference"
@@ -163,3 +163,21 @@ def test_a_drawn_picture_is_what_its_command_draws(monkeypatch, name):
     monkeypatch.syspath_prepend(str(DOCS / "tools"))
     drawn = import_module(f"draw_{name}").draw()
     assert (DOCS / f"{name}.svg").read_text(encoding="utf-8") == drawn, f"draw_{name}.py"
+
+
+def test_the_page_of_settings_is_what_the_code_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    made = import_module("settings_page").page()
+    page = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert page == made, "run python docs/tools/settings_page.py"
+
+
+def words(page: Path) -> int:
+    """The words of a page: what has a letter or a digit between two spaces."""
+    return sum(any(map(str.isalnum, each)) for each in page.read_text(encoding="utf-8").split())
+
+
+def test_pages_stay_short():
+    assert words(ROOT / "README.md") <= 900
+    assert len(TEXTS[ROOT / "README.md"].splitlines()) <= 120
+    assert sum(map(words, {ROOT / "README.md", *DOCS.rglob("*.md")})) <= 30_000

@@ -10,11 +10,11 @@ from szpo.config import model_table, settings_file
 from szpo.config.model_table import TABLE
 from szpo.runs import assemble, run_engine
 
-HARDWARE = Path(__file__).parents[2] / "docs" / "hardware.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "your-model.md"
 
 
 def test_the_docs_have_the_table():
-    rows = re.findall(r"^\| `([^`]+)` \|( \d.*)\|$", HARDWARE.read_text("utf-8"), re.M)
+    rows = re.findall(r"^\| `([^`]+)` \|( \d.*)\|$", PAGE.read_text("utf-8"), re.M)
     assert dict(rows) == {
         each.name: f" {each.billions} billion | {each.weights_gib:.1f} GiB | "
         f"{each.needs_gib():.1f} GiB | {each.licence} | {each.ran} "
@@ -32,7 +32,7 @@ def test_the_hint_names_what_fits_and_only_for_the_model_that_ships():
     assert "135 million" in large and "8 GiB free" in large
     assert "--set model.name=HuggingFaceTB/SmolLM2-1.7B-Instruct" in large
     small = model_table.hint("smollm2", 2.0)
-    assert "--set" not in small and "docs/hardware.md" in small
+    assert "--set" not in small and "docs/how-to/your-model.md" in small
 
 
 SMALLER, LARGER = TABLE[1].name, TABLE[2].name

@@ -196,7 +196,7 @@ def test_the_digest_covers_all_that_the_values_come_from():
 def test_the_page_shows_the_entries():
     root = Path(__file__).parents[2]
     made = runpy.run_path(str(root / "docs/tools/features_page.py"))["table"]()
-    page = (root / "docs/features.md").read_text("utf-8")
+    page = (root / "docs/reference/features.md").read_text("utf-8")
     assert page.endswith(made), "run docs/tools/features_page.py"
 
 

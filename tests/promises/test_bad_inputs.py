@@ -1,6 +1,6 @@
 """Bad input through the command line: one clear line, the right exit code, nothing left behind.
 
-docs/commands.md lists the codes for users.
+docs/reference/commands.md lists the codes for users.
 """
 
 import json

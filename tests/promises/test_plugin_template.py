@@ -26,7 +26,7 @@ from tests.support.plugged import plug
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "examples" / "plugin"
-PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "plugins.md").read_text(encoding="utf-8")
 PACKAGE = "szpo_plugin_template"
 
 

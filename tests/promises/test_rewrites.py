@@ -1,7 +1,7 @@
 """A record rewritten as a whole, every hash made anew: what `verify` alone finds, and what not.
 
 The forger knows the code and has no run to show for it. A head noted elsewhere finds every case;
-docs/reliability.md has these cases as a table.
+docs/explanation/promises.md has these cases as a table.
 """
 
 import pytest

@@ -88,7 +88,7 @@ def test_notebooks_run(notebook):
 @pytest.mark.slow
 def test_the_tutorial_can_be_followed(tmp_path, monkeypatch):
     """Its commands in order to the loaded adapter, as far as no network and no voter is needed."""
-    text = (DOCS / "tutorial.md").read_text(encoding="utf-8").partition("## 8.")[0]
+    text = (DOCS / "tutorials" / "first-run.md").read_text(encoding="utf-8").partition("## 8.")[0]
     lines = re.findall(r"^szpo (.+)$", text, re.MULTILINE)
     prompts = ROOT / "examples" / "tutorial" / "prompts.csv"
     assert len(prompts.read_text(encoding="utf-8").splitlines()) == 121
@@ -107,7 +107,9 @@ def test_the_tutorial_can_be_followed(tmp_path, monkeypatch):
 
 
 BASELINES = re.findall(
-    r"^szpo ((?:.*\\\n)*.*)$", (DOCS / "baselines.md").read_text(encoding="utf-8"), re.MULTILINE
+    r"^szpo ((?:.*\\\n)*.*)$",
+    (DOCS / "how-to" / "compare-with-dpo.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
 )
 
 
@@ -152,7 +154,7 @@ def test_own_run_goes_through_from_the_written_settings(tmp_path, monkeypatch):
     assert list((tmp_path / "runs").glob("*.html"))
 
 
-NAMES = "README.md", "docs/library.md"
+NAMES = "README.md", "docs/tutorials/python.md"
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 EXAMPLES = [
     pytest.param(code, id=f"{page}-{i}")

@@ -2,7 +2,8 @@
 
     python -m tests.support.families
 
-prints the table of docs/own-run.md. Each is built from the family's own configuration class, and
+prints the table of docs/how-to/your-model.md. Each is built from the
+family's own configuration class, and
 its template has the family's traits: end tokens, a system turn that is refused, thinking, a first
 token that both template and tokenizer write, a date.
 """

@@ -1,4 +1,4 @@
-"""The JSON door: exact answers, exactly once, and the API of docs/serve.md as it stands."""
+"""The JSON door: exact answers, exactly once, and docs/reference/http-api.md as it stands."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ pytest_plugins = ["tests.support.browser"]
 PAGES = ()
 
 
-DOC = Path(__file__).parents[2] / "docs" / "serve.md"
+DOC = Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"
 BLIND = re.compile(r"plus|minus|seed|radius|\bmu\b|\"k\"|model|theta|adapter", re.IGNORECASE)
 
 

@@ -146,7 +146,7 @@ def invite(
     if urlsplit(site).hostname in LOOPBACK:
         console.say(
             "next: try a link. They open on this machine alone; for others put a proxy in front, "
-            'szpo serve --url https://HOST, and invite anew (docs/serve.md: "A public address").'
+            "szpo serve --url https://HOST, and invite anew (docs/how-to/serve.md)."
         )
     else:
         console.say("next: send each person their link, which lets them in by itself.")

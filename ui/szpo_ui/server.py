@@ -1,7 +1,7 @@
 """The HTTP server: its socket and addresses, and uvicorn by its public settings.
 
 uvicorn waits as long as a client likes for the head of a request and for an answer to be read.
-The proxy of ``deploy/Caddyfile`` does not; docs/serve.md says what a bare port is not.
+The proxy of ``deploy/Caddyfile`` does not; docs/how-to/serve.md says what a bare port is not.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Scene:
     frames: Floats
     rounds: tuple[dict[str, float], ...]
     """After each answer the posterior's entropy in nats, estimated in three ways: gaussian;
-    neighbours; svgd, by the particles' change of variables, drifts down (docs/active.md)."""
+    neighbours; svgd, by the particles' change of variables, drifts down."""
     mean: Floats
     log_likelihood: float
     """The log-likelihood of the answers at the mean weights; at w = 0 it is −n log 2."""
