@@ -480,6 +480,19 @@ def voters_against(rows: Sequence[Voter], weighting_in_use: str) -> list[str]:
     ]
 
 
+def whose_taste(ledger: Ledger) -> list[str]:
+    """How far each of several people's votes are followed, and who votes against the others."""
+    config = run_spec.recorded_config(ledger)
+    if config is None or config.panel.kind != "people" or len(rows := voters(ledger)) < 2:
+        return []
+    weights = ", ".join(f"{row.name} {row.in_use:.2f}" for row in rows)
+    return [
+        f"whose taste is followed, by weight: {weights}; szpo clusters {ledger.path} says whether "
+        "they are of one taste",
+        *voters_against(rows, config.optimizer.weighting),
+    ]
+
+
 def voter_table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:
     """Heads and lines for the command line."""
     heads = ["voter", "votes", "in use", "skill", "rationality", "β", "z"]

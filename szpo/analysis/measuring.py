@@ -107,9 +107,11 @@ def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
     """Measure a run at its end, once; if people vote, order a blind final comparison of it."""
     if m is None or outcome.status == "paused" or not outcome.steps:
         return
+    if m.people and theta.is_still(m.ledger):  # nobody waits for what is the start's own
+        return
     if outcome.steps not in measurements(m.ledger):
         _attempt(m, lambda: _measure_end(m, outcome.steps, outcome.votes))
-    if m.people and not (_is_compared(m.ledger) or theta.is_still(m.ledger)):
+    if m.people and not _is_compared(m.ledger):
         body = {"comparisons": PAIRS} if m.parts.settings.section.D == 1 else {}
         orders.place_order(m.ledger, "final", "szpo run", body)
 

@@ -24,6 +24,7 @@ from szpo.optim.state_regression import GRID
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay
 from szpo.replay.checks import Broken, Examination
+from szpo.runs import budget
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Comparison, Ints
 from szpo.voting import shown_features, shown_states, withdrawals
@@ -70,9 +71,11 @@ def read(
         found = replace(found, factor=fit.log_factor)
     if not found.shown:
         since = "show no taste any more" if shown else "show no taste yet"
+        perhaps, more = taught.words(found), budget.describe_more(ledger)
         raise RunError(
             f"{where}: its votes {since} (odds of {math.exp(found.factor):.2g}, "
-            f"it takes {BAYES_FACTOR_NEEDED:g}); let its panel vote more"
+            f"it takes {BAYES_FACTOR_NEEDED:g}){'; perhaps ' * bool(perhaps)}{perhaps}; "
+            f"let its panel vote more{': ' * bool(more)}{more}"
         )
     dense = carried.states is not None and fit.states is not None
     if not dense and found.unnamed + found.chance >= taught.LIKELY:

@@ -9,6 +9,7 @@ before it.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.optim.named_features import Claim, groups_of
 from szpo.optim.regression import Findings
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.policies import subspaces
 from szpo.policies.teachable import advise
 from szpo.replay import replay
@@ -32,6 +34,8 @@ LIKELY: Final = 0.5
 """Probability from which a claim is stated."""
 LISTED: Final = 0.1
 """Probability from which a claim is drawn, and is mentioned where no claim is likely."""
+PERHAPS: Final = 3
+"""Most claims that are mentioned before a taste is shown."""
 UNEXPLAINED: Final = "a taste that no words of the dictionary say"
 UNNAMED: Final = (": no taste shown", "not clear yet")
 """What a lesson holds that names no taste."""
@@ -41,6 +45,8 @@ DRAWN: Final = 5
 """The most groups in a chart."""
 FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
 """Names for people of the figures of predicted guards."""
+GREW: Final = math.log(1.25)
+"""Evidence that has grown by so many nats since half of the votes is called growing."""
 SURE: Final = 10
 """With this many comparisons, the share of those without a difference is reported."""
 
@@ -119,6 +125,10 @@ class Lesson:
     """The taste, with probabilities once it is shown; empty where no claim is likely."""
     shown: bool
     """The votes show a taste."""
+    decided: int | None = None
+    """Those of the votes that preferred a side; None where all did."""
+    evidence: str = ""
+    """How near to a shown taste they are, and whether that was growing; empty once it is shown."""
     equal: str = ""
     """That half of the questions show no difference, so that more votes show nothing."""
     lines: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = field(
@@ -142,8 +152,10 @@ class Lesson:
         began = f"{self.votes} vote{'s' * (self.votes != 1)}"
         if self.shown:
             return f"{began}: {self.words}"
+        began += "" if self.decided is None else f", {self.decided} decided"
+        evidence = f" ({self.evidence})" if self.evidence else ""
         perhaps = f"; perhaps {self.words}" if self.words else ""
-        return f"{began}: no taste shown{perhaps}{'; ' * bool(self.equal)}{self.equal}"
+        return f"{began}: no taste shown{evidence}{perhaps}{'; ' * bool(self.equal)}{self.equal}"
 
     def as_dict(self) -> dict[str, Any]:
         """The values for ``--json``."""
@@ -170,12 +182,18 @@ def phrase(feature: str, more: bool, *, coordinate: bool = False) -> str:
 
 
 def words(found: Findings) -> str:
-    """The taste of the votes, with probabilities only once they show one; "" if none is likely."""
+    """The taste of the votes with probabilities; "" where nothing is said.
+
+    Before they show one, what is likeliest, from `LISTED` on.
+    """
     if found.taught is None:
         return ""
-    likely = [each for each in found.taught if each.chance >= LIKELY]
     if not found.shown:
-        return ", ".join(phrase_claim(each, found) for each in likely)
+        perhaps = [(phrase_claim(each, found), each.chance) for each in found.taught]
+        perhaps.append((UNEXPLAINED, found.unnamed))
+        most = sorted((each for each in perhaps if each[1] >= LISTED), key=lambda each: -each[1])
+        return ", ".join(f"{name} ({_percent(chance)})" for name, chance in most[:PERHAPS])
+    likely = [each for each in found.taught if each.chance >= LIKELY]
     if not likely and found.mix and found.unnamed >= LIKELY:
         held = [(name, nats) for name, nats in found.mix if nats is not None]
         parts = _describe_most(held)
@@ -249,10 +267,25 @@ def read(ledger: Ledger) -> Lesson | None:
     last = last if theta.last_adopted(ledger) is None else last.replaced
     votes = cast - withdrawals.count_out(ledger, ledger.last_applied())
     equal = "" if last.shown else Watch(ledger).look()
+    ties = _count(ledger)[2]
     if last.taught is None and last.shown:
         return None
     lines = _lines(known) if last.shown else ()
-    return Lesson(votes, words(last), last.shown, equal, lines, _mixed(known, last))
+    return Lesson(
+        votes, words(last), last.shown, max(0, votes - ties) if ties else None,
+        _describe_evidence(known), equal, lines, _mixed(known, last),
+    )  # fmt: skip
+
+
+def _describe_evidence(known: Sequence[tuple[int, Findings]]) -> str:
+    """The odds of votes that show no taste, beside those after half of them."""
+    votes, last = known[-1]
+    if last.shown or not votes:
+        return ""
+    half = max((each.factor for cast, each in known if 2 * cast <= votes), default=-math.inf)
+    grew = "growing" if last.factor > half + GREW else "not growing"
+    before = f"; {grew}, {math.exp(half):.2g} after half of them" if half > -math.inf else ""
+    return f"odds of {math.exp(last.factor):.2g} where it takes {BAYES_FACTOR_NEEDED:g}{before}"
 
 
 def last_findings(ledger: Ledger, steps: int | None = None) -> Findings | None:

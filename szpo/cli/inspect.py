@@ -17,6 +17,7 @@ from szpo.cli import console, run_paths
 from szpo.cli import taste as tastes
 from szpo.cli.taste import BEST_OF, FEATURE, LIKED
 from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
 from szpo.runs import budget, guards, status
@@ -213,14 +214,18 @@ def sample(
             raise UsageError("this run has no held-out prompts here; ask your own with --prompt")
         drawn = max(completions or samples, best_of)
         console.doing(f"writing answers to {console.count(len(asked), 'prompt')}")
-        tuned = policy.sample(asked, drawn, seed=seed)
+        still = theta.is_still(ledger)  # then one column says it all
+        tuned = policy.sample(asked, drawn, seed=seed, base=still)
         if out is not None:
             _write_completions(out, asked, tuned, as_json)
             return
-        base = policy.sample(asked, max(samples, best_of), seed=seed, base=True)
+        count = max(samples, best_of)
+        base = tuned if still else policy.sample(asked, count, seed=seed, base=True)
+        if still:
+            console.complain(improvement.why_at_start(ledger) or "")
     document: list[dict[str, Any]] = []
     for question, before, after in zip(asked, base, tuned, strict=True):
-        shown = {"base": before, "tuned": after}
+        shown = {"base": before} if still else {"base": before, "tuned": after}
         if judge is not None:
             best = {
                 side: [tastes.best(judge, policy, question, answers, before, feature)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from szpo.analysis import improvement, taught
+from szpo.analysis import agreement, improvement, taught
 from szpo.analysis.model_card import find_doubt
 from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
@@ -100,7 +100,7 @@ def run(
         known_addresses.trust(trust)
         path = run_paths.find(resume, folder or Path("runs"))
         if votes is not None:
-            _add_votes(path, votes, features)
+            add_votes(path, votes, features)
         if accept_samples:
             with Ledger.open(path) as ledger:
                 samples.accept_samples(ledger, "szpo run --accept-samples")
@@ -212,7 +212,7 @@ def _read_changes(sets: list[str]) -> dict[str, Any]:
     return found
 
 
-def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
+def add_votes(path: Path, text: str, features: Sequence[str]) -> None:
     """Add votes to the budget of a run that no other process drives."""
     if not re.fullmatch(r"\+\d{1,9}", text):
         raise UsageError(f"--votes {text}: give the votes to add with a plus, such as +40")
@@ -412,6 +412,8 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
     lesson = taught.read(ledger)
     if lesson is not None:
         console.say(str(lesson))
+    for line in agreement.whose_taste(ledger):
+        console.say(line)
     found = taught.last_findings(ledger)
     if mix := taught.describe_mix(ledger, found):
         console.say(f"mixed: {mix}")

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Final
 
 import typer
@@ -25,12 +26,13 @@ from szpo.cli import child_process, console, run, run_paths
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.config.sentences import ENGLISH
 from szpo.errors import LeaseError, UsageError
-from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_config
+from szpo.ledger import theta
+from szpo.ledger.database import Ledger, Record
+from szpo.ledger.run_spec import FEATURES, recorded_config
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.runs import known_addresses, samples, setup_progress
 from szpo.runs.budget import WORDS_PER_MINUTE
-from szpo.runs.status import LIMIT, RUNNING, RoundStatus, StatusReader
+from szpo.runs.status import LIMIT, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
 from szpo.voting import casting, counting, lease, seats
 from szpo.voting.casting import VoteConflictError
@@ -42,8 +44,15 @@ ALONE: Final = "terminal"
 """The usual pseudonym."""
 LOOK_S: Final = 0.25
 """Seconds between two looks at the run while the person waits."""
-ENOUGH_TIMES: Final = 5
+ENOUGH_TIMES: Final = 3
 """Fewest verdicts from which a person's own pace is known."""
+LONG: Final = 4.0
+"""A row counts as at most so many usual ones: somebody took a break."""
+DOING: Final = {
+    "none": "the model writes the first answers", "generating": "the model writes answers",
+    "open": "waiting for the others", "closed": "learning from the verdicts",
+}  # fmt: skip
+"""What goes on while this person has nothing to judge, by the round's state."""
 VERDICTS: Final[dict[str, tuple[Choice, str | None]]] = {
     "left": ("A", None), "a": ("A", None), "right": ("B", None), "b": ("B", None),
     "down": ("tie", None), "s": ("tie", None), "?": ("skip", None),
@@ -81,6 +90,9 @@ def vote(
         [], "--feature", help="A recorded run's own features, given again; see szpo run."
     ),
     trust: list[str] = run_paths.TRUST,
+    votes: str | None = typer.Option(
+        None, "--votes", help="Add votes to a recorded run, such as +40, even if it is finished."
+    ),
     folder: Path = run_paths.FOLDER,
 ) -> int:  # fmt: skip
     """Vote in this terminal: begin a run, or join one; the model runs beside."""
@@ -90,8 +102,13 @@ def vote(
     path, config = run_paths.find_target(name, folder, preset, sets)
     accepted = ["--accept-samples"] if accept_samples else []
     if config is not None:
+        if votes is not None:
+            raise UsageError("--votes adds to a recorded run; for a new one: --set run.votes=40")
         _require_people(path, config)
         features = [*config.features.own]
+        _offer_question(config)
+    elif votes is not None:
+        run.add_votes(path, votes, features)
     with contextlib.ExitStack() as stack:
         keys = stack.enter_context(console.Keys())
         model = _Model()
@@ -121,6 +138,17 @@ def _require_people(path: Path, config: Config) -> None:
         raise UsageError(
             f"{path.stem}: its panel is {config.panel.kind}, not people; begin a run of your own: "
             "szpo vote --set run.name=mine"
+        )
+
+
+def _offer_question(config: Config) -> None:
+    """Say what will be asked while it can still be another question."""
+    asked = ENGLISH.rubric(config.panel, rows=config.asks_rows).question
+    if asked != config.panel.question:
+        console.say(f"you will be asked: {asked}")
+        console.say(
+            f"  another question: {console.LEAVE} now, then again with "
+            "--set 'panel.question=\"…\"'"
         )
 
 
@@ -258,7 +286,7 @@ class _Sitting:
                 while self.model.lines:
                     if (line := self.model.lines.pop(0)).startswith(("warning: ", "say: ")):
                         console.complain(line)
-                tell(self._describe(status))
+                tell(f"{self._describe(status)} ({console.LEAVE}: leave)")
                 if self.keys.pause(LOOK_S):
                     return None
 
@@ -283,10 +311,23 @@ class _Sitting:
 
     def _describe(self, status: RoundStatus) -> str:
         if status.state == "finished":
-            return "measuring on prompts set aside"
+            stages = setup_progress.read(self.ledger.path, setup_progress.IMPROVING)
+            still = theta.is_still(self.ledger)
+            usual = "the run ends" if still else "measuring on prompts set aside"
+            return str(stages[-1]) if stages else usual
         if status.paused_by is not None:
             return f"paused by {describe_pause(status.paused_by, status.pause_reason or '')}"
-        return RUNNING[status.state]
+        if status.state == "open" and status.votes_in >= status.votes_needed:
+            return self._describe_model(status)
+        return DOING[status.state]
+
+    def _describe_model(self, status: RoundStatus) -> str:
+        """What the model does once all verdicts of an open round are in."""
+        if not status.generated:
+            return "the model writes the next answers"
+        if not list(self.ledger.events(FEATURES)) and self.ledger.layout == NO_COORDINATES:
+            return "the model reads answers of its own, once, to compare yours with"
+        return "learning from your verdicts"
 
     # ---- asking ----
 
@@ -362,9 +403,12 @@ class _Sitting:
             known["others"] + 1
         )
         here = sum(row.given is None for row in self.asked)
-        sheets = self._count_sheets() + math.ceil(max(0.0, left - here) / size)
-        minutes = max(1, round(left * self._seconds() / 60))
-        return f" of about {sheets}, about {console.count(minutes, 'minute')} left"
+        each = max(1, status.votes_needed)
+        rounds, rest = divmod(max(0.0, left - here), each)
+        sheets = self._count_sheets() + rounds * math.ceil(each / size) + math.ceil(rest / size)
+        seconds = left * self._seconds() + rounds * self._wait_s()
+        minutes = max(1, round(seconds / 60))
+        return f" of about {sheets:.0f}, about {console.count(minutes, 'minute')} left"
 
     def _count_sheets(self) -> int:
         sql = "SELECT count(DISTINCT sheet) AS n FROM assignments WHERE panelist = ?"
@@ -372,16 +416,31 @@ class _Sitting:
 
     def _seconds(self) -> float:
         """Seconds that a row takes this person: as measured, or at the usual speed of reading."""
-        times = self.ledger.query(
-            "SELECT dwell_ms FROM votes JOIN assignments USING (assignment) "
-            "WHERE panelist = ? AND revision = 0 AND dwell_ms IS NOT NULL", (self.me,),
-        )  # fmt: skip
+        times = [row["dwell_ms"] / 1000 for row in self._own_votes()]
         if len(times) >= ENOUGH_TIMES:
-            return float(median(row["dwell_ms"] for row in times)) / 1000
+            usual = median(times)
+            return fmean(min(each, LONG * usual) for each in times)
         rows = [row for each in self.asked for row in each.comparison.rows if not row.identical]
         texts = [text for row in rows for text in (row.prompt.text, row.plus.text, row.minus.text)]
         words = sum(len(text.split()) for text in texts)
         return 60 * words / WORDS_PER_MINUTE / len(self.asked)
+
+    def _wait_s(self) -> float:
+        """Seconds that this person usually waits for the model between two rounds."""
+        waits = [
+            (after["received_us"] - before["received_us"]) / 1e6 - after["dwell_ms"] / 1000
+            for before, after in pairwise(self._own_votes())
+            if after["step"] > before["step"] > 0  # the first wait is longer, and comes once
+        ]
+        return max(0.0, median(waits)) if waits else 0.0
+
+    def _own_votes(self) -> list[Record]:
+        """Step, time and dwell time of this person's verdicts, in order."""
+        return self.ledger.query(
+            "SELECT step, received_us, dwell_ms FROM votes JOIN assignments USING (assignment) "
+            "JOIN comparisons USING (comparison) WHERE panelist = ? AND revision = 0 "
+            "AND dwell_ms IS NOT NULL ORDER BY vote", (self.me,),
+        )  # fmt: skip
 
     def _cast(self, row: _Asked, key: str, began: float) -> bool:
         """Store a verdict; False if it came too late, so that the sheet is over."""
@@ -423,9 +482,21 @@ class _Sitting:
             ended = f"stopped: {status.pause_reason}"
         elif status.paused_by is not None and ended == "stopped":
             how = describe_pause(status.paused_by, status.pause_reason or "")
-            then = " --accept-samples" if status.paused_by == samples.PAUSED_BY else ""
-            console.say(f"paused by {how}\n  {self.again}{then}  # continues from there")
+            by_samples = status.paused_by == samples.PAUSED_BY
+            then = " --accept-samples" if by_samples else ""
+            advice = f"; {samples.ADVICE}" if by_samples else ""
+            console.say(f"paused by {how}{advice}\n  {self.again}{then}  # continues from there")
             return 1
-        console.say(ended)
+        console.say(f"{ended}; thank you: {self._count_given()}")
         run.say_result(self.ledger, self.me)
         return 0
+
+    def _count_given(self) -> str:
+        """How many verdicts this person gave, and how many of them decided, in words."""
+        row = self.ledger.query(
+            "SELECT count(*) AS given, coalesce(sum(choice IN ('A', 'B')), 0) AS decided FROM "
+            "votes v JOIN assignments USING (assignment) WHERE panelist = ? AND revision = "
+            "(SELECT max(revision) FROM votes w WHERE w.assignment = v.assignment)", (self.me,),
+        )[0]  # fmt: skip
+        given = console.count(row["given"], "verdict")
+        return f"{given} of yours, {row['decided']} of them for one of the two"

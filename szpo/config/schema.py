@@ -57,7 +57,7 @@ SHEET_WORDS: Final = 300
 """Words of answers on a sheet, about 75 seconds of reading."""
 KL_SAMPLES: Final = 96
 """Answers per pass that measures KL; passes repeat until the scale is known."""
-RUBRIC_VERSION = 1
+RUBRIC_VERSION = 2
 """Version of the wording of question, guideline and choices; stored with each vote."""
 Coordinates: TypeAlias = Literal["score", "features", "adapters", "full", "none"]
 FEATURE_SAMPLES: Final = 1024

@@ -10,6 +10,7 @@ only if a few answers of the model were timed on this machine.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -96,9 +97,8 @@ def describe_more(ledger: Ledger) -> str:
         features = f", features={again}" if again else ""
         return f'szpo.Tuner.resume("{ledger.path}", better, more_votes={more}{features})'
     options = shown_features.as_options(again)
-    if config.panel.kind == "people":
-        return f'"More votes" on the operator\'s page: szpo serve {ledger.path}{options}'
-    return f"szpo run --resume {ledger.path} --votes +{more}{options}"
+    begin = "vote" if config.panel.kind == "people" else "run --resume"
+    return f"szpo {begin} {shlex.quote(str(ledger.path))} --votes +{more}{options}"
 
 
 def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:

@@ -49,22 +49,19 @@ Chosen: TypeAlias = tuple[tuple[Entry, ...], tuple[own.Description, ...]]
 def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Services:
     """Make what the loop needs to run until the settings' votes or steps are used up.
 
-    For people, sample answers are checked behind the first sheet, which may pause the run and
-    reports through ``say``; a run that waits for its operator is checked before. A/A comparisons
-    are made then, too.
+    For people, sample answers are checked before the first sheet, which may pause the run and
+    reports through ``say``. A/A comparisons are made behind it.
     """
     config = parts.config
     assemble.require_counted(parts)
     people = config.panel.kind == "people"
 
     def behind() -> None:
-        if people:
-            samples.check_once(ledger, parts, say)
-            if config.panel.calibration:
-                make(ledger, parts)
+        if people and config.panel.calibration:
+            make(ledger, parts)
 
-    if lease.controller(ledger)["paused_by"] is not None:
-        behind()
+    if people:
+        samples.check_once(ledger, parts, say)
     minutes, service = config.panel.deadline_minutes, VoteService(ledger)
     chosen = _choose_features(parts)
     return Services(

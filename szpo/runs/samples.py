@@ -3,10 +3,9 @@
 The weights are recomputed from the ledger's updates, never stored. "base" is this ledger's θ₀;
 "current" is the policy after all applied steps.
 
-Behind its first sheet, or before it while the run waits for its operator, a run for people draws
-`SAMPLES` answers to its own prompts, counts those that nobody can judge, and records both. Shares
-beyond `szpo.models.answer_shares.BOUNDS` pause the run; the operator may still go on, which is
-recorded.
+Before its first sheet a run for people draws `SAMPLES` answers to its own prompts, counts those
+that nobody can judge, and records both. Shares beyond `szpo.models.answer_shares.BOUNDS` pause the
+run; the operator may still go on, which is recorded.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
 from szpo.optim.regression import Findings
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.policies import teachable
 from tests.support.operator_page import record, teach
 from tests.support.quadratic import new_ledger, settings_of
@@ -44,9 +45,24 @@ def test_the_group_is_said_first_then_its_likeliest_feature_where_that_is_likely
     assert words(Claim("keyword:sea", True, 0.6, 1.0)) == "more of keyword:sea (60 %)"
 
 
-def test_no_figure_is_said_before_a_taste_is_shown():
-    assert words(COMMAS, I, factor=1.0) == "fewer commas"
-    assert words(I, factor=1.0) == ""
+def test_before_a_taste_is_shown_the_likeliest_are_said_with_their_chances():
+    assert words(COMMAS, I, factor=1.0) == 'fewer commas (97 %), says "I" more (30 %)'
+    assert words(I, factor=1.0, unnamed=0.4) == (
+        'a taste that no words of the dictionary say (40 %), says "I" more (30 %)'
+    )
+    assert words(Claim("i", True, 0.09, 1.0), factor=1.0, unnamed=0.09) == ""
+    assert words(*[Claim(f"keyword:{at}", True, 0.2, 1.0) for at in "abcd"], factor=1.0).count(
+        "%"
+    ) == taught.PERHAPS
+
+
+def test_verdicts_without_a_shown_taste_say_how_many_decided_and_whether_evidence_grew(ledger):
+    for at, odds in enumerate((1.2, 1.5, 2.0, 2.8)):
+        record(ledger, 20 * (at + 1), Findings(math.log(odds)), step=at, ties=4)
+    end = f"odds of 2.8 where it takes {BAYES_FACTOR_NEEDED:g}; growing, 1.5 after half of them"
+    assert str(read(ledger)) == f"80 votes, 64 decided: no taste shown ({end})"
+    record(ledger, 160, Findings(math.log(2.9)), step=4)
+    assert "not growing, 2.8 after half of them" in str(read(ledger))
 
 
 def test_what_is_not_clear_or_has_no_name_is_said_to_be_so():
@@ -110,7 +126,8 @@ def test_a_run_without_named_features_says_that_it_taught_nothing(ledger):
     record(ledger, 0, Findings(-1.0, chance=0.8), automatic_ties=12)
     assert str(read(ledger)).startswith("0 votes: no taste shown; 12 of 12 questions show no")
     record(ledger, 24, Findings(-1.0, chance=0.8))
-    assert str(read(ledger)) == "24 votes: no taste shown"
+    low = f"odds of 0.37 where it takes {BAYES_FACTOR_NEEDED:g}; not growing, 0.37 after half"
+    assert str(read(ledger)) == f"24 votes: no taste shown ({low} of them)"
     record(ledger, 128, Findings(math.log(9)))  # they show a taste, which has no name
     assert taught.read(ledger) is None
 
@@ -123,7 +140,7 @@ def test_a_run_without_named_features_says_that_it_taught_nothing(ledger):
         (Findings(9.0, 0.5, ("logprob",)), "(log-probability) hold the recommended point at 50 %",
          "predicted guards (log-probability) hold it at 50 % of the way"),
         (Findings(9.0, taught=(COMMAS,)), "", words(COMMAS)),
-        (Findings(1.0, taught=(COMMAS,)), "", "no taste shown yet, perhaps fewer commas"),
+        (Findings(1.0, taught=(COMMAS,)), "", "no taste shown yet, perhaps fewer commas (97 %)"),
     ],
 )  # fmt: skip
 def test_the_line_of_a_step_says_what_votes_taught_and_what_holds_it_back(
@@ -167,7 +184,8 @@ def test_the_mix_of_adapters_is_drawn_over_votes_until_weights_are_adopted(ledge
 
 def test_a_run_without_evidence_says_so_and_whether_more_votes_may_help(ledger):
     teach(ledger, 40, [COMMAS], factor=1.0)
-    assert str(read(ledger)) == "40 votes: no taste shown; perhaps fewer commas"
+    first = f"40 votes: no taste shown (odds of 2.7 where it takes {BAYES_FACTOR_NEEDED:g})"
+    assert str(read(ledger)) == f"{first}; perhaps fewer commas (97 %)"
     assert not read(ledger).equal
     teach(ledger, 140, [], factor=-1.0, ties=60, automatic_ties=30)
     found = read(ledger)

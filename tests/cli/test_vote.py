@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,8 +189,11 @@ def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
     code, seen = type_in(["y", *"ab" * 20], *begin(tmp_path))
     assert code == 0, seen
     path = tmp_path / "runs" / "mine.db"
-    assert re.search(r"\nfinished\n.*\n\d+ votes: no taste shown", seen)
-    assert f"szpo verify {path}" in seen
+    ended = r"\nfinished; thank you: (\d+) verdicts of yours, \1 of them for one of the two\n"
+    assert re.search(ended + r".*\n\d+ votes: no taste shown \(odds of ", seen)
+    assert f"szpo verify {path}" in seen and "guards on held-out prompts" not in seen
+    (more,) = re.findall(r"^  (szpo vote .*) +#", seen, re.M)
+    assert seen.index("you will be asked: Which answer do you like") < seen.index("setting up")
     with Ledger.open(path) as ledger:
         assert verification.verify(ledger).ok
         (person,) = ledger.query("SELECT kind, pseudonym FROM panelists")
@@ -198,10 +202,10 @@ def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
     code, seen = type_in([], "mine", "--folder", path.parent)
     assert code == 0 and "finished" in seen
     with Ledger.open(path) as ledger:  # an operator's limit ends it before the added votes
-        budget.add_votes(ledger, "Olga", 16)
         budget.set_limits(ledger, "Olga", budget.Limits(votes=16))
-    code, seen = type_in([], "mine", "--folder", path.parent)
-    said = r"\nstopped: asked to stop at 16 votes: \d+ are spent, a step takes 8\n"
+    code, seen = type_in([], *shlex.split(more)[2:])
+    assert "40 votes added" in seen
+    said = r"\nstopped: asked to stop at 16 votes: \d+ are spent, a step takes 8; thank you"
     assert re.search(said, seen) and code == 0, seen
 
 

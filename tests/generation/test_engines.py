@@ -225,7 +225,7 @@ def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys
         assert found.shares.cut.hits > 10 and found.shares.off_topic is not None
         assert {each.margin is None for each in found.samples} == {False}
         assert "cut off, bound 50%" in found.refusal
-        assert paused_by(ledger) == sample_check.PAUSED_BY and opened(ledger)  # behind the sheet
+        assert paused_by(ledger) == sample_check.PAUSED_BY and not opened(ledger)
 
     # Going on is not enough: nothing is drawn again, and the run stays paused.
     assert call(["run", "--resume", str(path)]) == 1

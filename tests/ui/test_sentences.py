@@ -30,10 +30,10 @@ def test_the_default_rubric_is_of_the_sentences_and_an_operators_own_is_not(stag
     assert staged("batches").site.rubric == Panel(kind="people")
     asked = staged("rows", sets=["optimizer.D=1", "panel.question=Which is kinder?"]).site.rubric
     assert asked.question == "Which is kinder?"
-    assert asked.brief == ENGLISH.page["guideline_default"]
+    assert asked.brief == ENGLISH.page["guideline_default_rows"]
     assert asked.full == ENGLISH.page["guideline_full_default_rows"]
     own = staged("own", sets=["optimizer.D=1"]).site.rubric
-    assert own.question == "Which answer is better?"
+    assert own.question == "Which answer do you like better?"
 
 
 def test_consent_hashes_the_wording_that_was_shown(staged):

@@ -316,7 +316,7 @@ def test_the_api_serves_a_sheet_blind_and_again_with_what_was_said(stage):
     with stage.client("panelist", "P-01") as client, stage.client("panelist", "P-02") as other:
         answer = client.post("/api/sheet", json={"tab": "t1"})
         found = answer.json()
-        assert found["question"] == "Which answer is better?" and len(found["rows"]) == 8
+        assert found["question"] == "Which answer do you like better?" and len(found["rows"]) == 8
         assert not BLIND.search(answer.text), "no side, policy or score"
         sides = {
             each["assignment"]: each["plus_side"]
