@@ -403,7 +403,7 @@ def kl_of_members(
             turns.pause()
             with attach_deltas(model, sites, reference), skip(below):
                 still = logit_slices(model, at, run, temperature, sliced=sliced)
-            each = torch.cat([*map(_kl_of_logits, moved, still)])
+            each = torch.cat([*map(kl_of_logits, moved, still)])
             found[list(batch.index)] = _per_row(batch, each).cpu()
         return found
 
@@ -425,7 +425,7 @@ def kl_of_members(
                 run = partial(reading.read, rows, other, torch.zeros_like(members))
                 with attach_deltas(model, sites, reference), skip(below):
                     still = logit_slices(model, at, run, temperature, sliced=True)
-                values = torch.cat([*map(_kl_of_logits, moved, still)]).cpu()
+                values = torch.cat([*map(kl_of_logits, moved, still)]).cpu()
                 parts = torch.split(values, [reading.spoken[row] for row in rows])
                 found[rows] = [float(each.sum()) for each in parts]
         return found
@@ -435,7 +435,7 @@ def kl_of_members(
         return split_halved(work, np.arange(len(samples)))
 
 
-def _kl_of_logits(moved: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
+def kl_of_logits(moved: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
     """KL, Σ p (log p − log q), by logits (positions, vocabulary), which are overwritten.
 
     The two normalisers are taken out of the sum over the vocabulary.

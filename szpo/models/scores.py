@@ -156,7 +156,7 @@ class _Reader:
         at = 0
         with (
             torch.enable_grad(),
-            _attention_of(batch),
+            attention_of(batch),
             attach_deltas(self._model, self._sites, self._start),
             _record(self._model, self._sites, self._A, batch) as seen,
         ):
@@ -234,7 +234,7 @@ def _tokens_to_score(p: Tensor, own: Tensor, uniforms: Tensor) -> Iterator[Tenso
         yield from drawn.clamp_(max=p.shape[1] - 1).T
 
 
-def _attention_of(batch: Batch) -> AbstractContextManager[None]:
+def attention_of(batch: Batch) -> AbstractContextManager[None]:
     """The attention with the fastest backward pass, if a model uses torch's.
 
     For short rows on a CPU, fused attention takes five times as long as plain attention in bf16,

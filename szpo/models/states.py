@@ -7,7 +7,7 @@ answer says; the last ones turn it into next words (experiments/LOG.md, 2026-11-
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from szpo.models import loading
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.devices import split_halved
 from szpo.models.loading import Loaded
-from szpo.models.logprobs import Sample, batches, body, run_batch
+from szpo.models.logprobs import Batch, Sample, batches, body, run_batch
 from szpo.types import Answer, Floats, Prompt
 
 DEPTH: Final = 5 / 6
@@ -76,33 +76,52 @@ def mean_states(
         raise UsageError(f"layer {layer} of the states: the model has layers 1 to {len(every)}")
     found = np.zeros((len(samples), model.config.get_text_config().hidden_size))
     spoken = [i for i, sample in enumerate(samples) if sample.answer]
-    seen: list[torch.Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-        raise _Reached
 
     def read(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         part = [samples[spoken[i]] for i in rows]
         for batch in batches(part, device=model.device, vocab=1):
             owner = torch.zeros(len(batch.index), 1, dtype=torch.long, device=model.device)
-            seen.clear()
             start = attach_deltas(model, adapted.sites, deltas, owner)
-            with start, contextlib.suppress(_Reached):
+            with keep(model, layer, ends=True) as seen, start, contextlib.suppress(_Reached):
                 run_batch(body(model), batch)
-            mask = batch.mask[:, :, None]
-            states = seen.pop()[:, -batch.width :].to(torch.float32)
-            means = torch.where(mask, states, 0).sum(1) / mask.sum(1)
-            found[[spoken[rows[i]] for i in batch.index]] = means.double().cpu().numpy()
+            found[[spoken[rows[i]] for i in batch.index]] = means(seen[0], batch)
         return rows
 
-    handle = every[layer - 1].register_forward_hook(turns.only_here(keep))
+    with torch.inference_mode():
+        split_halved(read, np.arange(len(spoken)))
+    return found
+
+
+@contextlib.contextmanager
+def keep(model: Any, layer: int | None, *, ends: bool = False) -> Iterator[list[torch.Tensor]]:
+    """Keep a layer's outputs of the passes in this block; None: of no layer.
+
+    ``ends``: a pass ends there, by an error.
+    """
+    seen: list[torch.Tensor] = []
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+        if ends:
+            raise _Reached
+
+    if layer is None:
+        yield seen
+        return
+    handle = layers_of(model)[layer - 1].register_forward_hook(turns.only_here(hook))
     try:
-        with torch.inference_mode():
-            split_halved(read, np.arange(len(spoken)))
+        yield seen
     finally:
         handle.remove()
-    return found
+
+
+def means(output: torch.Tensor, batch: Batch, ends: Sequence[int] = ()) -> Floats:
+    """The mean of a layer's output over each answer's tokens but ``ends``, (rows, hidden)."""
+    mask = batch.mask & ~torch.isin(batch.targets, torch.tensor(ends, device=batch.ids.device))
+    mask = mask[:, :, None]
+    spoken = output[:, -batch.width :].to(torch.float32)
+    mean = torch.where(mask, spoken, 0).sum(1) / mask.sum(1).clamp(min=1)
+    return np.asarray(mean.double().cpu().numpy())
 
 
 def of_texts(loaded: Loaded, texts: Sequence[tuple[Prompt, Answer]], layer: int) -> Floats:

@@ -405,21 +405,21 @@ class LocalBackend:
                 return logprobs.hidden_features(model, prompts, answers)
             case MeanStates():
                 return states.mean_states(
-                    self.adapted, samples, request.layer, self._start_deltas()
+                    self.adapted, samples, request.layer, self.start_deltas()
                 )
             case Scores():
                 return self._ordered_scores(request)
             case Totals():
                 return self._totals(request)
             case LogProbs():
-                own, owner = self._start_deltas(), (0,) * len(samples)
+                own, owner = self.start_deltas(), (0,) * len(samples)
                 rows = self.engine.logprobs(prompts, answers, owner, own)
                 return np.concatenate([np.zeros(0), *rows])
             case Moves():
                 moves = self.deltas(request.thetas)
                 assert moves is not None  # there are members
                 return logit_moves(
-                    self.adapted, moves, samples, reference=self._start_deltas(),
+                    self.adapted, moves, samples, reference=self.start_deltas(),
                     temperature=request.temperature, fisher=request.fisher,
                 )  # fmt: skip
             case KL():
@@ -428,13 +428,13 @@ class LocalBackend:
                     return np.zeros(len(samples))
                 return logprobs.kl_of_members(
                     self.adapted, deltas, samples, request.owner,
-                    reference=self._start_deltas(), temperature=request.temperature,
+                    reference=self.start_deltas(), temperature=request.temperature,
                     flat=isinstance(self.engine, FlatEngine),
                 )  # fmt: skip
         raise TypeError(f"{type(request).__name__} cannot be read")
 
     def _totals(self, request: Totals) -> Floats:
-        found, deltas = np.zeros(len(request.answers)), self._start_deltas()
+        found, deltas = np.zeros(len(request.answers)), self.start_deltas()
         for prompt in dict.fromkeys(request.prompts):  # each is read once for all its answers
             rows = [i for i, own in enumerate(request.prompts) if own == prompt]
             answers, asked = [request.answers[i] for i in rows], [prompt] * len(rows)
@@ -503,7 +503,7 @@ class LocalBackend:
         held = {name: torch.from_numpy(value).to(device) for name, value in fixed.items()}
         return Deltas({s.name: held[s.a] for s in sites}, {s.name: held[s.b][None] for s in sites})
 
-    def _start_deltas(self) -> Deltas | None:
+    def start_deltas(self) -> Deltas | None:
         """The deltas of the starting policy; None where it is the base model itself."""
         return None if self.plain_start else self.deltas([start_of(self.subspace)])
 
