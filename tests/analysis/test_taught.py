@@ -51,9 +51,10 @@ def test_before_a_taste_is_shown_the_likeliest_are_said_with_their_chances():
         'a taste that no words of the dictionary say (40 %), says "I" more (30 %)'
     )
     assert words(Claim("i", True, 0.09, 1.0), factor=1.0, unnamed=0.09) == ""
-    assert words(*[Claim(f"keyword:{at}", True, 0.2, 1.0) for at in "abcd"], factor=1.0).count(
-        "%"
-    ) == taught.PERHAPS
+    assert (
+        words(*[Claim(f"keyword:{at}", True, 0.2, 1.0) for at in "abcd"], factor=1.0).count("%")
+        == taught.PERHAPS
+    )
 
 
 def test_verdicts_without_a_shown_taste_say_how_many_decided_and_whether_evidence_grew(ledger):
