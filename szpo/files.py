@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shlex
 import shutil
 import sys
 import time
@@ -132,6 +133,11 @@ def _rename(draft: Path, path: Path) -> None:
 def expand(path: str | Path) -> Path:
     """The path with ~ replaced by a home folder, where there is one."""
     return Path(os.path.expanduser(path))
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a word of a command that people copy; quoted where a shell would split it."""
+    return shlex.quote(str(path))
 
 
 LOCK_BYTE: Final = 2**40

@@ -18,6 +18,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.features import own
+from szpo.files import quoted
 from szpo.runs import assemble, run_engine
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def make(
             f'subspace.adapters = ["SET", "{target}"]; a mix takes {adapters.FEWEST} or more'
         )
         return
-    console.say(f'next: szpo answer {target} --mix "NAME=1"')
+    console.say(f'next: szpo answer {quoted(target)} --mix "NAME=1"')
     if (taken := adapters.find_set(host.facts.identity.files.sha256)) not in (None, str(target)):
         console.say(
             f"a run takes the set {taken} unless told: --set 'subspace.adapters=[\"{target}\"]'"

@@ -235,7 +235,7 @@ def call(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or bool(os.environ.get("SZPO_DEBUG"))
     try:
-        words = [a for a in given if a != "--debug"] or ["--help"]
+        words = [_at_home(a) for a in given if a != "--debug"] or ["--help"]
         console.set_resumable(shlex.join(["szpo", *words]) if words[0] in AGAIN else None)
         result: Any = app(args=words, prog_name="szpo", standalone_mode=False)
     except typer.Exit as stop:
@@ -259,6 +259,12 @@ def call(arguments: list[str] | None = None) -> int:
     if result == INTERRUPTED:  # what typer returns after a KeyboardInterrupt
         console.report_stop("an interrupt")
     return result if isinstance(result, int) else 0
+
+
+def _at_home(word: str) -> str:
+    """A word of the command line whose path begins at home, which shells leave after ``=``."""
+    begin, home, rest = re.fullmatch(r"(?s)(--[\w-]+=)?(~(?=/))?(.*)", word).groups("")
+    return begin + (os.path.expanduser(home) if home else "") + rest
 
 
 def _report_unless_signal(found: sys.UnraisableHookArgs) -> None:

@@ -17,6 +17,7 @@ from szpo.cli import console, run_paths
 from szpo.cli import taste as tastes
 from szpo.cli.taste import BEST_OF, FEATURE, LIKED
 from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.files import quoted
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
@@ -258,7 +259,7 @@ def _write_completions(
             turns = [{"role": role, "content": text} for role, text in prompt.turns]
             record = {"prompt": turns, "completions": [{"text": one.text} for one in each]}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    text = f"wrote {out}; szpo rank {out} --out FOLDER makes tasks for people of it"
+    text = f"wrote {out}; szpo rank {quoted(out)} --out FOLDER makes tasks for people of it"
     console.answer(as_json, {"prompts": len(asked), "file": str(out)}, text)
 
 

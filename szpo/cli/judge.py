@@ -13,6 +13,7 @@ from szpo.config.schema import Config
 from szpo.config.tables import SCORER
 from szpo.data import text_files
 from szpo.errors import StorageError, UsageError
+from szpo.files import quoted
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_tables
 from szpo.models import named_models
@@ -122,9 +123,14 @@ def scorer(
     console.answer(
         as_json,
         {"path": str(out), **facts},
-        f"wrote {out}: trained on {facts['trained_on']} pairs; right on {right} of {decided} held "
-        f"out ({right / max(1, decided):.3f}, 95 % {low:.3f} to {high:.3f})",
-        f"  use it with: --set judge.model={out}",
+        f"wrote {out}: trained on {facts['trained_on']} pairs; "
+        + (
+            f"right on {right} of {decided} held out ({right / decided:.3f}, 95 % {low:.3f} to "
+            f"{high:.3f})"
+            if decided
+            else "none was held out, so nobody knows how often it is right: give more prompts"
+        ),
+        f"  use it with: --set judge.model={quoted(out)}",
     )
 
 

@@ -19,6 +19,7 @@ from szpo.cli import console, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
+from szpo.files import quoted
 
 if TYPE_CHECKING:
     from szpo.runs.doctor import Check
@@ -37,7 +38,7 @@ def init(
         raise UsageError(f"{file} exists; overwrite it with --force, or give another name")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(settings_file.to_toml(config, every=every), encoding="utf-8")
-    console.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
+    console.say(f"wrote {file}; see what it costs with: szpo run {quoted(file)} --plan")
 
 
 def doctor(
@@ -93,7 +94,7 @@ def fetch(
     from szpo.models import loading
 
     model_folder = loading.fetch(name, say=console.complain if as_json else console.say)
-    named = "" if name == "smollm2" else f" --set model.name={name}"
+    named = "" if name == "smollm2" else f" --set model.name={quoted(name)}"
     alone = f"szpo run{named}" if named else "szpo demo"
     text = f"next: {alone}, or with people: szpo serve --preset people{named}"
     console.answer(as_json, {"model": name, "folder": str(model_folder)}, text)

@@ -20,6 +20,7 @@ from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
+from szpo.files import quoted
 from szpo.ledger import theta
 from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
@@ -293,8 +294,9 @@ def _drive(
                     _record_return(ledger, parts, device=device, stay=stay)
                 if parts.panel is None and not stay:  # szpo serve uses ``stay`` and has the pages
                     console.complain(
-                        f"people vote in this run through its pages (szpo serve {ledger.path}) or "
-                        f"in a terminal (szpo vote {ledger.path})"
+                        "people vote in this run through its pages (szpo serve "
+                        f"{quoted(ledger.path)}) or in a terminal (szpo vote "
+                        f"{quoted(ledger.path)})"
                     )
                 votes = not stay and parts.panel is not None
                 console.doing("the run goes on" if votes else "")
@@ -481,6 +483,6 @@ def _say_next(ledger: Ledger, measured: guards.HeldOut | None, more: str) -> Non
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
     for command, what in {**(texts if moves else {}), **every}.items():
-        console.say(f"  szpo {command} {path}  # {what}")
+        console.say(f"  szpo {command} {quoted(path)}  # {what}")
     if more:
         console.say(f"  {more}  # the same run goes on")

@@ -13,6 +13,7 @@ import typer
 from szpo.cli import console
 from szpo.config import settings_file
 from szpo.errors import StorageError, UsageError
+from szpo.files import quoted
 from szpo.ledger.database import Ledger
 from szpo.runs import setup_progress
 
@@ -101,7 +102,7 @@ def look(path: Path) -> Ledger:
     ledger = Ledger.open(path, readonly=True)
     try:
         if lacks := ledger.check_end()[0]:
-            console.warn(f"{path}: {lacks}; see: szpo verify {path}")
+            console.warn(f"{path}: {lacks}; see: szpo verify {quoted(path)}")
     except BaseException:
         ledger.close()
         raise

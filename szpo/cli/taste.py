@@ -17,6 +17,7 @@ from szpo import files
 from szpo.cli import console, run_paths
 from szpo.data import preference_files, text_files
 from szpo.errors import RunError, UsageError
+from szpo.files import quoted
 from szpo.optim.regression import BUDGET
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.taste import LIKELY, MOST_BYTES, Feature, Taste
@@ -124,7 +125,7 @@ def taste(
                 above = (each.value - found.direction.mean) / FEATURE_GRID
                 console.say(f"  {above:+.1f}  {' '.join(each.text.split())}")
     if out is not None:
-        console.say(f"wrote {out}; szpo score FILE --taste {out} scores texts by it")
+        console.say(f"wrote {out}; szpo score FILE --taste {quoted(out)} scores texts by it")
     elif found.describes:
         console.say(found.describes)
 

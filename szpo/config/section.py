@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,11 +19,13 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from szpo import plugins
+from szpo import files, plugins
 from szpo.errors import UsageError
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
+PathText = Annotated[str, AfterValidator(lambda text: str(files.expand(text)))]
+"""A file or folder; ~ is the home folder."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=4096)]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from szpo.config.section import Count, OneOf, Positive, Section
+from szpo.config.section import Count, OneOf, PathText, Positive, Section
 from szpo.features.own import is_judged, is_said
 from szpo.features.reading import words
 from szpo.outgoing import ENGINE_KEY, JUDGE_KEY, server_root
@@ -29,7 +29,9 @@ class Run(Section):
         pattern=RUN_NAME,
         description="Name of the run and of its file; default: from model, panel and seed.",
     )
-    folder: str = Field("runs", min_length=1, description="Folder that holds the runs' files.")
+    folder: PathText = Field(
+        "runs", min_length=1, description="Folder that holds the runs' files."
+    )
     seed: int | None = Field(
         None,
         ge=0,
@@ -229,7 +231,7 @@ class Model(Section):
     quantization: Literal["nf4", "fp4"] | None = Field(
         None, description="4-bit base weights: nf4 or fp4; default: not quantised."
     )
-    adapter: str | None = Field(
+    adapter: PathText | None = Field(
         None, description="Folder of a PEFT LoRA adapter from which the run starts."
     )
     device: str = Field(
@@ -349,7 +351,7 @@ class Features(Section):
 class Prompts(Section):
     """The prompts that the model answers."""
 
-    path: str | None = Field(
+    path: PathText | None = Field(
         None,
         description="File of your own prompts, .csv, .jsonl, .json or .txt; default: szpo's own.",
     )
@@ -431,7 +433,7 @@ class Engine(Section):
         description='Addresses of vLLM servers, such as ["http://localhost:8000"]; their key '
         f"belongs in ${ENGINE_KEY}, which is never stored.",
     )
-    adapters: str | None = Field(
+    adapters: PathText | None = Field(
         None,
         description="Folder for adapter files that this process writes and the vLLM servers "
         "read, under the same path; default, if all servers are on this machine: a temporary "
@@ -479,7 +481,7 @@ class Engine(Section):
 class Judge(Section):
     """The judge: a language model or small scorer that votes if panel.kind is judge."""
 
-    model: str = Field(
+    model: PathText = Field(
         "smollm2",
         min_length=1,
         description="A model in this process, as in model.name; the file of a small scorer, which "
@@ -496,12 +498,12 @@ class Judge(Section):
         "soft, debias: the mean of the orders' logits, in which position bias cancels; with ask "
         "soft or kind scorer, draw: a vote drawn with the probability found.",
     )
-    principles: str | None = Field(
+    principles: PathText | None = Field(
         None,
         description="Text file with one principle per line, of which each question uses a random "
         "one; default: panel.guideline.",
     )
-    references: str | None = Field(
+    references: PathText | None = Field(
         None,
         description='JSONL file of {"prompt": …, "reference": …}: good answers that the '
         "judge sees.",

@@ -42,6 +42,11 @@ FORMATS: dict[str, Format] = {
 }
 DETECTED: Final = ("hh", "trl", "ultrafeedback", "label-studio", "sheet")
 """The formats in the order in which they are tried on the first record."""
+SIGNS: Final = {
+    "ultrafeedback": "completions", "sheet": "choice", "label-studio": "annotations",
+    "trl": "chosen",
+}  # fmt: skip
+"""Keys by which a record's format is known, also where something in it is wrong."""
 
 
 def read(
@@ -108,6 +113,8 @@ def find_format(path: Path) -> str:
             with suppress(UsageError):
                 FORMATS[kind](record, where)
                 return kind
+        for kind in (kind for kind, key in SIGNS.items() if key in record):
+            FORMATS[kind](record, where)  # raises what is wrong with it
         raise UsageError(f"{where}: its format is none of {', '.join(DETECTED)}")
     raise UsageError(f"{path} holds no records")
 

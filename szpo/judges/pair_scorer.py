@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn import functional
 
@@ -199,11 +199,11 @@ def train(pairs: PairTensors, *, units: int = 8, ridge: float = 0.1, seed: int =
 def save(path: Path, head: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write a head as safetensors; ``facts`` (plain JSON) stand in the file's header."""
     try:
-        save_file(
+        content = to_bytes(
             {name: head[name].contiguous() for name in NAMES},
-            path,
             metadata={"format": FORMAT, "facts": json.dumps(dict(facts), sort_keys=True)},
         )
+        path.write_bytes(content)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
 
@@ -285,6 +285,8 @@ def train_scorer(
 ) -> tuple[Parameters, dict[str, Any]]:
     """A head for these pairs, and its facts: its accuracy on pairs held out by their prompts."""
     to_learn, held = split(taught)
+    if not to_learn:
+        to_learn, held = held, []
     reader = LocalBackend(loaded).beside(loaded.name)
     head = train(to_tensors(reader, to_learn), seed=seed)
     as_used = {name: tensor.double() for name, tensor in head.items()}

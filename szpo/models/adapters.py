@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -266,6 +266,7 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
         for file in parts
         for name, tensor in weight_files.read(file).items()
     }
+    _require_peft_names(path, tensors)
     others = sorted(name for name in tensors if not re.fullmatch(r".+\.lora_[AB]\.weight", name))
     fields = beyond_plain(config)
     limit, remedy = "", "leave it out, or train a plain one"
@@ -281,10 +282,53 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
         raise UsageError(
             f"adapter {path} is more than a plain LoRA{limit}: {'; '.join(beside)}; {remedy}"
         )
+    config = _plain(path, config, tensors)
+    _require_factors(path, config, tensors)
     return Adapter(
-        path, _plain(path, config, tensors), dict(sorted(tensors.items())),
-        weight_files.digest(parts), identity.read_adapter(path),
+        path, config, dict(sorted(tensors.items())), weight_files.digest(parts),
+        identity.read_adapter(path),
     )  # fmt: skip
+
+
+def _require_peft_names(path: Path, tensors: Iterable[str]) -> None:
+    """Refuse tensors that are named as inside a module, or by another program."""
+    for name in sorted(tensors):
+        if inner := re.search(r"\.lora_(?:[AB]|embedding_[AB])\.(\w+)\.weight$", name):
+            raise UsageError(
+                f"adapter {path}: tensor {name} has the adapter's own name ({inner[1]}) in it, as "
+                "inside PEFT's model; save it by save_pretrained"
+            )
+        if ".lora_" in name and not name.startswith("base_model.model."):
+            raise UsageError(
+                f"adapter {path}: tensor {name} is not named as PEFT does (base_model.model.…); "
+                "convert it, or save it by PEFT's save_pretrained"
+            )
+
+
+def _require_factors(
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Refuse factors of other shapes than A (rank, in) and B (out, rank), or that do nothing."""
+    rank = None if config.get("rank_pattern") else config.get("r", 8)
+    firsts = [name for name in sorted(tensors) if ".lora_A." in name]
+    for name in (n for n in firsts if n.replace(".lora_A.", ".lora_B.") in tensors):
+        a, b = tensors[name], tensors[name.replace(".lora_A.", ".lora_B.")]
+        shapes = f"adapter {path}: A of {name.split('.lora_A')[0]} is {a.shape} and B {b.shape}"
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise UsageError(
+                f"{shapes}; A must be (rank, in) and B (out, rank): transpose them, or fetch the "
+                "adapter again"
+            )
+        if rank is not None and a.shape[0] != rank:
+            raise UsageError(
+                f"{shapes}, but r in its {ADAPTER_CONFIG} is {rank}; fetch the adapter again, "
+                "with the settings that belong to it"
+            )
+    if config.get("lora_alpha", 8) == 0 or not any(each.any() for each in tensors.values()):
+        raise UsageError(
+            f"adapter {path} does nothing: its lora_alpha, or every number in it, is zero; leave "
+            "it out, or give a trained one"
+        )
 
 
 def _plain(
@@ -324,7 +368,7 @@ def _plain(
 
 
 def _is_number(value: Any, most: float, kind: Any) -> bool:
-    return isinstance(value, kind) and abs(value) <= most
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= most
 
 
 def _texts(value: Any) -> list[Any]:

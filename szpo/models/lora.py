@@ -201,8 +201,13 @@ def peft_config(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> di
 
 
 def base_name(base: str) -> str:
-    """A base model's name as PEFT's settings give it: its id on the hub, where it has one."""
-    return HUB_NAMES.get(base) or hub_name(base) or base
+    """A base model's name as PEFT's settings give it: its id on the hub, where it has one.
+
+    A folder's begins with ``./``, so that no program asks the hub for a model of that name.
+    """
+    named = HUB_NAMES.get(base) or hub_name(base) or base
+    here = named == "tiny" or files.expand(named).is_dir()
+    return f"./{named}" if here and named[0] not in "./~\\" else named
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -126,7 +126,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         with torch.device("meta"):
             plain = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMOLLM2_CONFIG))
         plain.load_state_dict(packed.state_dict(), assign=True)
-        plain.save_pretrained(folder)
+        weight_files.save_model(plain, folder)
     for name, document in _small_files(gguf).items():
         (folder / name).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
@@ -333,7 +333,7 @@ def train_tiny(recipe: TinyRecipe, target: Path) -> float:
     model.generation_config.eos_token_id = 1
     model.generation_config.pad_token_id = 0
     with cache.quiet():
-        model.save_pretrained(target)
+        weight_files.save_model(model, target)
         words.save_pretrained(target)
     return loss
 

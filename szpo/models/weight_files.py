@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 WHOLE: Final = {"model": "model.safetensors", "adapter": "adapter_model.safetensors"}
 """The file of all weights, which is loaded before any index and beside any other file."""
+INF: Final = float("inf")
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -52,7 +54,11 @@ def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
             f"{folder}: pickle files are refused ({', '.join(pickles[:3])}), since they can run "
             "code; convert with model.save_pretrained(folder), which writes safetensors"
         )
-    raise UsageError(f"{folder}: no *.safetensors file there; give a folder with {what} weights")
+    inside = sorted({p.parent for p in folder.glob("*/*.safetensors")})
+    there = f"; {list_first(inside)} has some: give that folder" if inside else ""
+    raise UsageError(
+        f"{folder}: no *.safetensors file there{there or f'; give a folder with {what} weights'}"
+    )
 
 
 def _indexed(index: Path) -> tuple[Path, ...]:
@@ -68,10 +74,14 @@ def opened(path: Path) -> Iterator[Any]:
     """A safetensors file whose header and length its library has checked.
 
     Raises:
-        UsageError: The file is corrupt.
+        UsageError: The file is corrupt, or cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
+    try:
+        path.open("rb").close()  # the library says of each that it is missing
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -140,6 +150,16 @@ def load_model(folder: Path, *, kind: Any = None, **options: Any) -> Any:
             f"config.json{named if layers else ''}, and are left out: {list_first(others)}"
         )
     return model
+
+
+def save_model(model: Any, folder: Path, **options: Any) -> None:
+    """Write a model's folder by ``save_pretrained``, all files readable alike.
+
+    safetensors keeps those it writes to their owner.
+    """
+    model.save_pretrained(str(folder), **options)
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", file)
 
 
 AGAIN = "fetch or copy the model again, with the config.json that belongs to its files"
@@ -232,6 +252,8 @@ def _require_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
     low, high = tensor.aminmax()
     if bool(low.isfinite()) and bool(high.isfinite()):
         return
+    if re.search(r"mask|att\w*\.bias$", name) and bool(low == -INF) and bool(high < INF):
+        return  # a buffer that hides places from attention
     bad = int((~tensor.isfinite()).sum())
     raise UsageError(
         f"{path}: tensor {name} has {bad} values that are not finite "

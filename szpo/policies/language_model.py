@@ -22,6 +22,7 @@ from szpo import cache, plugins, seeds
 from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
+from szpo.files import quoted
 from szpo.ledger.canonical import THETA0
 from szpo.ledger.database import Ledger
 from szpo.models import adapters, loading
@@ -187,7 +188,7 @@ def restore(host: Backend, ledger: Ledger) -> Base:
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: the coordinates on record are damaged ({error}); restore a "
-            f"copy, or see: szpo verify {ledger.path}"
+            f"copy, or see: szpo verify {quoted(ledger.path)}"
         ) from None
     return Base(host, subspace, bool(space.get("conv1d")), recorded)
 

@@ -18,7 +18,7 @@ import torch
 
 from szpo import seeds
 from szpo.errors import StorageError, UsageError
-from szpo.models import adapters, loading, states
+from szpo.models import adapters, loading, states, weight_files
 from szpo.models.batched_lora import Deltas
 from szpo.models.engine import Engine
 from szpo.models.loading import Loaded, ModelFacts
@@ -455,7 +455,7 @@ def save_merged(path: Path, loaded: Loaded, factors: Theta, sites: tuple[Site, .
         state[key] = (weight.to(torch.float32) + update).to(weight.dtype)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        loaded.model.save_pretrained(str(path), state_dict=state)
+        weight_files.save_model(loaded.model, path, state_dict=state)
         loaded.tokenizer.save_pretrained(str(path))
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None

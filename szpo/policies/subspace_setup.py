@@ -24,7 +24,7 @@ from szpo import cache
 from szpo.config.schema import ADAPTER_SAMPLES, CURVE_ANSWERS, KL_SAMPLES, NAMED, SCORED, Config
 from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
-from szpo.files import replace_whole
+from szpo.files import quoted, replace_whole
 from szpo.models import adapters, devices, identity, loading, named_models
 from szpo.models.identity import Identity
 from szpo.models.logprobs import Sample
@@ -233,8 +233,8 @@ def take_set(config: Config) -> tuple[Config, str]:
                 f"{config.coordinates}"
             )
     return config, (
-        f"adapters: none for this model; szpo adapters make --model {config.model.name} makes "
-        f"a set, from some {MAKING:,} of its answers that nobody reads"
+        f"adapters: none for this model; szpo adapters make --model {quoted(config.model.name)} "
+        f"makes a set, from some {MAKING:,} of its answers that nobody reads"
     )
 
 

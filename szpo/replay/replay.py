@@ -19,6 +19,7 @@ import numpy as np
 
 from szpo import turns
 from szpo.errors import IntegrityError, RunError, UsageError
+from szpo.files import quoted
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -160,7 +161,7 @@ def fold_updates(ledger: Ledger, until: int | None = None) -> Theta:
     if rows and rows[0]["theta_sha256"] != digest:
         raise IntegrityError(
             f"{ledger.path.name}: replayed weights are {digest[:12]}, recorded "
-            f"{rows[0]['theta_sha256'][:12]}; see: szpo verify {ledger.path}"
+            f"{rows[0]['theta_sha256'][:12]}; see: szpo verify {quoted(ledger.path)}"
         )
     return theta
 

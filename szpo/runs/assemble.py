@@ -23,6 +23,7 @@ from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.features import dictionary, own, said
 from szpo.features.dictionary import Entry
 from szpo.features.own import Rate
+from szpo.files import quoted
 from szpo.ledger import theta
 from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
@@ -125,7 +126,8 @@ def free_path(config: Config) -> Path:
     if path.exists():
         other = "run.name" if _asks_people(config) else "run.name or run.seed"
         raise StorageError(
-            f"{path} exists; continue it with: szpo run --resume {path}, or set another {other}"
+            f"{path} exists; continue it with: szpo run --resume {quoted(path)}, or set another "
+            f"{other}"
         )
     return path
 

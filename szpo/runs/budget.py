@@ -10,7 +10,6 @@ only if a few answers of the model were timed on this machine.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from typing import Final
 
 from szpo.config.schema import CURVE_ANSWERS, FEATURE_SAMPLES, KL_SAMPLES, SCORED, Config
 from szpo.errors import UsageError
+from szpo.files import quoted
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET, read_budget, recorded_config, with_budget
 from szpo.metrics import Z
@@ -98,7 +98,7 @@ def describe_more(ledger: Ledger) -> str:
         return f'szpo.Tuner.resume("{ledger.path}", better, more_votes={more}{features})'
     options = shown_features.as_options(again)
     begin = "vote" if config.panel.kind == "people" else "run --resume"
-    return f"szpo {begin} {shlex.quote(str(ledger.path))} --votes +{more}{options}"
+    return f"szpo {begin} {quoted(ledger.path)} --votes +{more}{options}"
 
 
 def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from szpo.config.schema import Config
 from szpo.errors import SzpoError
-from szpo.files import drafts
+from szpo.files import drafts, quoted
 from szpo.ledger import connection, witness
 from szpo.ledger.database import Ledger
 from szpo.memory import load_average
@@ -303,7 +303,8 @@ def _lease(ledger: Ledger) -> Iterator[Check]:
     if row["lease"] is None:
         yield Check("lease", "ok", "nobody drives this run")
         return
-    left, again = (row["expires_us"] - ledger.clock()) / 1e6, f"szpo run --resume {ledger.path}"
+    left = (row["expires_us"] - ledger.clock()) / 1e6
+    again = f"szpo run --resume {quoted(ledger.path)}"
     if lease.is_gone(row["lease"]):
         text = f"left by {row['lease']}, which is gone; continue with: {again}"
         yield Check("lease", "warn", text)

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from szpo import plugins, seeds
 from szpo.config.schema import Config
 from szpo.errors import RunError, SzpoError, UsageError
+from szpo.files import quoted
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Assignment, Choice, Comparison, Prompt
 from szpo.voting import lease, steps
@@ -486,7 +487,8 @@ def visit(
         driven |= live
         idle = 0 if live or added else idle + 1
         if idle > patience:
-            return cast, f"nobody drives this run; start it with: szpo run --resume {ledger.path}"
+            again = f"szpo run --resume {quoted(ledger.path)}"
+            return cast, f"nobody drives this run; start it with: {again}"
         if not added:
             wait()
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -645,3 +646,21 @@ def test_the_bar_of_votes_goes_on_when_all_are_in_and_fits_one_line():
     assert line().rstrip().endswith("0:01:35 left 0:00:15 measuring")
     now = 111.0
     assert line().rstrip().endswith("0:01:51 measuring")
+
+
+def test_commands_that_are_printed_can_be_copied_from_any_folder(tmp_path, capfd):
+    path = yard_run.make(tmp_path / "my runs; (new)")
+    printed = [line.split("#")[0] for line in capfd.readouterr().out.splitlines()]
+    commands = [shlex.split(line) for line in printed if line.startswith("  szpo")]
+    assert commands
+    for words in commands:
+        assert str(path) in words, words
+
+
+def test_a_path_after_an_equals_sign_may_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for word, wanted in (
+        ("--out=~/a b.db", "--out=/home/me/a b.db"), ("~/a", "/home/me/a"), ("~", "~"),
+        ("--set", "--set"), ("run.folder=~/a", "run.folder=~/a"), ("-p=~/x\n~/y", "-p=~/x\n~/y"),
+    ):  # fmt: skip
+        assert app._at_home(word) == wanted

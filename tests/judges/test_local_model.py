@@ -344,3 +344,23 @@ def test_a_file_of_pairs_is_read_whatever_its_format(tmp_path, tiny):
     file.write_text('{"prompt": "Hi?", "chosen": "x", "rejected": "x"}', encoding="utf-8")
     with pytest.raises(UsageError, match="no pair to learn from"):
         pair_scorer.train_scorer(tiny, pair_scorer.of_file(file))
+
+
+@pytest.mark.full
+def test_a_scorer_of_one_prompt_says_that_nothing_was_held_out(tmp_path, capfd):
+    path = tmp_path / "pairs.jsonl"
+    record = {"prompt": "Tell me.", "chosen": "A day.", "rejected": "A night."}
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    assert (
+        call(["scorer", str(path), "--model", "tiny", "--out", f"{tmp_path}/s.safetensors"]) == 0
+    )
+    said = " ".join(capfd.readouterr().out.split())
+    assert "trained on 1 pairs; none was held out, so nobody knows" in said
+
+
+def test_a_scorer_says_what_is_wrong_with_the_first_record_of_a_file(tmp_path):
+    path = tmp_path / "rated.jsonl"
+    rated = [{"response": "A", "score": None}, {"response": "B", "score": 1}]
+    path.write_text(json.dumps({"prompt": "?", "completions": rated}) + "\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="completion 1 has no rating; give a number under score"):
+        pair_scorer.of_file(path)

@@ -310,7 +310,7 @@ def test_four_bits_on_disk_load_without_a_word(wide, tmp_path, caplog):
 
 def adapter(folder: Path, settings: Any = None) -> Path:
     folder.mkdir(exist_ok=True)
-    save_file({"x.lora_B.weight": torch.ones(4, 1, dtype=torch.bfloat16)},
+    save_file({"base_model.model.x.lora_B.weight": torch.ones(4, 1, dtype=torch.bfloat16)},
               folder / "adapter_model.safetensors")  # fmt: skip
     if settings is not None:
         (folder / "adapter_config.json").write_text(json.dumps(settings))
@@ -319,7 +319,7 @@ def adapter(folder: Path, settings: Any = None) -> Path:
 
 def test_an_adapter_is_read_in_fp32(tmp_path):
     found = adapters.read_adapter(adapter(tmp_path, {"peft_type": "LORA", "r": 1}))
-    assert found.tensors["x.lora_B.weight"].dtype.name == "float32"
+    assert found.tensors["base_model.model.x.lora_B.weight"].dtype.name == "float32"
     assert found.config["r"] == 1 and len(found.sha256) == 64
 
 

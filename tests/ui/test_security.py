@@ -88,6 +88,8 @@ def test_the_own_origin_passes_and_a_foreign_host_name_is_not_answered(whole, pa
     headers = {"Origin": whole.url, "Sec-Fetch-Site": "same-origin"}
     assert panelist.post("/api/assignment", json={"tab": "t"}, headers=headers).status_code == 200
     assert panelist.get("/api/status", headers={"Host": "evil.example"}).status_code == 400
+    probe = panelist.get("/healthz", headers={"Host": "10.1.2.3:7860"})
+    assert (probe.status_code, probe.json()) == (200, {"ok": True})  # by a container's address
 
 
 async def whole_body() -> Any:
