@@ -263,8 +263,7 @@ def call(arguments: list[str] | None = None) -> int:
 
 def _at_home(word: str) -> str:
     """A word of the command line whose path begins at home, which shells leave after ``=``."""
-    begin, home, rest = re.fullmatch(r"(?s)(--[\w-]+=)?(~(?=/))?(.*)", word).groups("")
-    return begin + (os.path.expanduser(home) if home else "") + rest
+    return re.sub(r"\A(--[\w-]+=)?~(?=/)", lambda m: (m[1] or "") + os.path.expanduser("~"), word)
 
 
 def _report_unless_signal(found: sys.UnraisableHookArgs) -> None:
