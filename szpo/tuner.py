@@ -557,7 +557,7 @@ def _make_config(
                 "it out"
             )
         changes.setdefault(section, {})[name] = value
-    by_hand = {"panel": {"calibration": False}, "run": {"lag": 0}} if kind == PEOPLE else {}
+    by_hand = {"run": {"lag": 0}} if kind == PEOPLE else {}
     for each in (own, by_hand, changes):
         settings_file.merge(tree, each)
     if kind == FUNCTION:

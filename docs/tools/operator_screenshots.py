@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from szpo.ledger import orders, run_spec
 from szpo.optim import parameters
-from szpo.voting import counting, lease, pauses
+from szpo.voting import lease, pauses
 from szpo_ui import app
 from tests.support.browser import CHROMIUM, FLAGS, Stage, context, make, serve
 
@@ -54,15 +54,6 @@ def played(path: Path, rounds: int = 14) -> Stage:
                     details={"fast": lazy},
                 )  # fmt: skip
         stage.advance()
-        for person in people:
-            seat = service.calibration(person)
-            if seat is not None:
-                lazy, again = person == people[-1], earlier(stage, seat.comparison, person)
-                sure = seat.plus_side if coin.random() < 0.9 else "tie"
-                if again is not None and coin.random() < 0.8:
-                    other = {"A": "B", "B": "A"}[seat.plus_side]
-                    sure = {"plus": seat.plus_side, "minus": other}.get(again, "tie")
-                service.cast(seat.id, "A" if lazy else sure, idem=seat.id)
     order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 2})
     columns = [
         {"name": name, "step": step, "theta_sha256": "0" * 64, "answers": [
@@ -75,16 +66,6 @@ def played(path: Path, rounds: int = 14) -> Stage:
     body = {"prompts": prompts, "columns": columns}
     orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
     return stage
-
-
-def earlier(stage: Stage, comparison: str, person: str) -> str | None:
-    """What somebody said of the comparison that this one repeats; None where it repeats none."""
-    found = stage.ledger.comparison(comparison)
-    if found is None or found.kind != "repeat":
-        return None
-    votes = [vote for vote in stage.ledger.votes() if vote["panelist"] == person]
-    last = [vote for vote in votes if vote["comparison"] == found.repeats][-1]
-    return counting.verdict(last["choice"], last["plus_side"])
 
 
 def picture(page: Page, name: str, ready: str = "#op-root[data-version]") -> None:

@@ -6,10 +6,9 @@ experiments/LOG.md has the measured rates for honest panelists and for random cl
 docs/explanation/why-these-choices.md the flags' costs.
 
 It is computed from `szpo.analysis.vote_rows`; training votes are the counted ones. Where the two
-policies of a step become equal, agreement falls to chance by construction. So read it beside the
-answers to gold.
+policies of a step become equal, agreement falls to chance by construction.
 
-Also the weight of each voter in the next step, under every weighting that learns weights.
+Also the weight of each voter in the next step, by the weighting that learns weights.
 """
 
 from __future__ import annotations
@@ -66,8 +65,6 @@ class Conduct:
     """Answers A, of those for a side."""
     run: int = 0
     """Longest run of one side."""
-    gold: Counts = (0, 0)
-    """Right answers, of known questions answered."""
     repeat: Counts = (0, 0)
     """Same answers, of comparisons answered twice."""
     rest: Counts = (0, 0)
@@ -120,9 +117,6 @@ def effort_flags(conduct: Conduct, panel: Conduct = NOTHING) -> tuple[tuple[str,
         found.append(("side", f"chose the left side in {hits:.0f} of {of:.0f} answers"))
     if c.run > max(12, math.log2(max(of, 1)) + 8):  # longer records have longer runs by chance
         found.append(("run", f"chose the same side {c.run} times in a row"))
-    hits, of = c.gold
-    if of >= 6 and wilson(hits, of)[1] < 0.85:
-        found.append(("gold", f"{hits:.0f} of {of:.0f} known answers right"))
     hits, of = c.repeat
     if of >= 5 and wilson(hits, of)[1] < 0.6:
         found.append(("repeat", f"the same answer in {hits:.0f} of {of:.0f} repeats"))
@@ -153,19 +147,18 @@ def _excess(hits: float, of: float, rest: float, others: float) -> float:
 def at_random(conduct: Conduct, panel: Conduct = NOTHING) -> float:
     """Log-likelihood ratio of answering at random over answering as the panel does.
 
-    The panel's shares are its own where they rest on at least `MIN_VOTES` votes. Else gold is
-    right in .95; repeats and agreement with the others say nothing.
+    The panel's shares are its own where they rest on at least `MIN_VOTES` votes. Else repeats and
+    agreement with the others say nothing.
 
-    >>> round(at_random(Conduct(gold=(1, 4))), 2)
+    >>> round(at_random(Conduct(repeat=(1, 4)), Conduct(repeat=(95, 100))), 2)
     6.27
     """
     total = 0.0
-    for (hits, of), (all_hits, all_of), unknown in (
-        (conduct.gold, panel.gold, 0.95),
-        (conduct.repeat, panel.repeat, 0.5),
-        (conduct.rest, panel.rest, 0.5),
+    for (hits, of), (all_hits, all_of) in (
+        (conduct.repeat, panel.repeat),
+        (conduct.rest, panel.rest),
     ):
-        usual = all_hits / all_of if all_of >= MIN_VOTES else unknown
+        usual = all_hits / all_of if all_of >= MIN_VOTES else 0.5
         expected = min(max(usual, 0.5), 0.98)
         total += hits * math.log(0.5 / expected) + (of - hits) * math.log(0.5 / (1 - expected))
     return total
@@ -176,21 +169,18 @@ def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
 
     ``same``: the share of pairs of votes on one comparison that chose the same side, without ties;
     ``across``: the same for different comparisons of one direction; ``alpha``: Krippendorff's α
-    over comparisons with two votes or more. ``gold``, ``repeat``: the share of expected answers.
-    ``a_side``: the share of A among training votes for a side; ``aa_ties``: the share of ties
-    where both policies are one, so that a tie is the truth.
+    over comparisons with two votes or more. ``repeat``: the share of repeats answered as before.
+    ``a_side``: the share of A among training votes for a side.
     """
     totals = evidence.totals
-    voters, same = totals.voters.values(), totals.same_policy
+    voters = totals.voters.values()
     left, right = (sum(voter.choices.count(side) for voter in voters) for side in (b"A", b"B"))
     return {
         "same": within(totals),
         "across": across(totals, [step.step for step in evidence.steps if step.perturbed]),
         "alpha": alpha(totals.groups().values()),
-        "gold": share(sum(v.gold_right for v in voters), sum(v.gold for v in voters)),
         "repeat": share(sum(v.repeats_same for v in voters), sum(v.repeats for v in voters)),
         "a_side": share(left, left + right),
-        "aa_ties": share(same["tie"], same.total()),
     }
 
 
@@ -253,7 +243,7 @@ def panelists(evidence: Evidence) -> list[dict[str, Any]]:
     people = [row for row in rows if row["kind"] == "person"]
     counts: dict[str, Any] = {
         name: (sum(row[name].hits for row in people), sum(row[name].of for row in people))
-        for name in ("gold", "repeat", "rest")
+        for name in ("repeat", "rest")
     }
     panel = Conduct(longer=longer, **counts)
     for row in rows:
@@ -274,7 +264,6 @@ def _row(name: str, kind: str, voter: VoterTotals, rest: Share) -> dict[str, Any
         "votes": votes,
         "median": quantile(voter.seconds, 0.5),
         "reading_s": quantile([_reading_s(words) for words in voter.words], 0.5).value,
-        "gold": share(voter.gold_right, voter.gold),
         "repeat": share(voter.repeats_same, voter.repeats),
         "a_side": share(left, left + right),
         "ties": share(voter.choices.count(b"t"), votes),
@@ -296,7 +285,7 @@ def _conduct(row: dict[str, Any], voter: VoterTotals) -> Conduct:
     times = list(zip(voter.seconds, voter.words, strict=True))
     soon = sum(1e3 * seconds < soonest_ms(words) for seconds, words in times)
     skim = sum(seconds < _reading_s(words) / 4 for seconds, words in times)
-    shares = {"left": "a_side", **{name: name for name in ("gold", "repeat", "rest", "skips")}}
+    shares = {"left": "a_side", **{name: name for name in ("repeat", "rest", "skips")}}
     return Conduct(
         fast=(soon, len(times)),
         skim=(skim, len(times)),
@@ -379,15 +368,13 @@ def _agree_with_rest(evidence: Evidence) -> dict[str, Share]:
 
 
 WEIGHTS_LEGEND: Final = (
-    "weights: 1 is an equal vote; brackets are 95 % intervals. β: sharpness, how steeply votes "
-    "follow differences; the panel's mean is 1. z: agreement with the rest, in standard errors "
-    "above chance."
+    "weights: 1 is an equal vote. z: agreement with the rest, in standard errors above chance."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Voter:
-    """One voter; intervals are (low, high), 95 %."""
+    """One voter, with the weight in the next step."""
 
     name: str
     votes: int
@@ -395,16 +382,7 @@ class Voter:
     in_use: float
     """The voter's weight under the run's own weighting."""
     skill: float
-    rationality: float
-    beta: float
-    beta_interval: tuple[float, float]
     z: float
-
-    @property
-    def steepness(self) -> str:
-        """β with its interval, in words."""
-        low, high = self.beta_interval
-        return f"{self.beta:.2f} [{low:.1f}, {high:.1f}]"
 
 
 def read_history(ledger: Ledger) -> History:
@@ -429,13 +407,9 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
     past = read_history(ledger)
     if not past.voters:
         return ()
-    seen = _views(ledger, past)
-    skill = weighting.skill(*seen["skill"])
-    steep = weighting.rationality(*seen["rationality"])
-    used = {"skill": skill.weights, "rationality": steep.weights}
-    in_use = used.get(
-        run_spec.recorded_settings(ledger).section.weighting, np.ones(len(past.voters))
-    )
+    skill = weighting.skill(*_view(ledger, past))
+    weighs = run_spec.recorded_settings(ledger).section.weighting == "skill"
+    in_use = skill.weights if weighs else np.ones(len(past.voters))
     place = {voter: i for i, voter in enumerate(past.voters)}
     people = ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid")
     columns = [(row["pseudonym"], place.get(row["panelist"])) for row in people]
@@ -445,9 +419,6 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
             votes=int((past.verdicts[i] != 0).sum()),
             in_use=float(in_use[i]),
             skill=float(skill.weights[i]),
-            rationality=float(steep.weights[i]),
-            beta=float(steep.beta[i]),
-            beta_interval=(float(steep.low[i]), float(steep.high[i])),
             z=float(skill.z[i]),
         )
         for name, i in columns
@@ -455,17 +426,16 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
     )
 
 
-def _views(ledger: Ledger, past: History) -> dict[str, tuple[History, View | None]]:
-    """For each weighting: votes, and what the others' votes say of each.
+def _view(ledger: Ledger, past: History) -> tuple[History, View | None]:
+    """The votes, and what the others' votes say of each.
 
     A rule that fits all votes predicts that; else it is the others' votes on the same direction.
     """
     settings = run_spec.recorded_settings(ledger)
     if not rule_of(settings.section.rule).two_points or not past.verdicts.size:
-        return dict.fromkeys(weighting.LEARNED, (past, None))
+        return past, None
     record = replay.replay_state(ledger, settings).carried
-    latest, views = all_votes.views_of_others(settings, record, past, weighting.LEARNED)
-    return {name: (latest, view) for name, view in views.items()}
+    return all_votes.view_of_others(settings, record, past)
 
 
 def voters_against(rows: Sequence[Voter], weighting_in_use: str) -> list[str]:
@@ -495,15 +465,13 @@ def whose_taste(ledger: Ledger) -> list[str]:
 
 def voter_table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:
     """Heads and lines for the command line."""
-    heads = ["voter", "votes", "in use", "skill", "rationality", "β", "z"]
+    heads = ["voter", "votes", "in use", "skill", "z"]
     lines: list[list[object]] = [
         [
             row.name,
             row.votes,
             f"{row.in_use:.2f}",
             f"{row.skill:.2f}",
-            f"{row.rationality:.2f}",
-            row.steepness,
             f"{row.z:+.1f}",
         ]
         for row in rows

@@ -306,7 +306,6 @@ def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
             "late": str(row["late"]),
             "agreement": _percent(row["rest"]),
             "weight": f"{voter.in_use:.2f}" if voter else "–",
-            "beta": voter.steepness if voter else "–",
         }
 
 

@@ -41,12 +41,10 @@ from szpo.voting.finals import FinalCount, final_results
 from szpo.voting.step import read_steps
 from szpo.voting.step_record import StepReport, flatten, read_reports
 
-_APART: Final[tuple[Kind, ...]] = ("gold", "aa", "final")
-"""Kinds of comparisons that belong to no step."""
 _STANDING: Final = 1
 _COUNTED: Final = 2
 _VOTES: Final = (
-    "SELECT v.*, a.comparison, a.plus_side, a.served_us, c.kind, c.step, c.k, c.n, c.expected, "
+    "SELECT v.*, a.comparison, a.plus_side, a.served_us, c.kind, c.step, c.k, c.n, "
     "c.repeats, p.pseudonym FROM votes v CROSS JOIN assignments a USING (assignment) "
     "CROSS JOIN comparisons c USING (comparison) CROSS JOIN panelists p USING (panelist) "
     "WHERE v.vote <= ? ORDER BY v.vote"
@@ -70,7 +68,6 @@ class VoteRow:
     plus_side: str
     choice: str
     verdict: str
-    expected: str | None
     """The right verdict, where it is known: plus, minus or tie."""
     repeats: str | None
     """The comparison that this one shows again."""
@@ -129,7 +126,7 @@ class VoteRows:
             comparison=row["comparison"], kind=row["kind"], step=row["step"], k=row["k"],
             n=row["n"], panelist=row["pseudonym"], plus_side=row["plus_side"],
             choice=row["choice"], verdict=counting.verdict(row["choice"], row["plus_side"]),
-            expected=row["expected"], repeats=row["repeats"],
+            repeats=row["repeats"],
             standing=bool(marks & _STANDING), counted=bool(marks & _COUNTED),
             late=bool(row["late"]), skip_reason=row["skip_reason"],
             dwell_ms=row["dwell_ms"],
@@ -143,7 +140,7 @@ class VoteRows:
 def _mark_votes(ledger: Ledger, last: int) -> bytearray:
     """Which votes up to ``last`` stand and which count, one byte for each id."""
     marks = bytearray(last + 1)
-    for each in counting.standing_votes(ledger, *_APART, last_vote=last):
+    for each in counting.standing_votes(ledger, "final", last_vote=last):
         marks[each.id] |= _STANDING
     for step in ledger.steps():
         standing, counted = counting.StepVotes(ledger, step["step"]).ids()
@@ -262,8 +259,6 @@ class VoterTotals:
     fast: int = 0
     """How many of ``standing`` are marked as cast sooner than reading takes."""
     late: int = 0
-    gold: int = 0
-    gold_right: int = 0
     repeats: int = 0
     """Comparisons shown again, where the first answer is known."""
     repeats_same: int = 0
@@ -283,9 +278,6 @@ class VoterTotals:
             self.standing += 1
             self.skips += vote.choice == "skip"
             self.fast += vote.fast
-        if _answered(vote) and vote.kind == "gold" and vote.expected is not None:
-            self.gold += 1
-            self.gold_right += vote.verdict == vote.expected
 
 
 @dataclass(slots=True)
@@ -308,8 +300,6 @@ class VoteTotals:
     """log(words of plus / words of minus), of each counted vote for a side."""
     length_signs: array[float] = field(default_factory=_floats)
     """1 for plus, −1 for minus, of the same votes."""
-    same_policy: Counter[str] = field(default_factory=Counter)
-    """Choices where both batches are from one policy: A, B, tie."""
     final: list[VoteRow] = field(default_factory=list)
     """Last answers to blind comparisons of the tuned policy with the base; notes are left out."""
     trainers: set[str] = field(default_factory=set)
@@ -374,8 +364,6 @@ def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
                 totals.trainers.add(vote.panelist)
         elif vote.standing and vote.kind == "final":
             totals.final.append(replace(vote, notes={}))
-        elif _answered(vote) and vote.kind == "aa":
-            totals.same_policy[vote.choice] += 1
         if vote.counted and vote.repeats is not None:
             again.append(replace(vote, notes={}))
     if again:

@@ -60,7 +60,7 @@ def show(
     ),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Show a run's totals and its last steps; or its voters' weights under every weighting."""
+    """Show a run's totals and its last steps; or its voters' weights."""
     if voters:
         _show_voters(run_paths.find(run, folder), as_json=as_json)
         return

@@ -30,7 +30,7 @@ from szpo.optim.regression import BUDGET
 from szpo.optim.rule import Rule
 from szpo.optim.sample_directions import NORMALISE_UP_TO, ORTHONORMAL_UP_TO
 from szpo.optim.settings import LAWS, LawName, Settings, name_of
-from szpo.optim.weighting import LEARNED, WEIGHTINGS
+from szpo.optim.weighting import WEIGHTINGS
 from szpo.types import Layout, Pairing
 
 RULE_GROUP: Final = "szpo.rules"
@@ -110,8 +110,8 @@ class Optimizer(Section):
     )
     weighting: Annotated[str, OneOf(WEIGHTINGS)] = Field(
         "equal",
-        description="How much each voter counts: equal; or learned from agreement with the other "
-        f"voters: {list_names(list(LEARNED))}.",
+        description="How much each voter counts: equal; or skill, learned from agreement with the "
+        "other voters.",
     )
 
     @model_validator(mode="before")

@@ -131,11 +131,6 @@ class Panel(Section):
         description="Close a round this many minutes after it opened, pauses not counted; "
         "default: wait for every vote.",
     )
-    calibration: bool = Field(
-        True,
-        description="Offer people short comparisons while they wait. These measure how reliable "
-        "votes are, and never change the model.",
-    )
 
     @property
     def brief(self) -> str:

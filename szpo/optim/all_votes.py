@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -160,13 +159,10 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
     """One weight per voter (..., P), judged by the posterior of all other voters' votes."""
     if not history.verdicts.size:
         return np.ones((*history.verdicts.shape[:-3], len(history.voters)))
-    latest, views = views_of_others(settings, record, history, [settings.section.weighting])
-    return weighting.LEARNED[settings.section.weighting](latest, views[settings.section.weighting])
+    return weighting.skill(*view_of_others(settings, record, history)).weights
 
 
-def views_of_others(
-    settings: Settings, record: AllVotes, history: History, weightings: Iterable[str]
-) -> tuple[History, dict[str, View]]:
+def view_of_others(settings: Settings, record: AllVotes, history: History) -> tuple[History, View]:
     """The latest `weighting.ROWS` comparisons, one a direction, and what others say of each.
 
     With one vote a direction, nobody else voted on it; the fit predicts what the others would have
@@ -189,7 +185,7 @@ def views_of_others(
 
     states = None if record.states is None else record.states[-rows:]
     first = view(np.ones((*lead, people)))
-    return latest, {name: view(weighting.LEARNED[name](latest, first)) for name in weightings}
+    return latest, view(weighting.skill(latest, first).weights)
 
 
 def _predict(settings: Settings, votes: Votes, states: Floats | None) -> View:

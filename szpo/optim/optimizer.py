@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from szpo.errors import RunError, UsageError
-from szpo.optim import known_and_sign, parameters, regression, weighting
+from szpo.optim import known_and_sign, parameters, regression
 from szpo.optim.informative import draw_direction
 from szpo.optim.known_and_sign import KNOWN, SIGN
 from szpo.optim.links import TRIM
@@ -205,7 +205,7 @@ def tell(
     updates = _updates(settings, step, move)
     extra: dict[str, Any] = {} if at.alpha is None else {"alpha": at.alpha}
     extra |= {"mu": at.mu, **rule.figures(move)}
-    if settings.section.weighting in weighting.LEARNED and weighted.by_voter is not None:
+    if settings.section.weighting == "skill" and weighted.by_voter is not None:
         voters = weighted.by_voter.voters
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
     delta_hat, stderr = move.delta, move.stderr

@@ -6,7 +6,6 @@ the same ones. All arrays may have leading axes: the repetitions.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from szpo.optim import parameters, weighting
 from szpo.optim.kl_limits import KlMeasurement, Moments
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit
-from szpo.optim.weighting import LEARNED, History, VotesByVoter
+from szpo.optim.weighting import History, VotesByVoter
 from szpo.types import Explanation, Floats, Ints, Query, Tally
 
 
@@ -72,9 +71,8 @@ def weigh(
     past = weighting.add_voters(start, by_voter.voters)
     by_voter = weighting.align(by_voter, past.voters)
     weights, rows = np.ones(len(past.voters)), use.rows
-    if settings.section.weighting in LEARNED:
-        learn = use.weights or functools.partial(learn_weights, settings.section.weighting)
-        weights = learn(past)
+    if settings.section.weighting == "skill":
+        weights = use.weights(past) if use.weights else weighting.skill(past).weights
         cast = tally.plus + tally.minus + tally.tie
         tally = replace(by_voter.tally(weights), cast=cast, side=tally.side)
         rows = max(rows, weighting.ROWS)
@@ -82,13 +80,6 @@ def weigh(
         kept = by_voter.alone() if use.alone else by_voter
         history = weighting.remember(past, step, kept, rows)
     return WeightedVotes(tally, None, by_voter, weights, history)
-
-
-def learn_weights(name: str, history: History) -> Floats:
-    """One weight per voter (..., P) from everyone's past votes, by a weighting of `LEARNED`."""
-    if name not in LEARNED:
-        raise UsageError(f"weighting {name} learns no weights; choose {', '.join(LEARNED)}")
-    return LEARNED[name](history, None)
 
 
 def check_tally(tally: Tally, step: int) -> None:

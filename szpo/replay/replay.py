@@ -38,7 +38,7 @@ from szpo.optim.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.optim.weighting import MINUS, PLUS, TIE, VotesByVoter
 from szpo.types import Floats, Info, Tally, Theta, Update, Vote
-from szpo.voting import calibration, counting, withdrawals
+from szpo.voting import counting, withdrawals
 from szpo.voting.step import Step, read_steps
 
 if TYPE_CHECKING:
@@ -51,20 +51,13 @@ VERDICTS: Final = {"plus": PLUS, "minus": MINUS, "tie": TIE}
 def read_votes_by_voter(
     ledger: Ledger, settings: Settings, step: int, votes: Sequence[Vote], tally: Tally
 ) -> VotesByVoter:
-    """Arrange the counted ``votes`` of a closed step by voter, in the order of their ids.
-
-    The weighting ``skill`` needs answers to gold, too: they are read up to the step's close.
-    """
-    gold = calibration.gold_results(ledger, step) if settings.section.weighting == "skill" else {}
-    voters = tuple(sorted({vote.panelist for vote in votes} | set(gold)))
+    """Arrange the counted ``votes`` of a closed step by voter, in the order of their ids."""
+    voters = tuple(sorted({vote.panelist for vote in votes}))
     column = {voter: i for i, voter in enumerate(voters)}
     verdicts = np.zeros((len(voters), *tally.identical.shape), dtype=np.int8)
     for vote in votes:
         verdicts[column[vote.panelist], vote.k, vote.n] = VERDICTS[vote.verdict]
-    answers: Floats | None = None
-    if gold:
-        answers = np.array([gold.get(voter, (0.0, 0.0)) for voter in voters])
-    return VotesByVoter(voters, verdicts, tally.identical, answers)
+    return VotesByVoter(voters, verdicts, tally.identical)
 
 
 def read_applied_updates(

@@ -1,9 +1,5 @@
 """The process that drives a run: prepares its loop, and carries out operators' orders.
 
-A run for people begins with A/A comparisons: both batches are from the same policy, so neither is
-better. The votes show side bias, and how often panelists see a difference where there is none. A/A
-comparisons are made once, and never move the policy.
-
 While a run is paused, stopped or finished, the process stands by: it keeps the lease and waits
 until somebody resumes the run. It carries out orders (`szpo.ledger.orders`) whenever it waits for
 votes or stands by.
@@ -15,8 +11,6 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Final, TypeAlias
 
-from szpo import seeds
-from szpo.data.text_files import clean_prompt
 from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
 from szpo.features import dictionary, own
 from szpo.features.dictionary import Entry
@@ -31,8 +25,8 @@ from szpo.runs import assemble, guards, samples, services, start_features
 from szpo.runs.assemble import RunParts
 from szpo.runs.budget import KL_PROMPTS
 from szpo.runs.services import Services
-from szpo.types import Row, Say, Theta
-from szpo.voting import calibration, lease
+from szpo.types import Say, Theta
+from szpo.voting import lease
 from szpo.voting.lease import Lease
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
@@ -50,15 +44,11 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
     """Make what the loop needs to run until the settings' votes or steps are used up.
 
     For people, sample answers are checked before the first sheet, which may pause the run and
-    reports through ``say``. A/A comparisons are made behind it.
+    reports through ``say``.
     """
     config = parts.config
     assemble.require_counted(parts)
     people = config.panel.kind == "people"
-
-    def behind() -> None:
-        if people and config.panel.calibration:
-            make(ledger, parts)
 
     if people:
         samples.check_once(ledger, parts, say)
@@ -77,7 +67,6 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
         entries=parts.entries if chosen is None else {each.name: each for each in chosen[0]},
         moments=_moments(parts),
-        behind=behind,
         features=None if chosen is None else partial(_draw_features, parts, chosen, say),
         repeats=REPEATS,
         sheet=config.sheet if people and config.picks_pairs else None,
@@ -155,31 +144,6 @@ def measure_kl(parts: RunParts) -> Callable[[Theta], float]:
             return policy.kl(asked, seed=parts.config.run.root_seed)[0]
 
     return measure
-
-
-COMPARISONS = 4
-
-
-def make(ledger: Ledger, parts: RunParts, count: int = COMPARISONS) -> bool:
-    """Store ``count`` A/A comparisons of D training prompts each; False if there are some.
-
-    Both sides are independent samples of the policy at the latest weights. All draws derive from
-    the root seed, and no other draw of the run depends on them.
-    """
-    if calibration.has_aa(ledger):
-        return False
-    root, pool, D = ledger.root_seed, parts.prompts.train, parts.settings.section.D
-    key = seeds.derive(root, "aa prompts")  # the same permutation again where the prompts run out
-    order = seeds.endless_order(len(pool), count * D, lambda lap: key)
-    asked = [pool[i] for i in order]
-    plus, minus = (
-        samples.sample_answers(
-            ledger, parts, asked, until=None, seed=seeds.as_seed(seeds.derive(root, "aa", k=k))
-        )[0]
-        for k in (0, 1)
-    )
-    rows = [Row(clean_prompt(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
-    return calibration.store_comparisons(ledger, samples.cut(ledger, "aa", rows, D))
 
 
 _FULFIL: Final = {

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from szpo import seeds
 from szpo.data.text_files import clean_answer, clean_prompt
@@ -111,7 +111,7 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     count = order.body.get("comparisons", COMPARISONS)
     rows = min(parts.settings.section.D, len(parts.prompts.heldout))
     pairs, tuned_sha256, base_sha256 = draw_pairs(ledger, parts, "final", place, count * rows)
-    made = cut(ledger, "final", pairs, rows, place)
+    made = cut(ledger, pairs, rows, place)
     notes = {
         "rows": rows,
         "after": last,
@@ -136,14 +136,14 @@ def draw_pairs(
 
 
 def cut(
-    ledger: Ledger, kind: Literal["final", "aa"], pairs: Sequence[Row], rows: int,
+    ledger: Ledger, pairs: Sequence[Row], rows: int,
     place: int | None = None,
 ) -> list[Comparison]:  # fmt: skip
     """Cut pairs into comparisons of ``rows`` rows; ``place`` is that of their order, if any."""
     return [
         Comparison(
-            seeds.derive(ledger.root_seed, kind, k=place, name=str(n)).hex(),
-            -1, place or 0, n, tuple(pairs[n * rows : (n + 1) * rows]), kind=kind,
+            seeds.derive(ledger.root_seed, "final", k=place, name=str(n)).hex(),
+            -1, place or 0, n, tuple(pairs[n * rows : (n + 1) * rows]), kind="final",
         )
         for n in range(len(pairs) // rows)
     ]  # fmt: skip

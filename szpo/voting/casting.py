@@ -130,9 +130,9 @@ def store(
             ledger.attest_head()
             return receipt(earlier, replayed=True)
     stands = receipt(before[-1]) if before else None
-    is_open = _is_open(ledger, seat[0], answered=bool(before))
+    is_open = _is_open(ledger, seat[0])
     if before and not is_open:
-        why = _CLOSED.get(seat[0]["kind"], "this comparison is answered once")
+        why = _CLOSED.get(seat[0]["kind"], _CLOSED["train"])
         raise VoteConflictError("closed", f"vote: {why}; your answer stands", stands)
     if is_open and seat[0]["tab"] != request.tab:
         raise VoteConflictError(
@@ -157,14 +157,10 @@ def store(
     return receipt(stored)
 
 
-def _is_open(ledger: Ledger, seat: Record, *, answered: bool) -> bool:
-    match seat["kind"]:
-        case "train":
-            return bool(seat["state"] == "open")
-        case "final":
-            return finals.is_open(ledger, seat["comparison"])
-        case _:
-            return not answered
+def _is_open(ledger: Ledger, seat: Record) -> bool:
+    if seat["kind"] == "final":
+        return finals.is_open(ledger, seat["comparison"])
+    return bool(seat["state"] == "open")
 
 
 def read_seat(ledger: Ledger, assignment: str, panelist: str | None = None) -> list[Record]:
@@ -173,7 +169,7 @@ def read_seat(ledger: Ledger, assignment: str, panelist: str | None = None) -> l
     Empty where there is no such seat, or where it is not this ``panelist``'s.
     """
     found = ledger.query(
-        "SELECT a.*, c.kind, c.step, c.expected, s.state, v.vote, v.revision, v.choice, v.late, "
+        "SELECT a.*, c.kind, c.step, s.state, v.vote, v.revision, v.choice, v.late, "
         "v.received_us, v.idem, v.payload_sha256, v.details, v.skip_reason "
         "FROM assignments a JOIN comparisons c USING (comparison) "
         "LEFT JOIN steps s ON s.run = c.run AND s.step = c.step "

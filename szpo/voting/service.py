@@ -17,13 +17,13 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Choice, Vote
-from szpo.voting import calibration, casting, counting, finals, seats
+from szpo.voting import casting, counting, finals, seats
 from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import ComparisonSeats, RunNow, Seat, SeatCounts, StepVotes
 from szpo.voting.seats import PanelistKind
 
 T = TypeVar("T")
-SeatKind = Literal["round", "calibration", "final"]
+SeatKind = Literal["round", "final"]
 """What a panelist may be shown: a comparison of the open step, or one outside training."""
 SEAT_TTL_US: Final = 600_000_000
 """How long a comparison stays reserved for the panelist who was shown it: ten minutes."""
@@ -35,8 +35,7 @@ class VoteService:
     ``spare``: how many seats may be held beyond those needed. One is made once a needed seat has
     been held unanswered for ``spare_after_us``, so that its answer is seldom one too many.
     ``seat_ttl_us``: how long an unanswered seat is held. ``rubric_version`` is stored with every
-    vote. Without ``calibrates`` nobody is shown gold, repeats or A/A. The service does not decide
-    which answers count: see `StepVotes`.
+    vote. The service does not decide which answers count: see `StepVotes`.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class VoteService:
         spare: int = 0,
         spare_after_us: int = 0,
         rubric_version: int | None = None,
-        calibrates: bool = True,
     ):
         self.ledger: Final = ledger
         self.clock: Final = clock or ledger.clock
@@ -56,7 +54,6 @@ class VoteService:
         self.spare: Final = spare
         self.spare_after_us: Final = spare_after_us
         self.rubric_version: Final = rubric_version
-        self.calibrates: Final = calibrates
         self._kinds: dict[str, str] = {}
         self._votes: StepVotes | None = None
         self._now: RunNow | None = None
@@ -81,8 +78,6 @@ class VoteService:
         match kind:
             case "round":
                 return self.assign(panelist, tab=tab)
-            case "calibration":
-                return self.calibration(panelist, tab=tab)
             case "final":
                 return self.final(panelist, tab=tab)
 
@@ -192,23 +187,6 @@ class VoteService:
             side = at.free_side(self.clock(), self.spare, self.spare_after_us)
             return side and self._serve(at.head, counts.d, side, panelist, tab)
 
-    def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
-        """Serve a waiting panelist a comparison that no update counts; None if none is left.
-
-        It is gold or A/A: see `szpo.voting.calibration`. A seat that is held is served
-        again. One that was given back or expired is not, since a second reading measures
-        something else. While the run is paused nothing new is shown.
-        """
-        with self.ledger.transaction("votes"):
-            self._kind(panelist)
-            held = seats.find_unanswered(self.ledger, panelist, calibration.KINDS, self.clock())
-            if held is not None:
-                return self.serve_again(held.id, tab)
-            if not self.calibrates or self.look().paused:
-                return None
-            found = calibration.choose_calibration(self.ledger, panelist)
-            return None if found is None else self.make_seat(*found, panelist, tab)
-
     def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """Serve a blind final comparison; None while there is none for this panelist.
 
@@ -304,8 +282,7 @@ class VoteService:
 
         With the key (``idem``) of a stored answer it returns that one. A new key from the
         current tab is a revision, until the step (or a final comparison's order) closes. A first
-        answer after the close is stored as late. Gold, repeats and A/A close with their first
-        answer, because a second thought would not measure the first. ``panelist`` must be the
+        answer after the close is stored as late. ``panelist`` must be the
         seat's if given; ``more`` are the other fields of `VoteRequest`.
 
         Raises:

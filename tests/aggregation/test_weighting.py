@@ -16,12 +16,11 @@ from szpo.analysis.agreement import Conduct, at_random, effort_flags
 from szpo.cli.app import call
 from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
-from szpo.optim import optimizer, rule, weighting
+from szpo.optim import optimizer, weighting
 from szpo.optim.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.replay import replay, verification
 from szpo.replay.replay import read_votes_by_voter
 from szpo.types import Tally, Vote
-from szpo.voting import calibration
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run, yard_run
@@ -78,19 +77,6 @@ def test_voters_are_read_in_the_order_of_their_ids_whatever_came_first():
         found = read_votes_by_voter(None, settings_of(N=2), 0, order, tally)
         assert found.voters == ("ann", "zoe")
         assert found.verdicts[:, 0].tolist() == [[0, PLUS], [PLUS, 0]]
-
-
-def test_wrong_answers_to_known_questions_cost_weight_and_right_ones_win_none():
-    history = past(np.random.default_rng(4), [0.5] * 6, steps=60)
-    plain = weighting.skill(history).weights
-    right = np.array([[10.0, 10.0]] * 6)
-    one_wrong = right.copy()
-    one_wrong[2, 0] = 2
-    assert weighting.skill(replace(history, gold=one_wrong)).weights[2] < plain[2] - 0.3
-    # A hostile voter does not buy back weight with them.
-    hostile = past(np.random.default_rng(4), [0.5] * 5 + [-0.5], steps=60)
-    found = weighting.skill(replace(hostile, gold=right)).weights[5]
-    assert found == pytest.approx(weighting.skill(hostile).weights[5], abs=1e-6)
 
 
 # ---- what would turn a step round ----
@@ -158,13 +144,10 @@ def test_a_weighting_needs_voters_and_without_them_there_is_no_share():
     state = optimizer.init(make_settings(1, (("z", (4,)),), rule="known", N=2, weighting="skill"))
     with pytest.raises(UsageError, match="needs to know who voted how"):
         optimizer.tell(state, optimizer.ask(state), make_votes([[[PLUS, MINUS]]]).tally())
-    with pytest.raises(UsageError, match="equal learns no weights"):
-        rule.learn_weights("equal", History.empty(2))
 
 
-@pytest.mark.parametrize("kind", weighting.LEARNED)
-def test_weights_rest_on_earlier_steps_alone(kind):
-    settings = make_settings(1, (("z", (4,)),), rule="known", N=4, weighting=kind)
+def test_weights_rest_on_earlier_steps_alone():
+    settings = make_settings(1, (("z", (4,)),), rule="known", N=4, weighting="skill")
     rng = np.random.default_rng(0)
     state = optimizer.init(settings)
     for _ in range(6):
@@ -192,9 +175,8 @@ def mixed_panel(ledger):
 
 
 @pytest.mark.parametrize(("rule", "M"), [("known", 3), ("sign", 1)])
-@pytest.mark.parametrize("kind", weighting.LEARNED)
-def test_a_weighted_run_is_recomputed_from_its_votes(tmp_path, rule, kind, M):
-    settings, ledger, policy = start(tmp_path, rule=rule, weighting=kind, M=M)
+def test_a_weighted_run_is_recomputed_from_its_votes(tmp_path, rule, M):
+    settings, ledger, policy = start(tmp_path, rule=rule, weighting="skill", M=M)
     go(settings, ledger, policy, mixed_panel(ledger), until_step=8)
     report = verification.verify(ledger)
     assert report.ok, report.failure
@@ -208,39 +190,6 @@ def test_a_weighted_run_is_recomputed_from_its_votes(tmp_path, rule, kind, M):
     assert state_to_json(again) == state_to_json(third)
 
 
-def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp_path):
-    """Right, wrong, a tie, a skip, and one that came too late for step 1."""
-    settings, ledger, policy = start(tmp_path, weighting="skill")
-    panel = mixed_panel(ledger)
-    go(settings, ledger, policy, panel, until_step=1)
-    service = VoteService(ledger)
-    ids = sorted(row["panelist"] for row in ledger.query("SELECT panelist FROM panelists"))
-
-    def answer(panelist, kind):
-        seat = service.calibration(panelist, tab="t")
-        assert ledger.comparison(seat.comparison).kind == "gold"
-        wrong = {"A": "B", "B": "A"}[seat.plus_side]
-        choice = {"right": seat.plus_side, "wrong": wrong, "tie": "tie", "skip": "skip"}[kind]
-        reason = "reading" if kind == "skip" else None
-        service.cast(seat.id, choice, idem=seat.id, tab="t", skip_reason=reason)
-
-    for panelist, kind in zip(ids, ("right", "wrong", "wrong", "tie", "skip"), strict=True):
-        answer(panelist, kind)
-    go(settings, ledger, policy, panel, until_step=2)
-    answer(ids[4], "right")
-    go(settings, ledger, policy, panel, until_step=4)
-    assert calibration.gold_results(ledger, 0) == {}
-    expected = dict(zip(ids, [(1, 1), (0, 1), (0, 1), (0.5, 1)], strict=False))
-    assert calibration.gold_results(ledger, 1) == expected
-    assert calibration.gold_results(ledger, 2) == {**expected, ids[4]: (1, 1)}
-    bodies = [event["body"] for event in ledger.events("step")]
-    weights = [body["extra"]["weights"] for body in bodies]
-    assert len({round(w, 12) for w in weights[0].values()}) == 1
-    assert weights[2][ids[0]] > weights[2][ids[1]]
-    report = verification.verify(ledger)
-    assert report.ok, report.failure
-
-
 def codes(found):
     return [code for code, _ in found]
 
@@ -251,8 +200,6 @@ def test_each_sign_has_an_edge():
         (Conduct(left=(11, 11)), Conduct(left=(10, 10)), "side"),
         (Conduct(left=(0, 11)), Conduct(left=(13, 20)), "side"),
         (Conduct(run=14, left=(20, 40)), Conduct(run=13, left=(20, 40)), "run"),
-        (Conduct(gold=(3, 6)), Conduct(gold=(4, 6)), "gold"),
-        (Conduct(gold=(3, 6)), Conduct(gold=(2, 5)), "gold"),
         (Conduct(rest=(8, 30)), Conduct(rest=(9, 30)), "rest"),
         (Conduct(rest=(8, 30)), Conduct(rest=(3, 29)), "rest"),
         (Conduct(skim=(4, 6)), Conduct(skim=(3, 6)), "skim"),
@@ -261,12 +208,12 @@ def test_each_sign_has_an_edge():
         (Conduct(repeat=(0, 5)), Conduct(repeat=(0, 4)), "repeat"),
         (Conduct(skips=(4, 12)), Conduct(skips=(3, 12)), "skips"),
         (Conduct(skips=(4, 12)), Conduct(skips=(11, 11)), "skips"),
-        (Conduct(gold=(1, 4)), Conduct(gold=(2, 3)), "random"),
+        (Conduct(repeat=(1, 4)), Conduct(repeat=(2, 3)), "random"),
     ]
     for odd, fine, code in cases:
         with case(odd, fine, code):
-            panel = Conduct(gold=(97, 100))
-            assert code in codes(effort_flags(odd, *() if code == "random" else (panel,)))
+            panel = Conduct(repeat=(95, 100))
+            assert code in codes(effort_flags(odd, panel))
             assert code not in codes(effort_flags(fine, panel))
 
 
@@ -277,18 +224,17 @@ def test_a_run_is_longer_by_chance_in_a_longer_record_and_a_flag_says_what_was_c
         ("side", "chose the left side in 30 of 32 answers"),
     )
     assert effort_flags(Conduct()) == () and at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
-    # One right and one wrong each: ln .5²/(.95 · .05) + ln .5²/(.8 · .2) + ln .5²/(.6 · .4).
-    half = Conduct(gold=(1, 2), repeat=(1, 2), rest=(1, 2))
-    assert at_random(half, PANEL) == pytest.approx(1.66073 + 0.44629 + 0.04082, abs=1e-5)
+    # One right and one wrong each: ln .5²/(.8 · .2) + ln .5²/(.6 · .4).
+    half = Conduct(repeat=(1, 2), rest=(1, 2))
+    assert at_random(half, PANEL) == pytest.approx(0.44629 + 0.04082, abs=1e-5)
 
 
-@given(st.integers(0, 12), st.integers(0, 20), st.integers(0, 60))
-def test_a_right_answer_never_speaks_for_chance(gold, repeat, rest):
-    before = Conduct(gold=(gold, 12), repeat=(repeat, 20), rest=(rest, 60))
+@given(st.integers(0, 20), st.integers(0, 60))
+def test_a_right_answer_never_speaks_for_chance(repeat, rest):
+    before = Conduct(repeat=(repeat, 20), rest=(rest, 60))
     for more in (
-        Conduct(gold=(gold + 1, 13), repeat=(repeat, 20), rest=(rest, 60)),
-        Conduct(gold=(gold, 12), repeat=(repeat + 1, 21), rest=(rest, 60)),
-        Conduct(gold=(gold, 12), repeat=(repeat, 20), rest=(rest + 1, 61)),
+        Conduct(repeat=(repeat + 1, 21), rest=(rest, 60)),
+        Conduct(repeat=(repeat, 20), rest=(rest + 1, 61)),
     ):
         assert at_random(more, PANEL) < at_random(before, PANEL)
 
@@ -297,7 +243,7 @@ def test_a_right_answer_never_speaks_for_chance(gold, repeat, rest):
     ("name", "honest"),
     # A vote under a quarter of the reading time: who reads as in the bench, 120 ms a word and
     # log-normal with σ ½, gives it in Φ((ln 63 − ln 120)/½). The others are taken for granted.
-    [("gold", 0.95), ("repeat", 0.8), ("skips", 0.05), ("skim", 0.099)],
+    [("repeat", 0.8), ("skips", 0.05), ("skim", 0.099)],
 )
 def test_a_flag_meets_fewer_than_one_honest_panelist_in_a_hundred(name, honest):
     """Exactly, by the binomial distribution, after any number of answers up to eighty."""
@@ -306,16 +252,15 @@ def test_a_flag_meets_fewer_than_one_honest_panelist_in_a_hundred(name, honest):
         assert binom.pmf(met, n, honest).sum() < 0.01, n
 
 
-PANEL = Conduct(gold=(95, 100), repeat=(80, 100), rest=(60, 100))
-"""Of an honest simulated panel: with the truth, with themselves and with the others."""
+PANEL = Conduct(repeat=(80, 100), rest=(60, 100))
+"""Of an honest simulated panel: with themselves and with the others."""
 
 
 def past_of_skill(verdicts):
     """A history (P, R, N) of voters a, b, c, …"""
     verdicts = np.array(verdicts, dtype=np.int8)
     names = tuple("abcdefghijklmnopqrst"[: verdicts.shape[-3]])
-    told = np.zeros((*verdicts.shape[:-2], 2))
-    return History(names, np.arange(verdicts.shape[-2]), verdicts, told)
+    return History(names, np.arange(verdicts.shape[-2]), verdicts)
 
 
 def draw_history(beta, each, *, answered="all", seed=0):
@@ -335,88 +280,47 @@ def draw_history(beta, each, *, answered="all", seed=0):
         chance = special.expit(beta[:, who] * x[:, r, None])
         verdicts[:, who, r, where] = np.where(rng.random(chance.shape) < chance, PLUS, MINUS)
     names = tuple(f"{i:03d}" for i in range(voters))
-    return History(names, np.arange(rows), verdicts, np.zeros((panels, voters, 2)))
-
-
-def rationality_weights(sample):
-    return rule.learn_weights("rationality", sample)
+    return History(names, np.arange(rows), verdicts)
 
 
 # ---- what all of them promise ----
 
 
-@pytest.mark.parametrize("name", weighting.LEARNED)
-def test_nothing_known_and_equal_voters_weigh_one(name):
+def test_nothing_known_and_equal_voters_weigh_one():
     nobody = weighting.add_voters(History.empty(4), ["b", "a", "c"])
-    assert rule.learn_weights(name, nobody) == pytest.approx(np.ones(3), rel=1e-12)
+    assert weighting.skill(nobody).weights == pytest.approx(np.ones(3), rel=1e-12)
     same = past_of_skill(np.tile(np.where(np.arange(30) % 3 > 0, PLUS, MINUS), (4, 1))[..., None])
-    assert rule.learn_weights(name, same) == pytest.approx(np.ones(4), rel=1e-9)
+    assert weighting.skill(same).weights == pytest.approx(np.ones(4), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", weighting.LEARNED)
 @pytest.mark.parametrize("answered", ["all", "one"])
-def test_no_side_no_order_of_voters_and_no_neighbour_matters(answered, name):
+def test_no_side_no_order_of_voters_and_no_neighbour_matters(answered):
     rng = np.random.default_rng(1)
     sample = draw_history(np.exp(rng.normal(size=(3, 5))), 40, answered=answered)
-    sample = replace(sample, gold=rng.integers(0, 5, (3, 5, 2)).cumsum(-1).astype(float))
-    weights = rule.learn_weights(name, sample)
+    weights = weighting.skill(sample).weights
 
     def check(changed, expected):
-        found = rule.learn_weights(name, replace(sample, **changed))
+        found = weighting.skill(replace(sample, **changed)).weights
         assert found == pytest.approx(expected, rel=1e-9)
 
     order = [3, 1, 4, 0, 2]
-    turned = {"verdicts": sample.verdicts[:, order], "gold": sample.gold[:, order]}
-    check(turned, weights[:, order])
+    check({"verdicts": sample.verdicts[:, order]}, weights[:, order])
     for every in (1, 2):  # all directions, or every other one, called the other way round
         flipped = sample.verdicts.copy()
         flipped[:, :, ::every] *= -1
         check({"verdicts": flipped}, weights)
     for i in range(3):
-        check({"verdicts": sample.verdicts[i], "gold": sample.gold[i]}, weights[i])
+        check({"verdicts": sample.verdicts[i]}, weights[i])
 
 
-@pytest.mark.parametrize("learn", [weighting.skill, weighting.rationality])
 @given(st.integers(0, 2**32), st.integers(1, 25))
-def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistributed(
-    learn, seed, rows
-):
+def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistributed(seed, rows):
     rng = np.random.default_rng(seed)
     verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, rows, 2))
-    found = learn(past_of_skill(verdicts))
+    found = weighting.skill(past_of_skill(verdicts))
     assert ((found.weights >= 0) | (found.z <= -HOSTILE_Z)).all()
     assert np.isfinite(found.weights).all()
     assert (found.weights**2).sum() == pytest.approx(np.abs(found.weights).sum())
-
-
-def test_few_votes_leave_the_prior_and_many_turn_two_hostile_of_seven_round():
-    beta = np.repeat([[1.0] * 5 + [-1.0] * 2], 40, axis=0)
-    many = rationality_weights(draw_history(beta, 150, seed=2)).mean(0)
-    assert many[:5].min() > 0.7 and many[5:].max() < -0.3
-    few = rationality_weights(draw_history(beta, 4, seed=3))
-    assert few.min() >= 0
-    weights = rationality_weights(draw_history(np.full((30, 6), 1.0), 3, seed=4))
-    assert np.abs(weights - 1).mean() < 0.25
-
-
-# ---- rationality ----
-
-
-def test_a_sharp_voter_is_distinguished_from_a_dull_one_and_the_interval_covers():
-    beta = np.repeat([[2.0, 1.0, 1.0, 1.0, 0.5, 0.5]], 60, axis=0)
-    found = weighting.rationality(draw_history(beta, 150, seed=8))
-    mean = found.beta.mean(0)
-    assert mean[0] > mean[1:4].max() > mean[4:].max()
-    covered = (found.low <= 1.0) & (found.high >= 1.0)  # the middle ones' own value
-    assert covered[:, 1:4].mean() > 0.85
-
-
-def test_ties_say_nothing_of_beta():
-    verdicts = draw_history([1.0, 1.0, 0.3], 30, seed=9).verdicts[0]
-    with_ties = np.concatenate([verdicts, np.full((3, 5, 1), TIE, dtype=np.int8)], axis=1)
-    assert rationality_weights(past_of_skill(with_ties)) == pytest.approx(
-        rationality_weights(past_of_skill(verdicts)), rel=1e-9
-    )
 
 
 # ---- the report ----
@@ -426,15 +330,14 @@ def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path)
     _, ledger, _ = start(tmp_path)
     assert agreement.voters(ledger) == ()
     ledger.close()
-    run, ledger, policy = start(tmp_path, "voted.db", weighting="rationality", M=2)
+    run, ledger, policy = start(tmp_path, "voted.db", weighting="skill", M=2)
     seen = []
     go(run, ledger, policy, panel_of(ledger, 4), until_step=3, on_step=seen.append)
     rows = agreement.voters(ledger)
     assert [row.name for row in rows] == ["panel-0", "panel-1", "panel-2", "panel-3"]
     assert sum(row.votes for row in rows) == seen[-1].total_votes
     for row in rows:
-        assert row.in_use == row.rationality
-        assert row.beta_interval[0] < row.beta_interval[1]
+        assert row.in_use == row.skill
     heads, lines = agreement.voter_table(rows)
     assert len(lines) == 4 and all(len(line) == len(heads) for line in lines)
     assert [line[1] for line in lines] == [row.votes for row in rows]
@@ -463,4 +366,4 @@ def test_the_command_lists_the_votes_of_every_voter(tmp_path, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert sum(row["votes"] for row in rows) == 24 and {row["in_use"] for row in rows} == {1.0}
     assert call(["show", path, "--voters"]) == 0
-    assert "rationality" in capsys.readouterr().out
+    assert "skill" in capsys.readouterr().out

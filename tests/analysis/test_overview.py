@@ -11,7 +11,6 @@ import pytest
 from szpo import metrics
 from szpo.analysis import agreement, improvement, measuring, overview, vote_rows
 from szpo.analysis.improvement import Improvement
-from szpo.analysis.vote_rows import VoteRow
 from szpo.ledger import orders, run_spec, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
@@ -84,42 +83,14 @@ def test_agreement_and_alpha_by_hand():
     assert (found.value, found.of) == (0.5, 1)  # 3 with 1 agrees, 3 with 2 does not
 
 
-def test_gold_repeats_and_sides():
-    gold = [
-        ballot(i, verdict, kind="gold", expected="plus", counted=False, step=None)
-        for i, verdict in enumerate(["plus"] * 3 + ["minus"] * 3, 1)
-    ]
-    skipped = ballot(7, "skip", kind="gold", expected="plus", counted=False)
+def test_a_repeat_is_the_same_panelists():
     first = ballot(8, "plus", comparison="x")
     again = ballot(9, "minus", repeats="x", comparison="x2")
     other = ballot(10, "plus", repeats="x", comparison="x3", panelist="P-02")
-    rows = agreement.panelists(page([*gold, skipped, first, again, other]))
+    rows = agreement.panelists(page([first, again, other]))
     ada, bob = rows
-    assert (ada["gold"].hits, ada["gold"].of) == (3, 6)
-    # Wilson's upper limit of 3 of 6 is .81; at ½ a likelihood ratio of (.5/.95)³(.5/.05)³ = 146.
-    assert [code for code, _ in ada["flags"]] == ["gold", "random"]
     assert (ada["repeat"].hits, ada["repeat"].of) == (0, 1)
     assert bob["repeat"].of == 0  # somebody else's verdict says how far people agree
-
-
-def test_what_is_usual_is_the_panels_own_share_once_enough_is_known():
-    """Answers that are odd in one panel are ordinary in another, whose members all give them."""
-
-    def known(name: str, right: int, of: int) -> list[VoteRow]:
-        return [
-            ballot(i, "plus" if i < right else "minus", panelist=name, kind="gold",
-                   expected="plus", counted=False, step=None)
-            for i in range(of)
-        ]  # fmt: skip
-
-    alone = agreement.panelists(page(known("A", 3, 5)))[0]  # (.5/.95)³(.5/.05)² = 15: too few
-    lucky = agreement.panelists(page([*known("A", 1, 4), *known("B", 46, 46)]))[0]
-    all_alike = agreement.panelists(page([v for n in "ABCDEFGH" for v in known(n, 1, 4)]))
-    assert alone["flags"] == ()
-    assert [code for code, _ in lucky["flags"]] == ["random"]
-    assert all(
-        row["flags"] == () for row in all_alike
-    )  # a known question nobody gets is a bad one
 
 
 def test_somebody_is_compared_with_the_others_only():

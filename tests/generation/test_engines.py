@@ -197,7 +197,7 @@ def nobody_waits(monkeypatch):
 
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:
     folder.mkdir(exist_ok=True)
-    people = ("panel.kind=people", "panel.calibration=false", "run.seed=0")
+    people = ("panel.kind=people", "run.seed=0")
     line = folder_run.arguments(folder, *people, *sets, model_folder=model)
     assert call([*line, *flags]) == 1  # paused, by whomever
     return folder / "runs" / "folder.db"

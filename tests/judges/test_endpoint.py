@@ -484,7 +484,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
 
     with stub_endpoint("longer") as stub:
         line = yard_run.arguments(
-            tmp_path, "panel.kind=people", "panel.calibration=false",
+            tmp_path, "panel.kind=people", 
             "optimizer.M=2", "run.votes=8", "optimizer.N=4",
             "run.lag=0", "run.name=mixed", f"run.folder={tmp_path / 'runs'}",
         )  # fmt: skip

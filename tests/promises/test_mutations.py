@@ -156,7 +156,8 @@ def test_what_a_person_is_called_stands_outside_the_record_and_who_voted_inside(
     with Ledger.open(path) as ledger:
         service = VoteService(ledger)
         ann, bob = (service.enroll("person", name) for name in ("Ann", "Bob"))
-        service.cast(service.calibration(ann).id, "A", idem="a-key-of-16-chars")
+        seat = service.make_seat(ledger.comparisons(0)[0].id, "A", ann, None)
+        service.cast(seat.id, "A", idem="a-key-of-16-chars")
     assert forge(path, "UPDATE panelists SET pseudonym = 'Eve' WHERE pseudonym = 'Ann'") == 1
     assert failure(path) == (None, None)
     assert forge(path, "UPDATE panelists SET kind = 'judge' WHERE panelist = ?", (bob,)) == 1
@@ -190,7 +191,7 @@ def test_a_row_that_nobody_recorded_is_named(path, table):
     added |= {
         "votes": {"revision": 100},
         "assignments": {"panelist": "nobody"},
-        "comparisons": {"kind": "gold"},
+        "comparisons": {"kind": "final"},
     }.get(table, {})  # what their UNIQUE rules allow
     names, marks = ", ".join(added), ", ".join("?" * len(added))
     sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"

@@ -268,7 +268,7 @@ def test_updates_are_a_chain_of_their_own(path, column):
 
 @pytest.mark.parametrize("command", ["verify", "export --votes votes.jsonl", "report", "show"])
 def test_what_is_written_meanwhile_is_no_fault(path, tmp_path, monkeypatch, capsys, command):
-    """At each look of a reader at the file somebody new comes, calibrates and votes."""
+    """At each look of a reader at the file somebody new comes and votes, late."""
     monkeypatch.chdir(tmp_path)
     plain, looks = Ledger.query, itertools.count()
     with Ledger.open(path) as writer:
@@ -278,7 +278,7 @@ def test_what_is_written_meanwhile_is_no_fault(path, tmp_path, monkeypatch, caps
             found = plain(self, sql, parameters)
             if self.readonly:
                 name = f"P-{next(looks)}"
-                seat = service.calibration(service.enroll("person", name))
+                seat = service.make_seat("c", "A", service.enroll("person", name), None)
                 key = f"key-of-{name:>12}".replace(" ", "0")
                 service.cast(seat.id, "A", idem=key)
             return found

@@ -1,7 +1,6 @@
 """Base against tuned on held-out prompts, blind; answers before and after."""
 
 import contextlib
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +27,6 @@ from tests.support.quadratic import (
     ValueJudge,
     drive,
     go,
-    history,
     panel_of,
     parts_of,
     start,
@@ -294,30 +292,6 @@ def people_run(folder, *sets, lives=1):
     return ledger
 
 
-def aa(ledger):
-    heads = ledger.query("SELECT comparison FROM comparisons WHERE kind = 'aa' ORDER BY n")
-    return [ledger.comparison(head["comparison"]) for head in heads]
-
-
-@pytest.mark.full
-def test_a_peoples_run_begins_with_them_and_makes_them_once(tmp_path):
-    run = people_run(tmp_path / "a", "run.seed=0", lives=3)
-    with run as ledger, people_run(tmp_path / "b", "run.seed=0") as other:
-        found = aa(ledger)
-        assert found == aa(other) and len(found) == driver.COMPARISONS
-        assert all(len(c.rows) == 3 and c.step == -1 and not c.identical for c in found)
-        trained = {p.turns for p in assemble.reopen(ledger, say=lambda _: None).prompts.train}
-        rows = list(itertools.chain.from_iterable(c.rows for c in found))
-        assert {row.prompt.turns for row in rows} <= trained
-        # Two independent samples of one policy: alike in law, not in text.
-        assert sum(row.identical for row in rows) < len(rows) / 2
-        assert history(ledger) == history(other) and verification.verify(ledger).ok
-        # People are served the step's comparisons only.
-        (first,) = ledger.query("SELECT min(event) AS event FROM events WHERE kind = 'generated'")
-        assert first["event"] is not None
-        assert {vote["kind"] for vote in ledger.votes()} == {"train"}
-
-
 def sides(ledger):
     """The side of plus at each seat of training, and where a final comparison will have it."""
     seats = ledger.query(
@@ -339,35 +313,4 @@ def test_who_knows_settings_and_prompts_cannot_work_out_sides(tmp_path):
     with people_run(tmp_path / "again", f"run.seed={seed}") as again:
         assert sides(again) == expected
     with Ledger.open(yard_run.finished(tmp_path)) as simulated:
-        assert simulated.root_seed == 0 and aa(simulated) == []
-
-
-@pytest.mark.full
-def test_they_change_nothing_of_the_run(tmp_path, monkeypatch):
-    with people_run(tmp_path / "with", "run.seed=0") as ledger:
-        expected = history(ledger)
-    with monkeypatch.context() as patch:
-        patch.setattr(driver, "make", lambda *_: False)
-        with people_run(tmp_path / "without", "run.seed=0") as ledger:
-            assert aa(ledger) == [] and history(ledger) == expected
-
-
-@pytest.mark.parametrize("count", [1, 7])
-def test_they_are_stored_all_or_none(tmp_path, count):
-    config = config_of(tmp_path, "panel.kind=people")
-    parts = assemble.build(config, say=lambda _: None)
-    with assemble.create_ledger(parts, assemble.new_path(config)) as ledger:
-        plain = ledger.append
-
-        def broken(table, row):
-            if table == "comparisons" and row["n"] == count - 1:
-                raise KeyboardInterrupt
-            return plain(table, row)
-
-        ledger.append = broken
-        with pytest.raises(KeyboardInterrupt):
-            driver.make(ledger, parts, count)
-        ledger.append = plain
-        assert aa(ledger) == []
-        assert driver.make(ledger, parts, count) and not driver.make(ledger, parts, count)
-        assert len(aa(ledger)) == count
+        assert simulated.root_seed == 0

@@ -458,7 +458,7 @@ class Leave(BaseException):
 
 
 PEOPLE = {
-    "panel.kind": "people", "panel.calibration": "false", "subspace.kind": "none",
+    "panel.kind": "people", "subspace.kind": "none",
     "run.votes": 400, "improve.nats": 1.0, "run.name": "read", "run.seed": 0,
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ def ballot(vote: int, verdict: str, **what: object) -> VoteRow:
     choice = {"plus": "A", "minus": "B"}.get(verdict, verdict)
     base = VoteRow(
         vote=vote, seat=f"s{vote}", revision=0, comparison=f"c{vote}", kind="train", step=0, k=0,
-        n=vote, panelist="P-01", plus_side="A", choice=choice, verdict=verdict, expected=None,
+        n=vote, panelist="P-01", plus_side="A", choice=choice, verdict=verdict,
         repeats=None, standing=True, counted=verdict != "skip", late=False, skip_reason=None,
         dwell_ms=60_000, served_us=0, received_us=vote * S, words=238,
         words_plus=100, words_minus=50, fast=False,

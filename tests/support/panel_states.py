@@ -298,18 +298,12 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     vote(page, "2")
     until(page, "waiting")
     yield "round-done", page
-    page.click("[data-do=calibrate]")
-    until(page, "calib")
-    yield "calibration", page
-    page.click("[data-do=leave]")
-    until(page, "waiting")
-
     with patch("szpo_ui.screens.look", side_effect=RuntimeError("drill")):
-        page.click("[data-do=calibrate]")
+        page.click("[data-do=revise]")
         until(page, "error")
     yield "error", page
     page.click("[data-do=retry]")
-    page.wait_for_selector("#szpo-root[data-state=calib], #szpo-root[data-state=waiting]")
+    page.wait_for_selector("#szpo-root[data-state=vote], #szpo-root[data-state=waiting]")
     remaining = ann.cookies()
     ann.clear_cookies()
     page.clock.fast_forward(4_000)
@@ -322,9 +316,6 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     with patch("szpo.config.schema.Config.is_spent", return_value=True):
         stage.ledger.record_event("look again", "test", {})
         page.goto(f"{stage.url}/panel/")
-        page.wait_for_selector("#szpo-root[data-state=finished], #szpo-root[data-state=calib]")
-        if page.locator("[data-do=leave]").count():
-            page.click("[data-do=leave]")
         until(page, "finished")
         yield "finished", page
         page.click("[data-do=final]")

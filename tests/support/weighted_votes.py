@@ -5,11 +5,11 @@ import numpy as np
 from szpo.optim.weighting import MINUS, PLUS, VotesByVoter
 
 
-def make_votes(verdicts, gold=None, identical=None):
+def make_votes(verdicts, identical=None):
     """Votes (P, K, N) of voters a, b, c, …"""
     verdicts = np.array(verdicts, dtype=np.int8)
     dead = np.zeros(verdicts.shape[-2:], dtype=bool) if identical is None else np.array(identical)
-    return VotesByVoter(tuple("abcdefghijklmnop"[: verdicts.shape[-3]]), verdicts, dead, gold)
+    return VotesByVoter(tuple("abcdefghijklmnop"[: verdicts.shape[-3]]), verdicts, dead)
 
 
 def in_turns(who, plus, voters):

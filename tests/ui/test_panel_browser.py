@@ -76,7 +76,7 @@ def votes(stage):
     ("stage", "walk", "most"),
     [
         ({"text": text, "sets": SETS}, walk, {
-            "welcome", "idle", "vote", "saving", "waiting", "calib", "closed",
+            "welcome", "idle", "vote", "saving", "waiting", "closed",
             "paused", "break", "other-tab", "error", "finished", "final",
         }),
         ({"text": text, "sets": ROWS}, walk_rows, {"welcome", "sheet", "waiting"}),

@@ -300,30 +300,6 @@ def test_a_guards_figures_are_not_reported_to_those_who_vote(stage, ann):
     assert "length" in round_status(stage.ledger).pause_reason  # the operator is told
 
 
-def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage, ann):
-    ben = Person(stage, "ben")
-    answer_all(ann, ben)
-    stage.advance()  # gold is made of finished rounds
-    answer_all(ann)
-    calib = ann.do("calibrate")
-    assert calib.state == "calib" and ann.do("open", seat=None).state == "calib"
-    answer_all(ben)
-    stage.advance()
-    still = ann.do("look")
-    assert still.state == "calib" and still.paper() == calib.paper()  # nobody is torn away
-    assert still.key != calib.key
-    ann.vote("A", key=50)
-    assert ann.do("vote", seat=calib.seat, choice="B", idem=KEY(51)).notice == "once"
-    on = ann.do("leave")
-    assert (on.state, on.step) == ("vote", 2)
-
-
-def test_there_may_be_nothing_to_calibrate_with(stage, ann):
-    answer_all(ann)
-    at = ann.do("calibrate")
-    assert at.state == "waiting" and at.notice == "none_left"
-
-
 def test_counts_do_not_move_a_reader_but_a_pause_does(stage, ann):
     ben = Person(stage, "ben")
     before = ann.glance()

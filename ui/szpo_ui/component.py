@@ -15,7 +15,7 @@ import dataclasses
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -35,7 +35,6 @@ from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Record
 from szpo.voting import casting, seats
 from szpo.voting.casting import VoteConflictError
-from szpo.voting.service import SeatKind
 from szpo_ui import credentials, login, screens
 from szpo_ui.ballots import At, Ballot, cast, extend, lease_s, poll
 from szpo_ui.markup import KEYS, environment, head, static, time_tag
@@ -45,11 +44,9 @@ from szpo_ui.site import Site, open_site
 MOST_DOTS: Final = 12
 """Up to this number of votes, each is drawn as a dot."""
 Do = Literal[
-    "open", "look", "vote", "agree", "break", "back", "calibrate", "final", "leave", "go", "keep",
+    "open", "look", "vote", "agree", "break", "back", "final", "leave", "go", "keep",
     "revise", "use-tab",
 ]  # fmt: skip
-_EXTRA: Final[Mapping[Do, SeatKind]] = {"calibrate": "calibration", "final": "final"}
-"""Actions that ask for a comparison outside training, with the kind of seat."""
 _REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
 _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 """Notices for a refused answer, by the refusal's code, else by the comparison's kind."""
@@ -137,9 +134,8 @@ def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
             screens.take_over(site, panelist, action.tab)
         case _:
             pass
-    kind = _EXTRA.get(action.do)
-    if kind is not None and site.service.ask(kind, panelist, tab=action.tab) is None:
-        notice = "none_left" if kind == "calibration" else "no_final"
+    if action.do == "final" and site.service.final(panelist, tab=action.tab) is None:
+        notice = "no_final"
     screen = screens.look(site, panelist, name, action.tab, seat, mode)
     return dataclasses.replace(screen, notice=notice) if notice else screen
 
@@ -158,7 +154,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action) -> Screen:
         if ballot.choice == "skip":
             notice = "skipped"
         if isinstance(stored, VoteConflictError):
-            notice = _REFUSALS.get(stored.code) or _CLOSED.get(kind, "once")
+            notice = _REFUSALS.get(stored.code) or _CLOSED.get(kind, "closed")
         elif kind == "train" and stored.late:
             notice = "late"
         return dataclasses.replace(screen, notice=notice)
@@ -176,7 +172,7 @@ def give_verdict(site: Site, panelist: str, ballot: Ballot) -> dict[str, Any]:
             "choice": stored.choice,
             "notice": ENGLISH.notices["late"] if stored.late else None,
         }
-    code = _REFUSALS.get(stored.code) or _CLOSED.get(seat["kind"], "once")
+    code = _REFUSALS.get(stored.code) or _CLOSED.get(seat["kind"], "closed")
     return {
         "choice": None if stored.stored is None else stored.stored.choice,
         "notice": ENGLISH.notices[code],

@@ -52,10 +52,8 @@ PARTS: Final = {"votes": "votes", "answers": "writing answers", "update": "the u
 ACCESS: Final = {
     "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
 }  # fmt: skip
-KINDS: Final = {
-    "gold": "known answer", "aa": "A/A", "final": "final comparison",
-}  # fmt: skip
-SIDES: Final = {"final": ("tuned", "base"), "gold": ("true answers", "spoiled answers")}
+KINDS: Final = {"final": "final comparison"}
+SIDES: Final = {"final": ("tuned", "base")}
 """The names of plus and minus in kinds of comparisons that have names for them."""
 MOST_HARMFUL: Final = 8
 """Links to votes that call a row harmful, newest first."""

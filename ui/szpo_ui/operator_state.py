@@ -55,10 +55,7 @@ _EVENTS: Final = {
     theta.RETURNED: "went back to the start: {why}",
 }
 """Lines of the log by kinds of events, with what `_describe_event` fills in."""
-_KINDS: Final = {
-    "gold": "comparison with a known answer", "aa": "comparison of the model with itself",
-    "final": "blind final comparison",
-}  # fmt: skip
+_KINDS: Final = {"final": "blind final comparison"}
 _CLOSED: Final = {
     "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",
 }  # fmt: skip

@@ -42,7 +42,7 @@ SELECT own.*, seat.* FROM (
   JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
   WHERE a.panelist = :panelist AND c.kind = 'train'
 ) own LEFT JOIN (
-  SELECT a.*, a.rowid AS number, c.kind, c.step, c.expected, v.choice, v.skip_reason, v.details,
+  SELECT a.*, a.rowid AS number, c.kind, c.step, v.choice, v.skip_reason, v.details,
     v.received_us
   FROM comparisons c CROSS JOIN assignments a ON a.comparison = c.comparison
   LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision =
@@ -83,15 +83,10 @@ SELECT step, votes, moved, (SELECT count(DISTINCT panelist) FROM last) AS people
 FROM ended ORDER BY event DESC
 """
 State = Literal[
-    "welcome", "idle", "vote", "closed", "waiting", "calib", "final", "paused", "break",
+    "welcome", "idle", "vote", "closed", "waiting", "final", "paused", "break",
     "other-tab", "finished", "complete", "error", "sheet",
 ]  # fmt: skip
 Mode = Literal["", "break", "revise"]
-
-EXTRA: Final[Mapping[str, State]] = {
-    "gold": "calib", "aa": "calib", "final": "final",
-}  # fmt: skip
-"""The screens of comparisons outside training, by kind of comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +404,6 @@ class _Viewer:
             shows={
                 "answered": answered,
                 "may_change": here and given[0]["step"] == self.status.step,
-                "calibration": self.site.config.panel.calibration,
                 "finals_left": _count_finals(self.site, self.panelist),
                 "news": read_last_round(self.site.ledger),
             },
@@ -427,11 +421,11 @@ class _Viewer:
 
     def outside_training(self) -> Screen | None:
         held = self.held
-        if held is None or held["kind"] == "train":
+        if held is None or held["kind"] != "final":
             return None
         if held["tab"] != self.tab:  # the seat's tab is closed, so this one may answer
             self.site.service.take(held["assignment"], self.tab)
-        return self.make_reading_screen(EXTRA[held["kind"]], held)
+        return self.make_reading_screen("final", held)
 
     def complete(self) -> Screen | None:
         if self.mode == "revise" or self.study is None or not self.study.finished:

@@ -198,7 +198,6 @@ def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
         spare=SPARE,
         spare_after_us=round(60e6 * config.words_per_vote / WORDS_PER_MINUTE),
         rubric_version=RUBRIC_VERSION,
-        calibrates=config.panel.calibration,
     )
     return Site(
         ledger=ledger,

@@ -1,7 +1,7 @@
 /* Small tools of the panelist's page, and its data in the browser. The component provides the
    sentences `T`, `element`, `props` and `server`, which calls Python. */
 
-const READING = new Set(["vote", "closed", "calib", "final", "saving", "sheet"]);
+const READING = new Set(["vote", "closed", "final", "saving", "sheet"]);
 const SIZES = [16, 17, 19, 21, 24];
 
 const $ = (selector, from = document) => from.querySelector(selector);
