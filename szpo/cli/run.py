@@ -32,7 +32,6 @@ from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_pr
 from szpo.runs.callbacks import EachStep
 from szpo.types import Progress
 from szpo.voting import (
-    casting,
     lease,
     panel_evaluator,
     pauses,
@@ -44,8 +43,6 @@ from szpo.voting.panel_evaluator import Score
 if TYPE_CHECKING:
     from szpo.runs.assemble import CheckedConfig, RunParts
 
-SAID: Final = 5
-"""Most lines on what decided that a result has."""
 WARN_AT: Final = 0.7
 """A run warns of drift at this share of its KL limit."""
 
@@ -402,7 +399,7 @@ def _conclude(
         say_result(ledger)
 
 
-def say_result(ledger: Ledger, panelist: str | None = None) -> None:
+def say_result(ledger: Ledger) -> None:
     """Print whether a run helped, what its votes taught, and the commands that come next.
 
     Of what people say decided the last `SAID` lines, or those of one ``panelist``.
@@ -425,12 +422,6 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
             console.say(text)
     if helped.last is not None:
         console.say(helped.last.line)
-    said = list(casting.read_remarks(ledger, panelist))
-    if len(said) > SAID:
-        console.say(f"the last {SAID} of {len(said)} lines on what decided:")
-    for who, line in said[-SAID:]:
-        offers = " or ".join(casting.offer_as_feature(line))
-        console.say(f"{who} says that it decided: {line}\n  a later run can ask: {offers}")
     _say_next(ledger, measured, taught.more_votes(ledger, lesson))
 
 

@@ -60,14 +60,11 @@ VERDICTS: Final[dict[str, tuple[Choice, str | None]]] = {
 }  # fmt: skip
 """Choice and reason of a skip, by key."""
 BACK: Final = ("up", "u")
-WHY: Final = "w"
 HELP: Final = (
     "left or a: A is better; right or b: B; down or s: about the same; ?: can't judge; "
-    "h: harmful, nobody is shown it again; up or u: back one row; w: say what decided; q: leave"
+    "h: harmful, nobody is shown it again; up or u: back one row; q: leave"
 )
-SHORT_HELP: Final = (
-    "a ← A   b → B   s ↓ same   ? can't judge   h harmful   u ↑ back   w why   q leave"
-)
+SHORT_HELP: Final = "a ← A   b → B   s ↓ same   ? can't judge   h harmful   u ↑ back   q leave"
 
 
 def vote(
@@ -342,11 +339,7 @@ class _Sitting:
             self._show(row)
             began, key = time.monotonic(), self.keys.read()
             while key not in VERDICTS and key not in (*BACK, console.LEAVE):
-                if key == WHY:
-                    console.say(ENGLISH.page["decided"])
-                    casting.record_remark(self.ledger, self.me, self.keys.line())
-                else:
-                    console.say(HELP)
+                console.say(HELP)
                 key = self.keys.read()
             if key == console.LEAVE:
                 return False
@@ -488,7 +481,7 @@ class _Sitting:
             console.say(f"paused by {how}{advice}\n  {self.again}{then}  # continues from there")
             return 1
         console.say(f"{ended}; thank you: {self._count_given()}")
-        run.say_result(self.ledger, self.me)
+        run.say_result(self.ledger)
         return 0
 
     def _count_given(self) -> str:

@@ -1,16 +1,9 @@
-"""Store a vote exactly once: idempotency keys, revisions, late votes, refusals.
-
-A panelist may also say what decided: a line beside the record, offered as a feature. A line
-changes no fit of its run, whose features are fixed before its first vote. The operator may begin a
-later run with the feature; only verdicts given from then on can be about it. Being beside the
-record, lines are erased with the person who wrote them.
-"""
+"""Store a vote exactly once: idempotency keys, revisions, late votes, refusals."""
 
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
@@ -18,12 +11,9 @@ from pydantic import Field, field_validator, model_validator
 
 from szpo.config.section import Section
 from szpo.errors import SzpoError, UsageError
-from szpo.features.reading import words
-from szpo.features.said import is_idle
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Choice
-from szpo.visible_text import visible
 from szpo.voting import finals
 
 CHOICES: Final = get_args(Choice)
@@ -212,55 +202,3 @@ def receipt(row: Mapping[str, Any], *, replayed: bool = False) -> Receipt:
         received_us=row["received_us"],
         replayed=replayed,
     )
-
-
-LONGEST_REMARK: Final = 300
-"""Characters of a line."""
-MOST_REMARKS: Final = 100
-"""Lines of one panelist."""
-
-
-def record_remark(ledger: Ledger, panelist: str, text: str) -> None:
-    """Store a line; one without a word, said before, or beyond `MOST_REMARKS` is not kept."""
-    line = visible(" ".join(text.encode(errors="replace").decode().split()))[:LONGEST_REMARK]
-    if words(line):
-        with ledger.transaction(panelist):
-            ledger.execute(
-                "INSERT OR IGNORE INTO remarks SELECT ?1, ?2, ?3 "
-                "WHERE (SELECT count(*) FROM remarks WHERE panelist = ?1) < ?4",
-                (panelist, line, ledger.clock(), MOST_REMARKS),
-            )
-
-
-def read_remarks(
-    ledger: Ledger, panelist: str | None = None, *, live: bool = True
-) -> Iterator[tuple[str, str]]:
-    """Pseudonym and line of all panelists, or of one, the earliest first.
-
-    Without ``live`` not of an open round, whose verdicts a line may tell.
-    """
-    opened = (row["opened_us"] for row in ledger.steps() if row["state"] == "open" and not live)
-    for row in ledger.query(
-        "SELECT pseudonym, text FROM remarks r JOIN panelists USING (panelist) "
-        "WHERE panelist = coalesce(?, panelist) AND at_us < ? ORDER BY at_us, r.rowid",
-        (panelist, min(opened, default=2**62)),
-    ):
-        yield row["pseudonym"], row["text"]
-
-
-def erase_remarks(ledger: Ledger, panelist: str | None) -> int:
-    """Delete a panelist's lines within the caller's transaction; returns how many."""
-    return ledger.execute("DELETE FROM remarks WHERE panelist = ?", (panelist,)).rowcount
-
-
-def offer_as_feature(text: str) -> tuple[str, ...]:
-    r"""The options that make a line a feature of a later run, safe to paste into a shell.
-
-    >>> print(*offer_as_feature("the warm, funny ones"), sep="\n")
-    --set 'features.add=["keyword:warm+funny+ones"]'
-    --set 'features.add=["judge: the warm, funny ones"]'
-    """
-    named = "+".join(dict.fromkeys(word for word in words(text) if not is_idle(word)))
-    forms = [*([f"keyword:{named}"] if named else []), f"judge: {text}"]
-    added = (f"features.add={json.dumps([form], ensure_ascii=False)}" for form in forms)
-    return tuple(f"--set {shlex.quote(each)}" for each in added)

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from szpo import seeds
-from szpo.cli import console, run
+from szpo.cli import console
 from szpo.cli.app import call
 from szpo.config.sentences import ENGLISH
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import budget
-from szpo.voting import casting, counting, lease
+from szpo.voting import counting, lease
 from tests.support import yard_run
 
 pytest_plugins = ["tests.support.browser"]
@@ -111,27 +111,6 @@ def test_a_run_of_simulated_raters_is_not_voted_in(tmp_path, capsys):
     path = yard_run.finished(tmp_path)
     assert call(["vote", str(path)]) == 2
     assert "its panel is bt70, not people" in capsys.readouterr().err
-
-
-def test_what_decided_is_one_optional_line_on_the_record(driven, type_in, capsys):
-    line = "  the  warm, funny\x1b ones"
-    code, seen = type_in(["y", "w", line, "a", "w", "", "q"], driven.ledger.path)
-    assert code == 0 and seen.count("What decided?") == 2 and len(given(driven.ledger)) == 1
-    said = "the warm, funny⟨001B⟩ ones"
-    assert list(casting.read_remarks(driven.ledger)) == [("terminal", said)]
-    assert verification.verify(driven.ledger).ok
-    me = driven.ledger.query("SELECT panelist FROM remarks")[0]["panelist"]
-    assert list(casting.read_remarks(driven.ledger, me)) and not list(
-        casting.read_remarks(driven.ledger, "x")
-    )
-    run.say_result(driven.ledger, me)
-    assert f"terminal says that it decided: {said}" in capsys.readouterr().out
-    for place in range(5):
-        casting.record_remark(driven.ledger, me, f"line {place}")
-    run.say_result(driven.ledger, me)
-    shown = capsys.readouterr().out
-    assert "the last 5 of 6 lines" in shown and said not in shown
-    assert shown.count("says that it decided: line") == 5
 
 
 def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdict(monkeypatch):

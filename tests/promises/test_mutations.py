@@ -27,7 +27,6 @@ EXCLUDED = {
         "revoked_us",
     ),
     "contacts": ("panelist", "name"),
-    "remarks": ("panelist", "text", "at_us"),
 }  # fmt: skip
 SOUND = {
     ("controller", "lease"): "lease = 'x:1:y', expires_us = 5",
@@ -66,7 +65,6 @@ def original(tmp_path_factory):
     with small_run(path) as ledger:
         who = ledger.query("SELECT panelist FROM panelists LIMIT 1")[0]["panelist"]
         ledger.execute("INSERT INTO contacts VALUES (?, 'Ann')", (who,))
-        ledger.execute("INSERT INTO remarks VALUES (?, 'kind', 1)", (who,))
         ledger.execute(
             "INSERT INTO credentials (credential, panelist, role, secret_sha256, created_us, "
             "expires_us, revoked_us) VALUES ('c', ?, 'panelist', 's', 1, 2, 3)",
@@ -156,7 +154,8 @@ def test_what_a_person_is_called_stands_outside_the_record_and_who_voted_inside(
     with Ledger.open(path) as ledger:
         service = VoteService(ledger)
         ann, bob = (service.enroll("person", name) for name in ("Ann", "Bob"))
-        seat = service.make_seat(ledger.comparisons(0)[0].id, "A", ann, None)
+        with ledger.transaction():
+            seat = service.make_seat(ledger.comparisons(0)[0].id, "A", ann, None)
         service.cast(seat.id, "A", idem="a-key-of-16-chars")
     assert forge(path, "UPDATE panelists SET pseudonym = 'Eve' WHERE pseudonym = 'Ann'") == 1
     assert failure(path) == (None, None)

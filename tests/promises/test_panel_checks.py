@@ -11,7 +11,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
-from szpo.voting import casting, withdrawals
+from szpo.voting import withdrawals
 from szpo_ui import credentials
 from szpo_ui.credentials import AccessError, Identity
 from tests.support import yard_run
@@ -79,8 +79,7 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
     """A process that dies at any write of an erasure leaves all of it undone, or none."""
     path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
-        ann = credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person").panelist
-        casting.record_remark(ledger, ann, "Secretive words")
+        credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person")
         reported, at = [], 0
         while not reported:
             at += 1
@@ -89,7 +88,6 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
             reported = list(ledger.events("erase"))
             assert bool(reported) == (not ledger.query("SELECT 1 FROM contacts"))
             assert bool(reported) == (not ledger.query("SELECT 1 FROM credentials"))
-            assert bool(reported) == (not ledger.query("SELECT 1 FROM remarks"))
         assert at > 5
         ledger.empty_log(0)  # as the next process does; the bytes go with it
     for file in path.parent.iterdir():

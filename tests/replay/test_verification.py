@@ -278,7 +278,9 @@ def test_what_is_written_meanwhile_is_no_fault(path, tmp_path, monkeypatch, caps
             found = plain(self, sql, parameters)
             if self.readonly:
                 name = f"P-{next(looks)}"
-                seat = service.make_seat("c", "A", service.enroll("person", name), None)
+                new = service.enroll("person", name)
+                with writer.transaction():
+                    seat = service.make_seat(writer.comparisons(0)[0].id, "A", new, None)
                 key = f"key-of-{name:>12}".replace(" ", "0")
                 service.cast(seat.id, "A", idem=key)
             return found

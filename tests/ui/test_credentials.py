@@ -12,7 +12,6 @@ from szpo.errors import UsageError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting import casting
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
 from szpo_ui import credentials
@@ -293,7 +292,6 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
     contact = "Ann Smithfield, ann@example.org"
     made = credentials.invite(ledger, "panelist", contact=contact)
     credentials.redeem(ledger, made.token)
-    casting.record_remark(ledger, made.panelist, "as I said at Smithfield")
     service = VoteService(ledger)
 
     def vote():

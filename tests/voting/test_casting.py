@@ -12,7 +12,6 @@ from szpo.replay import verification
 from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
-from szpo_ui import credentials
 from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import new_ledger, settings_of
 from tests.support.voting import cast_many
@@ -196,29 +195,6 @@ def test_a_savepoint_undoes_its_own_part_and_needs_a_transaction(ledger):
     kinds = [event["kind"] for event in ledger.events()]
     assert kinds[-2:] == ["before", "second"] and "first" not in kinds
     assert verification.verify(ledger, deep=False).ok
-
-
-def test_a_panelist_leaves_each_line_once_and_a_hundred_at_most(ledger, service):
-    ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
-    for line in ["kind words"] * 3 + [
-        f"because of {i} things" for i in range(casting.MOST_REMARKS + 9)
-    ]:
-        casting.record_remark(ledger, ann, line)
-    casting.record_remark(ledger, ben, "kind words")
-    found = [line for _, line in casting.read_remarks(ledger, ann)]
-    assert (
-        len(found) == len(set(found)) == casting.MOST_REMARKS
-        and len([*casting.read_remarks(ledger, ben)]) == 1
-    )
-    casting.record_remark(ledger, ben, "half a \ud83d sign")
-    assert [*casting.read_remarks(ledger, ben)][-1] == ("ben", "half a ? sign")
-    credentials.erase(ledger, "ann", "op")  # though nobody invited her
-    assert {who for who, _ in casting.read_remarks(ledger)} == {"ben"}
-    credentials.erase(ledger, "ann", "op")  # again, as after a kill
-    (event,) = ledger.events("erase")
-    assert event["body"]["panelist"] == ann and verification.verify(ledger, deep=False).ok
-    with pytest.raises(UsageError, match="nobody was invited"):
-        credentials.erase(ledger, "cay", "op")
 
 
 def test_the_options_that_a_line_offers_are_two_words_of_a_shell_whatever_it_says():

@@ -91,7 +91,7 @@ def test_what_is_over_is_not_held_any_longer(ledger, service):
     with ledger.transaction("controller"):
         both = (Row(Prompt.user("?"), Answer("warm"), Answer("cold")),)
         ledger.append_comparison(Comparison("f", -1, 0, 0, both, kind="final"))
-    other = service.make_seat("f", "A", ben, None)
+        other = service.make_seat("f", "A", ben, None)
     ledger.clock.now += vote_service.SEAT_TTL_US // 2
     assert service.extend(other.id) and service.extend(seat.id)
     ledger.clock.now += 2 * vote_service.SEAT_TTL_US

@@ -26,14 +26,14 @@ import gradio as gr
 from fastapi import HTTPException
 from jinja2 import Environment
 from markupsafe import Markup, escape
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from szpo.config.sentences import ENGLISH
 from szpo.config.tables import Panel
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Record
-from szpo.voting import casting, seats
+from szpo.voting import seats
 from szpo.voting.casting import VoteConflictError
 from szpo_ui import credentials, login, screens
 from szpo_ui.ballots import At, Ballot, cast, extend, lease_s, poll
@@ -107,16 +107,12 @@ class Action(At):
     do: Do
     mode: Mode = ""
     ballot: Ballot | None = None
-    decided: str | None = Field(None, max_length=casting.LONGEST_REMARK)
-    """What decided on the sheet that the panelist leaves, in their words."""
 
 
 def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
     """Carry out an action, then return the next screen."""
     seat, mode = action.seat, action.mode
     notice: str | None = None
-    if action.decided is not None and seats.has_agreed(site.ledger, panelist):
-        casting.record_remark(site.ledger, panelist, action.decided)
     match action.do:
         case "vote":
             return _vote(site, panelist, name, action)

@@ -26,7 +26,7 @@ from szpo.files import drafts
 from szpo.ledger.canonical import sha256, utf8
 from szpo.ledger.database import Ledger, Record
 from szpo.runs.status import StatusReader
-from szpo.voting import casting, seats
+from szpo.voting import seats
 from szpo.voting.service import VoteService
 
 T = TypeVar("T")
@@ -302,7 +302,7 @@ def erase(
     wait_s: float = ERASE_WAIT_S,
     withdraw: Callable[[], T] | None = None,
 ) -> T | None:
-    """Delete a person's contact, credentials and lines on what decided.
+    """Delete a person's contact and credentials.
 
     The pseudonym and its votes stay in the record.
 
@@ -343,7 +343,7 @@ def _delete(ledger: Ledger, name: str, by: str) -> bool:
     rows = of_name(ledger, name)
     found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
     panelist = found[0]["panelist"] if found else None
-    if not casting.erase_remarks(ledger, panelist) and not rows:
+    if not rows:
         return False
     role = rows[0]["role"] if rows else "panelist"
     ledger.record_event("erase", by, {"role": role, "panelist": panelist})

@@ -69,7 +69,7 @@ def invite(
     ),
     erase: str | None = typer.Option(
         None, "--erase", metavar="NAME",
-        help="Delete a person's contact, credentials and remarks, not the votes.",
+        help="Delete a person's contact and credentials, not the votes.",
     ),
     with_votes: bool = typer.Option(
         False, "--with-votes", help="With --erase: no fit from now on has the votes either.",
@@ -165,7 +165,7 @@ def _erase(
     if votes:
         theta.improving_file(ledger.path).unlink(missing_ok=True)  # it had learned from them
     left = "the votes stay under the pseudonym" if learned is None else str(learned)
-    gone = f"{name}: contact, credentials and remarks erased"
+    gone = f"{name}: contact and credentials erased"
     said = f"{gone}; {left}, and {credentials.copies(ledger)}"
     console.answer(as_json, {"erased": name, "learned": learned and asdict(learned)}, said)
 

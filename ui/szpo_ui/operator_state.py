@@ -19,7 +19,7 @@ from szpo.ledger.orders import Order
 from szpo.models.answer_shares import is_cut
 from szpo.runs import budget, guards, samples, setup_progress
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo.voting import casting, lease, pauses, withdrawals
+from szpo.voting import lease, pauses, withdrawals
 from szpo.voting.counting import HARMFUL
 from szpo.voting.panel_factory import PEOPLE
 from szpo_ui import credentials, operator_controls
@@ -238,10 +238,6 @@ def read_state(site: Site) -> dict[str, Any]:
         "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),
         "held_out": guards.read_held_out(ledger),
         "chosen": config.picks_pairs,
-        "remarks": [
-            (*each, casting.offer_as_feature(each[1]))
-            for each in [*casting.read_remarks(ledger, live=live)][-REMARKS:]
-        ],
         "harmful": _harmful(ledger) if site.config.asks_rows else [],
     }
 

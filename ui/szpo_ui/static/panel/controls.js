@@ -133,8 +133,7 @@ function typed(event) {
   // After a dialog closes, the focus is still on one of its fields, but nobody types there.
   const field = target.closest?.("input, textarea, select, [contenteditable]");
   if (field && !field.closest("dialog:not([open])")
-    && !(sheet && field.matches("[type=radio], [type=checkbox]"))
-    && !(event.key === "Enter" && field.id === "sz-decided")) return;
+    && !(sheet && field.matches("[type=radio], [type=checkbox]"))) return;
   if ($("dialog[open]")) return;
   if (event.key === "Enter" && sheet) {
     if (!target.closest?.("button, a, summary") && press("#sz-next")) event.preventDefault();

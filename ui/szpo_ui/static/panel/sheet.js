@@ -86,7 +86,7 @@ function move(by) {
 }
 function finish() {
   const open = rows().find(waits);
-  if (open) { turn(open); say($("#sz-hint").textContent); } else afterSaving(() => act("go", { decided: $("#sz-decided")?.value || null }));
+  if (open) { turn(open); say($("#sz-hint").textContent); } else afterSaving(() => act("go"));
 }
 function afterSaving(what) {
   afterwards = what;
