@@ -27,7 +27,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo import cache
 from szpo.cli import adapters, app
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -46,7 +45,7 @@ from szpo.policies.protocol import draw_answers
 from szpo.policies.stacked_adapters import measure_curves
 from szpo.policies.subspace_setup import probe_of
 from szpo.policies.subspaces import Subspace
-from szpo.runs import assemble, guards, run_engine
+from szpo.runs import assemble, run_engine
 from szpo.types import Prompt
 from szpo_simulators.panels import heldout
 
@@ -112,7 +111,6 @@ def make(name: str) -> None:
     subspace_setup.write_subspace(made, file)
     _note(file, facts)
     policy = LoraPolicy(loaded, made, root_seed=0, sampling=subspace_setup.sampling_of(config))
-    read_start(name, policy)
     if name == "default":
         draw_for_panels(name, config, policy)
 
@@ -128,7 +126,6 @@ def make_demo() -> None:
     assert base.subspace.report["origin"] == "shipped", "first: ship_basis.py adapters"
     sampling = subspace_setup.sampling_of(config)
     policy = LoraPolicy(base.loaded, base.subspace, root_seed=0, sampling=sampling, host=host)
-    read_start("demo", policy)
     draw_for_panels("demo", config, policy)
     held = load_shipped().heldout[: config.evaluation.prompts]
     _clear(heldout.SHIPPED, "demo")
@@ -136,14 +133,6 @@ def make_demo() -> None:
     level = heldout.SHIPPED / heldout.file_name(policy, held, compared)
     heldout.to_file(heldout.read_base(policy, held, compared), level)
     _note(level, {"preset": "demo"})
-
-
-def read_start(name: str, policy: LoraPolicy) -> None:
-    """Ship the reading of the start from which guards are predicted."""
-    _clear(guards.READINGS, name)
-    guards.load_or_read_start(policy, load_shipped().train)
-    newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)
-    _note(Path(shutil.copy(newest, guards.READINGS / newest.name)), {"preset": name})
 
 
 def draw_for_panels(name: str, config: Config, policy: LoraPolicy) -> None:

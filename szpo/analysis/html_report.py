@@ -82,7 +82,6 @@ def render(
         rounds=improvement.rounds(ledger, score),
         cards=_cards(total),
         held_out=guards.read_held_out(ledger),
-        held=taught.describe_hold(found),
         lesson=None if lesson is None else visible(str(lesson)),
         mix=visible(taught.describe_mix(ledger, found)),
         teachable=teachable.of_spec(ledger.spec),

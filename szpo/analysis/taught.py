@@ -43,7 +43,6 @@ LENGTH: Final = "length"
 """The feature that is often liked without being meant."""
 DRAWN: Final = 5
 """The most groups in a chart."""
-FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
 """Names for people of the figures of predicted guards."""
 GREW: Final = math.log(1.25)
 """Evidence that has grown by so many nats since half of the votes is called growing."""
@@ -340,31 +339,7 @@ def note(extra: Mapping[str, Any], votes: int) -> str:
     parts = [] if found.shown else ["no taste shown yet"]
     if said := words(found):
         parts.append(said if found.shown else f"perhaps {said}")
-    if found.share < 1:
-        held = f"{100 * found.share:.0f} % of the way" if found.share else "the start"
-        parts.append(f"predicted guards ({_list_figures(found)}) hold it at {held}")
     return ", ".join(parts)
-
-
-def describe_hold(found: Findings | None) -> str:
-    """What holds the recommended point back, with advice; empty where nothing does."""
-    if found is None or found.share >= 1:
-        return ""
-    guards = f"guards predicted from the base's answers ({_list_figures(found)}) hold"
-    if found.share:
-        return (
-            f"{guards} the recommended point at {100 * found.share:.0f} % of the way that the "
-            "votes would take it"
-        )
-    return (
-        f"{guards} nowhere in the direction that the votes prefer, so the recommended point "
-        "stays at the start: try other coordinates (subspace.dim, adapter.layers) or, to watch "
-        "the guards yourself, optimizer.guarded=false in a new run"
-    )
-
-
-def _list_figures(found: Findings) -> str:
-    return ", ".join(FIGURES.get(name, name) for name in found.broken)
 
 
 def ask_about_length(ledger: Ledger, found: Findings | None) -> str:

@@ -70,7 +70,6 @@ def show(
         helped, lesson = improvement.read(ledger), taught.read(ledger)
         found = taught.last_findings(ledger)
         way_on = taught.more_votes(ledger, lesson) if found is not None else ""
-        held = taught.describe_hold(found)
         noted, mix = findings_of(ledger, found, lesson), taught.describe_mix(ledger, found)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
@@ -111,8 +110,6 @@ def show(
         console.say(str(lesson))
     if way_on:
         console.say(f"  {way_on}")
-    if held:
-        console.warn(held)
     for line in ("", *ruler) if ruler else ():
         console.say(line)
     if total.table and steps:
@@ -163,10 +160,7 @@ def findings_of(
     if found is None:
         return more
     plain = found.to_json()
-    words = {
-        "odds": math.exp(plain.pop("factor")), "taste_shown": found.shown,
-        "held": taught.describe_hold(found) or None,
-    }  # fmt: skip
+    words = {"odds": math.exp(plain.pop("factor")), "taste_shown": found.shown}
     return {"findings": {**plain, **words}, **more}
 
 

@@ -400,10 +400,7 @@ def _conclude(
 
 
 def say_result(ledger: Ledger) -> None:
-    """Print whether a run helped, what its votes taught, and the commands that come next.
-
-    Of what people say decided the last `SAID` lines, or those of one ``panelist``.
-    """
+    """Print whether a run helped, what its votes taught, and the commands that come next."""
     helped = improvement.read(ledger)
     console.say(helped.sentence)
     if (measured := guards.read_held_out(ledger)) is not None and measured.guards:
@@ -417,9 +414,8 @@ def say_result(ledger: Ledger) -> None:
     if mix := taught.describe_mix(ledger, found):
         console.say(f"mixed: {mix}")
     asks = taught.ask_about_length(ledger, found)
-    for text in (taught.describe_hold(found), asks):
-        if text:
-            console.say(text)
+    if asks:
+        console.say(asks)
     if helped.last is not None:
         console.say(helped.last.line)
     _say_next(ledger, measured, taught.more_votes(ledger, lesson))

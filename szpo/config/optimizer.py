@@ -150,7 +150,6 @@ class OnePoint(Optimizer):
     )
 
     kl_budget: ClassVar[float | Literal["off"]] = "off"
-    guarded: ClassVar[bool] = False
 
 
 class Regression(Optimizer):
@@ -165,11 +164,6 @@ class Regression(Optimizer):
         BUDGET,
         description="regression: highest KL of the recommended point from the start, in nats; "
         "off: no limit.",
-    )
-    guarded: bool = Field(
-        True,
-        description="regression: keep the recommended point where the guards of fluency, length "
-        "and topic are predicted to hold, judging by the base's own answers.",
     )
 
     kl_step: ClassVar[float] = 0.03

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from szpo.errors import UsageError
 from szpo.optim import named_features, weighting
 from szpo.optim.joint_fit import JointFit, fit_joint
-from szpo.optim.kl_limits import KlMeasurement, Moments
+from szpo.optim.kl_limits import KlMeasurement
 from szpo.optim.rule import Perturbations, Recounted, WeightedVotes
 from szpo.optim.settings import Settings, base_mu
 from szpo.optim.sparse_prior import SparsePrior
@@ -31,12 +31,6 @@ class AllVotes:
     """(..., d), values of fp32."""
     log_factor: Floats
     """(...): the largest log Bayes factor for any signal that any step's fit has found."""
-    moments: Moments | None = None
-    """Moments of the start's answers; None where guards are not predicted."""
-    guard_share: float = 1.0
-    """Share of the way to the last proposed point at which all guards hold; 0 where none does."""
-    guards_broken: tuple[str, ...] = ()
-    """Figures whose guards the whole way would break."""
     withdrawn: tuple[Recounted, ...] = ()
     """Rows whose votes are others than when they were added."""
     fit: JointFit | None = None
@@ -82,10 +76,7 @@ def add_votes(
         join(old.down, down),
         side,
     )
-    moments = record.moments
-    if settings.section.guarded and moments is None:
-        moments = at.inputs.moments
-    record = replace(record, votes=both, states=states, moments=moments)
+    record = replace(record, votes=both, states=states)
     after = take_back(record, at.inputs.withdrawn)
     if settings.section.weighting == "equal" or votes.history is None:
         return after

@@ -72,8 +72,7 @@ def move(
     found, joint = fit_votes(settings, record)
     seen = np.maximum(record.log_factor, found.log_factor)
     record = replace(record, log_factor=seen, fit=joint)
-    record, target = limit_by_guards(settings, record, find_target(settings, record, found))
-    record, target = limit_by_kl(settings, record, at, target)
+    record, target = limit_by_kl(settings, record, at, find_target(settings, record, found))
     vector, recommended = _move_in_fp32(record.recommended, target - record.recommended)
     move_of_centre = target - record.centre
     length = np.sqrt((move_of_centre * move_of_centre).sum(-1, keepdims=True))
@@ -140,24 +139,10 @@ def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
     return find_radius(settings, record) * direction(found, record.log_factor, unproven)
 
 
-def limit_by_guards(
-    settings: Settings, record: AllVotes, target: Floats
-) -> tuple[AllVotes, Floats]:
-    """Shrink the way from θ₀ to the target (d,) to what predicted guards allow."""
-    if record.moments is None:
-        return record, target
-    z = target / whitened_unit(settings)
-    share, broken = float(kl_limits.shrink_for_guards(record.moments, z)), []
-    if share < 1:
-        held = kl_limits.hold(kl_limits.predict_changes(record.moments, z))
-        broken = [name for name, ok in zip(kl_limits.FIGURES, held, strict=True) if not ok]
-    return replace(record, guard_share=share, guards_broken=tuple(broken)), share * target
-
-
 def limit_by_kl(
     settings: Settings, record: AllVotes, at: Perturbations, target: Floats
 ) -> tuple[AllVotes, Floats]:
-    """Shrink the way to the target (d,) to what measured KL allows, then check guards again."""
+    """Shrink the way to the target (d,) to what measured KL allows."""
     reach = at.inputs.reach
     if reach is None and at.measure_kl is not None and _needs_measuring(settings, record, target):
         measure = at.measure_kl
@@ -173,8 +158,7 @@ def limit_by_kl(
         return record, target
     record = replace(record, reach=reach, proposed=target)
     if reach.share < SHARE_PARTS:
-        again, target = limit_by_guards(settings, record, reach.share / SHARE_PARTS * target)
-        record = again if again.guard_share < 1 else record
+        target = reach.share / SHARE_PARTS * target
     return record, target
 
 
@@ -205,7 +189,7 @@ def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bo
 
 
 def figures(done: Move) -> dict[str, float]:
-    """Sizes of gradient, uncertainty and move, signal probability, KL scale and guard share."""
+    """Sizes of gradient, uncertainty and move, signal probability and KL scale."""
     found = done.posterior
     assert found is not None and done.vector is not None
     return {
@@ -214,7 +198,6 @@ def figures(done: Move) -> dict[str, float]:
         "signal": float(found.signal),
         "kl_scale": done.carried.kl_scale,
         "length": float(np.linalg.norm(done.vector)),
-        "guard_share": done.carried.guard_share,
     }
 
 
@@ -302,10 +285,6 @@ class Findings:
 
     factor: float
     """The largest log Bayes factor for any signal that the run has seen."""
-    share: float = 1.0
-    """Share of the way that predicted guards allow; 0: they hold on no part of it."""
-    broken: tuple[str, ...] = ()
-    """Figures whose guards the whole way would break (`kl_limits.FIGURES`)."""
     side: float = 0.0
     """The advantage of side A, logits."""
     taught: tuple[Claim, ...] | None = None
@@ -342,8 +321,10 @@ class Findings:
         taught = body["taught"]
         named = None if taught is None else tuple(Claim(**each) for each in taught)
         factor = -math.inf if body["factor"] is None else body["factor"]
-        lists = {name: tuple(body.get(name, ())) for name in ("broken", "lacking")}
-        lists["mix"] = tuple((name, nats) for name, nats in body.get("mix", ()))
+        lists = {
+            "lacking": tuple(body.get("lacking", ())),
+            "mix": tuple((name, nats) for name, nats in body.get("mix", ())),
+        }
         known = {each.name: body[each.name] for each in fields(cls) if each.name in body}
         return cls(**{**known, **lists, "taught": named, "factor": factor})
 
@@ -351,11 +332,10 @@ class Findings:
 def findings_of(settings: Settings, record: AllVotes) -> Findings:
     """What the rule carries between two steps of one run, as far as people should know it."""
     factor, features = float(record.log_factor), settings.features
-    held = record.guard_share, record.guards_broken
     if features is None:
         fitted = fit_votes(settings, record)[0]
         return Findings(
-            factor, *held, float(fitted.side_coefficient),
+            factor, float(fitted.side_coefficient),
             chance=1 - float(fitted.signal),
         )  # fmt: skip
     joint = record.fit or fit_named(settings, record)
@@ -363,7 +343,7 @@ def findings_of(settings: Settings, record: AllVotes) -> Findings:
     said = claims(found, features, kept=joint.kept)
     along = named_features.nats_along(features, record.recommended / whitened_unit(settings))
     return Findings(
-        factor, *held, found.side, taught=said,
+        factor, found.side, taught=said,
         unnamed=joint.kept * found.dense + joint.signal * joint.share, chance=1 - joint.signal,
         mix=tuple(zip(features.coordinates, along, strict=True)),
         lacking=_lacking(features, said),

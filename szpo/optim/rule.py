@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters, weighting
-from szpo.optim.kl_limits import KlMeasurement, Moments
+from szpo.optim.kl_limits import KlMeasurement
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit
 from szpo.optim.weighting import History, VotesByVoter
@@ -121,8 +121,6 @@ class StepInputs:
     """(..., K, N, d): mean whitened score of plus's texts minus that of minus's texts."""
     centre: Floats | None = None
     """θ (..., d) around which the step asked; None: the rule's centre."""
-    moments: Moments | None = None
-    """Moments of the start's answers, to predict guards; None once the rule carries them."""
     text_differences: Ints | None = None
     """(K, N, k): differences of the shown texts in named features, in units of 2⁻¹² spreads."""
     states: NDArray[np.int16] | None = None

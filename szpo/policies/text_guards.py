@@ -16,16 +16,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from szpo import seeds
 from szpo.metrics import distinct_n
-from szpo.optim.kl_limits import LIMITS
 from szpo.policies.protocol import BaseScorer, Speaker
 from szpo.types import Answer, Floats, Ints, Prompt
 
+MOST_DROP: Final = 0.5
+"""By how much log-probability per token under the base may fall, nats."""
+LENGTH_BAND: Final = (0.8, 1.2)
+"""Between which shares of the start's length answers may lie."""
+LEAST_TOPIC: Final = 0.75
+"""Least share of the start's margin of the own prompt."""
 OTHERS = 7
 """Number of other prompts after which an answer is read."""
 FEWEST_PROMPTS = 3
@@ -211,9 +216,9 @@ def guards(before: TextFigures, after: TextFigures) -> tuple[Guard, ...]:
     drop = before.logprob - after.logprob
     variety = after.distinct2 / before.distinct2 if before.distinct2 else 1.0
     length = after.tokens / before.tokens if before.tokens else 1.0
-    most, (low, high) = -LIMITS["logprob"][0], (1 + each for each in LIMITS["tokens"])
+    low, high = LENGTH_BAND
     found = (
-        Guard(FLUENCY, -drop, f"drops at most {most}", drop <= most),
+        Guard(FLUENCY, -drop, f"drops at most {MOST_DROP}", drop <= MOST_DROP),
         Guard(VARIETY, variety, f"at least {LEAST_VARIETY:.2f}", variety >= LEAST_VARIETY),
         Guard(LENGTH, length, f"{low:.2f} to {high:.2f}", low <= length <= high),
     )
@@ -221,8 +226,7 @@ def guards(before: TextFigures, after: TextFigures) -> tuple[Guard, ...]:
         return found
     share = after.margin / before.margin
     fewer = f", {after.others} other prompts instead of {OTHERS}" if after.others < OTHERS else ""
-    least = 1 + LIMITS["margin"][0]
-    return (*found, Guard(TOPIC, share, f"at least {least}{fewer}", share >= least))
+    return (*found, Guard(TOPIC, share, f"at least {LEAST_TOPIC}{fewer}", share >= LEAST_TOPIC))
 
 
 def topic_gap(before: TextFigures, after: TextFigures) -> str | None:

@@ -266,10 +266,9 @@ def _describe_space(config: Config, space: Subspace, prompts: Sequence[Prompt]) 
 
 def describe_new(parts: RunParts, path: Path) -> str:
     """A line about a run that is set up: its file, and what its first step reads."""
-    reads = parts.settings.section.guarded and parts.base is not None
-    why = "features that votes may be about" if parts.settings.idle else "guards as well"
-    more = f"; the first step reads base answers for the {why}" if reads else ""
-    return f"run {path.stem} in {path}{more}"
+    reads = parts.settings.idle and parts.base is not None
+    more = "; the first step reads base answers for the features that votes may be about"
+    return f"run {path.stem} in {path}{more if reads else ''}"
 
 
 def describe_words(

@@ -194,8 +194,6 @@ USUAL_TRAIN: Final = 160
 """Training prompts that ship."""
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
-GUARD_ANSWERS = 256
-"""Fewest base answers from which guards are predicted; they are stored with the coordinates."""
 IMPROVING_STEPS: Final = 10
 """Of a round of improving, about; 40 are the most."""
 COMPARED, DRAWN, CHECKED = 4, 96, 64
@@ -260,10 +258,8 @@ def estimate_cost(
     setup = 0
     if not basis_is_stored:  # adapters' files may be gone where it is
         setup = start_features.ANSWERS if still else coordinate_answers(config)
-    predicts = config.coordinates in SCORED and RULES[config.optimizer.rule].two_points
-    points = config.steps * KL_PROMPTS if predicts else 0
-    if predicts and config.optimizer.guarded is not False and not basis_is_stored:
-        setup += GUARD_ANSWERS
+    fits = config.coordinates in SCORED and RULES[config.optimizer.rule].two_points
+    points = config.steps * KL_PROMPTS if fits else 0
     simulated = config.panel.kind not in ("people", "judge", "function")
     setup += SHARPNESS_ANSWERS if simulated and config.panel.beta is None else 0
     e = config.evaluation

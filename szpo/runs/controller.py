@@ -101,7 +101,7 @@ def record_inputs(
     two_points = rule_of(settings.section.rule).two_points
     if not two_points or read_step(ledger, step).body("regressors"):
         return
-    named, scores, moments = settings.features, None, None
+    named, scores = settings.features, None
     differences, ratings = None, dict[str, tuple[int, ...]]()
     if named is not None and not named.coordinates:
         scores = np.zeros((settings.section.K, len(comparisons) // settings.section.K, 0))
@@ -112,12 +112,10 @@ def record_inputs(
         shown_features.demand(named, entries)
         differences = shown_features.differences_of(named, comparisons, entries)
         ratings = shown_features.ratings_of(comparisons, entries)
-    if settings.section.guarded and at.state.carried.moments is None and run.moments is not None:
-        moments = run.moments()
     states = None
     if named is not None and named.states is not None:
         states = shown_states.read_of(run.policy, comparisons, named.states)
-    inputs = StepInputs(scores, None, moments, differences, states, ratings=ratings)
+    inputs = StepInputs(scores, None, differences, states, ratings=ratings)
     with ledger.transaction("controller"):
         lease.check(ledger, run.epoch)
         ledger.record_event("regressors", "controller", note_inputs(step, inputs))

@@ -8,7 +8,7 @@ votes or stands by.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Final, TypeAlias
 
 from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
@@ -18,7 +18,6 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.ledger.run_spec import BUDGET
-from szpo.optim.kl_limits import Moments
 from szpo.optim.named_features import NamedFeatures
 from szpo.policies.protocol import moved
 from szpo.runs import assemble, guards, samples, services, start_features
@@ -66,7 +65,6 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         kl=_quadratic_kl(parts),
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
         entries=parts.entries if chosen is None else {each.name: each for each in chosen[0]},
-        moments=_moments(parts),
         features=None if chosen is None else partial(_draw_features, parts, chosen, say),
         repeats=REPEATS,
         sheet=config.sheet if people and config.picks_pairs else None,
@@ -74,20 +72,6 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         aside=services.set_aside(parts.prompts.train, ledger.root_seed)[1],
         evens=people,
     )
-
-
-def _moments(parts: RunParts) -> Callable[[], Moments] | None:
-    """Moments of the start's answers, read at the first call; None where there are no scores."""
-    settings, base = parts.settings, parts.base
-    if not settings.section.guarded or settings.idle or base is None or not base.subspace.in_z:
-        return None
-
-    @cache
-    def read() -> Moments:
-        found = guards.load_or_read_start(parts.language, parts.prompts.train)
-        return found.moments(settings.scale, apart=settings.features is not None)
-
-    return read
 
 
 def _choose_features(parts: RunParts) -> Chosen | None:

@@ -17,7 +17,6 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
-from szpo.optim.kl_limits import Moments
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.optimizer import State, rule_of
 from szpo.optim.settings import Settings
@@ -175,8 +174,6 @@ class Services:
     """Called in the first step once its answers stand, while people read them."""
     features: Callable[[], NamedFeatures] | None = None
     """Reads the start's answers for the features of a run without coordinates."""
-    moments: Callable[[], Moments] | None = None
-    """Moments of the start's answers, from which rules with two points predict guards."""
     timer: Callable[[], float] = seconds
     """Seconds that do not jump with the system clock: for deadlines and durations in reports."""
     repeats: float = 0.0

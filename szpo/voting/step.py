@@ -20,12 +20,12 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.errors import IntegrityError, UsageError
+from szpo.errors import IntegrityError
 from szpo.features import own
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.optim import optimizer
-from szpo.optim.kl_limits import KlMeasurement, Moments
+from szpo.optim.kl_limits import KlMeasurement
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import StepInputs
@@ -55,7 +55,6 @@ def note_inputs(step: int, inputs: StepInputs) -> dict[str, Any]:
     scores = inputs.scores
     found = {
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
-        "moments": None if inputs.moments is None else inputs.moments.to_json(),
         "features": None if inputs.text_differences is None else inputs.text_differences.tolist(),
         "states": None if inputs.states is None else shown_states.packed(inputs.states),
         "ratings": {name: list(values) for name, values in inputs.ratings.items()} or None,
@@ -135,7 +134,7 @@ class Step:
         if named is not None and named.states is not None:
             states, apart = self._states(ledger, named)
         return StepInputs(
-            scores, centre, _moments(step, noted, settings.dim),
+            scores, centre,
             None if features is None else features.astype(np.int64), states, apart,
             _ratings(step, noted), self._reach(), withdrawals.read(ledger, settings, step),
         )  # fmt: skip
@@ -224,17 +223,6 @@ def _integers(values: Sequence[Any], low: int, end: int) -> tuple[int, ...]:
     if not all(type(value) is int and low <= value < end for value in values):
         raise ValueError(f"not integers from {low} below {end}")
     return tuple(values)
-
-
-def _moments(step: int, noted: Body, dim: int) -> Moments | None:
-    if noted.get("moments") is None:
-        return None
-    try:
-        return Moments.from_json(noted["moments"], dim)
-    except (AttributeError, TypeError, UsageError, ValueError):
-        raise IntegrityError(
-            f"step {step}: the recorded moments are not those of {dim} coordinates"
-        ) from None
 
 
 def _ratings(step: int, noted: Body) -> dict[str, tuple[int, ...]]:

@@ -134,25 +134,17 @@ def test_a_run_without_named_features_says_that_it_taught_nothing(ledger):
 
 
 @pytest.mark.parametrize(
-    ("found", "held", "note"),
+    ("found", "note"),
     [
-        (Findings(9.0, 0.0, ("tokens", "margin")), "(length, topic) hold nowhere",
-         "predicted guards (length, topic) hold it at the start"),
-        (Findings(9.0, 0.5, ("logprob",)), "(log-probability) hold the recommended point at 50 %",
-         "predicted guards (log-probability) hold it at 50 % of the way"),
-        (Findings(9.0, taught=(COMMAS,)), "", words(COMMAS)),
-        (Findings(1.0, taught=(COMMAS,)), "", "no taste shown yet, perhaps fewer commas (97 %)"),
+        (Findings(9.0, taught=(COMMAS,)), words(COMMAS)),
+        (Findings(1.0, taught=(COMMAS,)), "no taste shown yet, perhaps fewer commas (97 %)"),
     ],
 )  # fmt: skip
-def test_the_line_of_a_step_says_what_votes_taught_and_what_holds_it_back(
-    ledger, found, held, note
-):
+def test_the_line_of_a_step_says_what_votes_taught(ledger, found, note):
     record(ledger, 56, found)
     (event,) = ledger.events("step")
     assert taught.note(event["body"]["extra"], 56) == note and not taught.note({}, 56)
     assert taught.last_findings(ledger) == found
-    said = taught.describe_hold(found)
-    assert held in said and bool(held) == bool(said)
 
 
 def test_a_shown_taste_has_its_groups_over_votes(ledger):

@@ -225,7 +225,7 @@ def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
 @pytest.mark.parametrize(
     ("rule", "key"),
     [("regression", "kl_step=0.1"), ("regression", "link=probit"), ("known", "kl_budget=2"),
-     ("sign", "guarded=true"), ("auto", 'kl_step=0.1", "kl_budget=1')],
+     ("auto", 'kl_step=0.1", "kl_budget=1')],
 )  # fmt: skip
 def test_a_key_of_another_rule_is_refused(rule, key):
     sets = [f"optimizer.rule={rule}", *(f"optimizer.{one}" for one in key.split('", "'))]

@@ -9,21 +9,10 @@ import pytest
 from scipy import special
 
 from szpo.optim import all_votes, optimizer, regression
-from szpo.optim.kl_limits import gather_moments
 from szpo.optim.regression import Findings
-from szpo.optim.rule import StepInputs
 from szpo.optim.vote_regression import fit
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, features, settings_of, walk
-
-
-def moments(slope=0.5):
-    """Of answers whose log-probability falls along the gradient, by ``slope`` nats a unit."""
-    rng = np.random.default_rng(0)
-    u = rng.normal(size=(400, 6))
-    logprob = -2 - slope * u @ GRADIENT / np.linalg.norm(GRADIENT)
-    others = 20 + rng.normal(size=(400, 2))
-    return gather_moments(u, np.column_stack([logprob, others]), np.arange(400))
 
 
 def test_it_comes_back_from_the_record_as_it_was():
@@ -34,28 +23,6 @@ def test_it_comes_back_from_the_record_as_it_was():
     none = regression.findings_of(settings, optimizer.init(settings).carried)
     assert none.factor == -math.inf and not none.shown
     assert Findings.from_json({**none.to_json(), "factor": None}) == none
-
-
-def test_predicted_guards_hold_the_recommended_point_where_they_hold():
-    settings = settings_of()
-    free = walk(settings, 12, seed=1)[0].carried.recommended
-    inputs = StepInputs(moments=moments())
-    state = walk(settings, 12, seed=1, inputs=inputs)[0]
-    held = state.carried
-    # Along the gradient .5 nats of log-probability are lost after one unit.
-    along = held.recommended @ GRADIENT / np.linalg.norm(GRADIENT)
-    assert 0.9 < along < 1.1
-    assert held.recommended == pytest.approx(held.guard_share * free, abs=1e-6)
-    assert held.guards_broken == ("logprob",)
-    found = regression.findings_of(settings, held)
-    assert 0 < held.guard_share < 1 and found.share == held.guard_share
-    # With a steep slope less than the least move worth making is left: no shrink mends it.
-    steep = walk(settings, 12, seed=1, inputs=StepInputs(moments=moments(3.0)))[0].carried
-    assert steep.guard_share == 0 and not steep.recommended.any()
-    # The centre goes with it: votes are asked where the model may end.
-    assert np.linalg.norm(held.centre) <= np.linalg.norm(held.recommended) + 1e-6
-    free_of = settings_of(guarded=False)
-    assert walk(free_of, 12, seed=1, inputs=inputs)[0].carried.recommended == pytest.approx(free)
 
 
 def lean(settings, steps, seed):

@@ -49,7 +49,7 @@ def table(names: tuple[str, ...] = TEXTS, side: float = 0.1) -> NamedFeatures:
 def settings_of(features: NamedFeatures | None = None, **more: object) -> Settings:
     own = table() if features is None else features
     return make_settings(
-        3, (("z", (DIM,)),), rule="regression", kl_radius=2.0, guarded=False, features=own,
+        3, (("z", (DIM,)),), rule="regression", kl_radius=2.0, features=own,
         **{"D": 1, "asking_noise": NOISE, **more},
     )  # fmt: skip
 

@@ -197,7 +197,7 @@ CASES = [
     {"rule": "known", "warmup": 3},
     {"rule": "known", "K": 2, "horizon": 30.0},
     {"rule": "sign", "K": 3, "law": "gaussian"},
-    {"rule": "regression", "M": 2, "kl_budget": 2.5, "guarded": False},
+    {"rule": "regression", "M": 2, "kl_budget": 2.5},
     {"rule": "regression", "K": 2, "pairing": "forward"},
 ]
 

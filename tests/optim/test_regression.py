@@ -240,9 +240,7 @@ def test_a_settings_file_names_the_rules_own_directions():
     config = load("optimizer.K=4")
     assert (config.optimizer.K, config.optimizer.N) == (4, 1)
     made = load("optimizer.kl_budget=off").optimizer_settings(LAYOUT, 1.0)
-    assert made.kl_budget is None and made.section.guarded is True
-    made = load("optimizer.guarded=false").optimizer_settings(LAYOUT, 1.0)
-    assert made.section.guarded is False
+    assert made.kl_budget is None
     made = load("optimizer.kl_budget=2.5").optimizer_settings(LAYOUT, 1.0)
     assert made.kl_budget == 2.5 and made.centre_step == 1.0
 

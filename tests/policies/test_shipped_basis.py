@@ -17,7 +17,7 @@ from szpo.data.prompts import load_shipped
 from szpo.features import dictionary
 from szpo.models import adapters as adapter_sources
 from szpo.models import loading
-from szpo.optim import kl_limits, named_features
+from szpo.optim import named_features
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import basis, language_model, subspace_setup
@@ -25,7 +25,7 @@ from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import RULER, Probe, kl_ratios, unit_directions
 from szpo.policies.subspaces import Subspace
-from szpo.runs import assemble, guards
+from szpo.runs import assemble
 from szpo_simulators.panels import heldout
 from tests.support.scoring import score_vectors
 
@@ -93,26 +93,6 @@ def test_runs_on_features_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypa
     assert len(shared) == 3
     assert all(line.endswith("basis shared, it ships with szpo") for line in shared)
     assert not (tmp_path / "setups").exists()
-
-
-@pytest.mark.full
-def test_a_reading_of_the_start_ships_as_well(loaded, tmp_path, monkeypatch):
-    """256 answers with their scores and figures, so that predicted guards cost a run nothing."""
-    shipped = find(loaded, settings_file.load(sets=["subspace.kind=score"]))
-    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(guards, "read_start", lambda *_, **__: pytest.fail("it ships"))
-    sampling = subspace_setup.sampling_of(Config())
-    policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)
-    found = guards.load_or_read_start(policy, PROMPTS)
-    assert len(found.prompts) >= 250 and found.scores.shape[1] == shipped.dim
-    # Whitened: scores of the start's answers have about unit variance along each coordinate.
-    assert found.scores.std(0).min() > 0.7 and found.scores.std(0).max() < 1.5
-    moments = found.moments()
-    assert np.isfinite(kl_limits.predict_changes(moments, np.zeros(shipped.dim))).any()
-    name = guards._file_name(policy, PROMPTS[:64], 4, subspace_setup.SHIPPED_DTYPE)
-    assert name in {file.name for file in guards.READINGS.iterdir()}
-    index = json.loads((guards.READINGS / "index.json").read_text("utf-8"))
-    assert {facts["preset"] for facts in index.values()} == {"score", "default", "demo"}
 
 
 @pytest.mark.full

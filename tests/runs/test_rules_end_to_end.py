@@ -111,7 +111,6 @@ def test_a_regression_measures_kl_where_it_recommends(tuned):
         report = verification.verify(ledger)
         assert report.ok, str(report)
         noted = [read_step(ledger, step).inputs(ledger, settings) for step in range(3)]
-        assert noted[0].moments.answers > 200 and noted[1].moments is None
         reaches = [each.reach for each in noted if each.reach is not None]
         assert reaches
         for one in reaches:

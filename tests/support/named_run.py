@@ -93,7 +93,7 @@ FEWER_COMMAS = Likes(",", -1.0)
 
 
 def settings_of(**changes: Any) -> Settings:
-    usual = {"features": features(), "K": 4, "N": 1, "D": 3, "guarded": False}
+    usual = {"features": features(), "K": 4, "N": 1, "D": 3}
     usual |= {"root_seed": 7, "layout": (("z", (len(MARKS),)),), "asking_noise": NOISE}
     return make_settings(**{**usual, **changes})
 

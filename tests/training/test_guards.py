@@ -11,30 +11,17 @@ import pytest
 from szpo.analysis import html_report
 from szpo.analysis.model_card import LAST
 from szpo.ledger.theta import recommended_digest
-from szpo.optim.kl_limits import Moments, predict_changes
-from szpo.policies import text_guards
 from szpo.policies.text_guards import TOPIC, Guard
 from szpo.runs import driver, guards
 from szpo.runs.guards import (
     Bands,
     HeldOut,
-    load_or_read_start,
-    measure_figures,
     read_held_out,
-    read_start,
     record_held_out,
 )
 from szpo.types import Answer, Comparison, Row
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
-from tests.support.policies import policy_of, small
 from tests.support.quadratic import new_ledger, settings_of
-from tests.support.tiny_models import loaded
-
-
-@pytest.fixture(scope="module")
-def policy():
-    base = loaded("llama")
-    return policy_of(base, small(base))
 
 
 def test_shares_of_a_steps_texts_are_of_the_answers_of_both_sides():
@@ -49,38 +36,6 @@ def test_the_estimate_of_kl_counts_in_units_of_the_coordinates_scale():
     language = SimpleNamespace(start=lambda: {"w": np.array([1.0, -1.0])})
     parts = SimpleNamespace(base=language, language=language, settings=settings_of(scale=0.5))
     assert driver._quadratic_kl(parts)({"w": np.array([4.0, 3.0])}) == 50
-
-
-@pytest.mark.full
-def test_a_reading_is_repeatable_taken_at_the_start_and_stored(policy, tmp_path, monkeypatch):
-    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(guards, "START_ANSWERS", 36)
-    found = load_or_read_start(policy, PROMPTS).moments()
-    assert found.answers <= 36 and found.scores.shape == (policy.dim, policy.dim)
-    policy.move_to({"z": np.full(policy.dim, 0.5, np.float32)})
-    again = read_start(policy, PROMPTS, 3, seed=0).moments()
-    policy.move_to(policy.start())
-
-    def refuse(*_, **__):
-        raise AssertionError("read a second time")
-
-    monkeypatch.setattr(guards, "read_start", refuse)
-    stored = load_or_read_start(policy, PROMPTS).moments()
-    for name in Moments.__slots__:
-        assert np.array_equal(getattr(found, name), getattr(again, name)), name
-        assert np.array_equal(getattr(found, name), getattr(stored, name)), name
-    (file,) = (tmp_path / "readings").iterdir()
-    file.write_bytes(b"broken")
-    with pytest.raises(AssertionError, match="second time"):
-        load_or_read_start(policy, PROMPTS)
-    changes = predict_changes(found, np.zeros(policy.dim))
-    assert np.isfinite(changes).any() and not np.nan_to_num(changes).any()
-
-
-def test_few_prompts_have_no_margin(policy):
-    few = PROMPTS[: text_guards.FEWEST_PROMPTS - 1]
-    found = measure_figures(policy, few, policy.sample(few, 1, seed=0), seed=0)
-    assert found.shape == (2, 3) and np.isnan(found[:, 2]).all()
 
 
 NAMES = [field.name for field in dataclasses.fields(Bands)]

@@ -11,7 +11,6 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import recommended_digest, recommended_digests, theta_digest, theta_digests
 from szpo.optim import parameters
-from szpo.optim.kl_limits import gather_moments
 from szpo.replay import replay, verification
 from szpo.runs import services
 from szpo.runs.samples import policy_at
@@ -160,52 +159,6 @@ def test_plus_stands_on_a_in_half_of_the_counted_votes(tmp_path):
     old = planned_sides(3, asked, 1)  # a coin for each direction, as ever
     for each in asked:
         assert planned_sides(3, [each], 1) == {each["comparison"]: old[each["comparison"]]}
-
-
-def moments():
-    """Log-probability falls by .6 nats a unit of the way to the best point, (1, 1, 1, 1)."""
-    rng = np.random.default_rng(0)
-    u = rng.normal(size=(200, 4))
-    figures = np.column_stack([-2 - 0.3 * u.sum(1), 20 + rng.normal(size=(200, 2))])
-    return gather_moments(u, figures, np.arange(200))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("lag", [0, 1])
-def test_moments_are_recorded_before_the_fit_and_hold_the_recommended_point(tmp_path, lag):
-    settings, ledger, policy = started(tmp_path, kl_budget=20.0)
-    seen = []
-
-    def measure():
-        seen.append(moments())
-        return seen[-1]
-
-    with ledger:
-        drive(settings, ledger, policy, until_step=5, lag=lag, moments=measure)
-        assert len(seen) == 1
-        noted = [read_step(ledger, step).inputs(ledger, settings).moments for step in range(5)]
-        assert [one is not None for one in noted] == [True] + [False] * 4
-        assert np.array_equal(noted[0].gram, seen[0].gram)
-        report = verification.verify(ledger)  # without the hook
-        assert report.ok, str(report)
-        carried = replay.replay_state(ledger, settings).carried
-        assert 0 < carried.guard_share < 1 and carried.guards_broken == ("logprob",)
-        assert 0.3 * carried.recommended.sum() == pytest.approx(0.5, abs=0.05)
-        body = list(ledger.events("step"))[-1]["body"]
-        assert body["extra"]["guard_share"] == carried.guard_share
-        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        content = ledger.path.read_bytes()
-    if lag:
-        return
-    for change, words in (
-        (lambda inputs: inputs["moments"]["cross"][0].__setitem__(0, 9.0), "vector is not what"),
-        (lambda inputs: inputs["moments"].update(levels=[1.0]), "moments are not those of 4"),
-    ):
-        path = tmp_path / "forged.db"
-        path.write_bytes(content)
-        change_event(path, "regressors", 0, change)
-        rewrite(path)
-        assert words in str(failure_of(path))
 
 
 def test_sides_of_the_votes_reach_the_fit(tmp_path):

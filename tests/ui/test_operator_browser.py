@@ -1,6 +1,5 @@
 """The operator's page in a browser: what it shows and does, read with eyes, keys and axe."""
 
-import math
 from typing import Any
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from szpo.cli.app import call
 from szpo.ledger import orders
 from szpo.optim.named_features import Claim
-from szpo.optim.regression import Findings
 from szpo.runs import samples
 from szpo.voting import pauses
 from tests.support import yard_run
@@ -23,7 +21,7 @@ from tests.support.browser import (
     served_run,
     window,
 )
-from tests.support.operator_page import answer_samples, measure, record, teach
+from tests.support.operator_page import answer_samples, measure, teach
 
 pytest_plugins = ["tests.support.browser", "tests.support.operator_page"]
 
@@ -92,13 +90,6 @@ def test_axe_finds_nothing_and_all_fits_before_during_paused_and_in_every_dialog
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=paused]")
     assert faults(page) == []
-    record(stage.ledger, 8, Findings(math.log(20), share=0.5, broken=("tokens", "margin")))
-    page.reload()
-    page.wait_for_selector(f"{READY}[data-state=paused]")
-    assert (
-        "(length, topic) hold the recommended point at 50 %"
-        in page.locator("section", has=page.locator("#op-h-improving")).inner_text()
-    )
     assert in_both_colours(page) == []
     pauses.unpause(stage.ledger, "Olga")
     page.reload()

@@ -260,7 +260,7 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
         found = {
             "page": overview.overview(rows), "facts": rows.run,
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),
-            "doubt": find_doubt(ledger), "held_back": taught.describe_hold(last),
+            "doubt": find_doubt(ledger),
             "length": taught.ask_about_length(ledger, last),
         }  # fmt: skip
         site.figures.clear()
