@@ -45,7 +45,6 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service):
     service.amend(cast[4], "reinstate", "a test", "op")
     assert cast[4] in standing_verdicts()
     assert cast[4] not in standing_verdicts(last_amendment=first)
-    assert counting.standing_votes(ledger, "final") == ()
 
 
 def test_a_changed_answer_keeps_its_place_before_those_that_came_later(ledger, service):
