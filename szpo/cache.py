@@ -22,6 +22,10 @@ from typing import Final, TypeVar
 from szpo import files
 from szpo.errors import ResourceError, StorageError
 
+T = TypeVar("T")
+UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+"""Errors that reading a damaged file raises."""
+
 
 def cache_dir() -> Path:
     """The folder of converted and trained models.
@@ -37,11 +41,6 @@ def cache_dir() -> Path:
             "can be written"
         )
     return shared / "szpo"
-
-
-T = TypeVar("T")
-UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
-"""Errors that reading a damaged file raises."""
 
 
 def read_shipped(path: Path, read: Callable[[Path], T], what: str) -> T | None:

@@ -42,6 +42,8 @@ ENVIRONMENT: Final = "SZPO_FAILPOINT"
 Action = Literal["kill", "raise", "enospc", "stop"]
 _FORM = re.compile(r"(\w+):(\w+)(?:@(\d+))?")
 
+_armed: dict[str, Armed] = {}
+
 
 class InjectedError(RuntimeError):
     """Raised by a failpoint that is armed with the action ``raise``."""
@@ -55,9 +57,6 @@ class Armed:
     action: Action
     at: int
     hits: int = 0
-
-
-_armed: dict[str, Armed] = {}
 
 
 def failpoint(name: str) -> None:

@@ -20,8 +20,11 @@ from szpo.failpoints import failpoint
 
 _DRAFT: Final = re.compile(r"\.(.+)\.[0-9a-f]{8}(-wal|-shm|-journal)?")
 
-
 WINDOWS = os.name == "nt"
+
+LOCK_BYTE: Final = 2**40
+"""Windows locks bytes, which others then cannot read; so the lock is on a byte past any file."""
+POLL_S: Final = 0.5
 
 
 def private(name: str, flags: int) -> int:
@@ -140,9 +143,6 @@ def quoted(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
-LOCK_BYTE: Final = 2**40
-"""Windows locks bytes, which others then cannot read; so the lock is on a byte past any file."""
-
 if sys.platform == "win32":
     import msvcrt
 
@@ -179,9 +179,6 @@ else:
         except BlockingIOError:
             return False
         return True
-
-
-POLL_S: Final = 0.5
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from szpo.types import Floats
 Z = 1.96
 """Half width of a 95 % interval, in standard errors."""
 
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -170,9 +172,6 @@ def mean(values: Sequence[float]) -> Estimate:
         return Estimate(middle, None, None, 1)
     error = math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (n - 1) / n)
     return Estimate(middle, middle - Z * error, middle + Z * error, n)
-
-
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def words(text: str) -> list[str]:

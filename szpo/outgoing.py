@@ -31,6 +31,9 @@ MIN_SECRET_LENGTH: Final = 8
 """Shortest key that is removed from texts; a server without keys may be given any short word."""
 _LOOPBACK_NAMES: Final = ("localhost.localdomain", "ip6-localhost", "ip6-loopback")
 
+PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy", "no_proxy")
+"""Environment variables that name proxies, in lower or upper case."""
+
 
 def is_here(host: str) -> bool:
     """Whether an address's host is this machine: localhost, a loopback address, or its own name.
@@ -134,10 +137,6 @@ def without_password(url: str) -> str:
 
 
 # ---- proxies ----
-
-
-PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy", "no_proxy")
-"""Environment variables that name proxies, in lower or upper case."""
 
 
 def client_options(url: str, key: str) -> dict[str, Any]:

@@ -54,6 +54,17 @@ if TYPE_CHECKING:
     from szpo.analysis.dataframes import Tables
 
 
+CHOICES: Final[Mapping[str, Choice]] = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
+"""The votes of `Tuner.tell`, and how they are stored."""
+FEWEST_TO_HOLD_OUT: Final = 8
+"""With fewer prompts, none is held out."""
+NOT_KEPT: Final = "szpo.Tuner(..., ledger=FILE) keeps a run, this one ends with its process"
+"""What to say of a run without a named file, which cannot continue."""
+log: Final = logging.getLogger("szpo")
+TELL_EVERY_S: Final = 5.0
+"""Seconds between lines on a set-up's progress."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextPair:
     """Two answers to a prompt, or two batches to the same prompts, to be judged as wholes.
@@ -164,17 +175,6 @@ def read_result(outcome: Outcome, ledger: Ledger, measurable: bool = True) -> Re
         lesson,
         taught.more_votes(ledger, lesson) if outcome.status == "finished" else "",
     )  # fmt: skip
-
-
-CHOICES: Final[Mapping[str, Choice]] = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
-"""The votes of `Tuner.tell`, and how they are stored."""
-FEWEST_TO_HOLD_OUT: Final = 8
-"""With fewer prompts, none is held out."""
-NOT_KEPT: Final = "szpo.Tuner(..., ledger=FILE) keeps a run, this one ends with its process"
-"""What to say of a run without a named file, which cannot continue."""
-log: Final = logging.getLogger("szpo")
-TELL_EVERY_S: Final = 5.0
-"""Seconds between lines on a set-up's progress."""
 
 
 class _VoteNeededError(Exception):

@@ -16,6 +16,8 @@ from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+_turns: ContextVar[Turns[Any] | None] = ContextVar("szpo_turns", default=None)
+
 
 class _StoppedError(BaseException):
     """Ends the work at a pause point; no ``except Exception`` keeps it from that."""
@@ -78,9 +80,6 @@ class Turns(Generic[T]):
 
     def _is_over(self) -> bool:
         return self._stopped or self._clock() >= self._until
-
-
-_turns: ContextVar[Turns[Any] | None] = ContextVar("szpo_turns", default=None)
 
 
 def is_over() -> bool:

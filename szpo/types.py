@@ -26,16 +26,8 @@ Say: TypeAlias = Callable[[str], None]
 Progress: TypeAlias = Callable[[str, int, int], None]
 """A function of (stage, parts done, parts in all); 0 where parts are not counted."""
 
-
-class Detail(str):
-    """A line of a set-up for who knows the method; ``szpo demo`` shows it with -v only."""
-
-    __slots__ = ()
-
-
 FEATURE_GRID: Final = 4096
 """Features' differences and scales are recorded as integers, in units of 1/4096 of a spread."""
-
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Layout: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
@@ -44,6 +36,12 @@ Theta: TypeAlias = Mapping[str, NDArray[np.float32]]
 """The master coordinates: one fp32 array per name of a layout."""
 Grid: TypeAlias = tuple[int, ...]
 """A direction (d,) that does not come from the seed: 16-bit integers in units of 1/256."""
+
+
+class Detail(str):
+    """A line of a set-up for who knows the method; ``szpo demo`` shows it with -v only."""
+
+    __slots__ = ()
 
 
 def unseen(stage: str, done: int, of: int) -> None:

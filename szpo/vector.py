@@ -35,6 +35,36 @@ from szpo.types import Floats, Info, Query, Tally
 
 Bounds: TypeAlias = Sequence[float] | Sequence[Sequence[float]] | Floats | Mapping[str, Any]
 
+FORMAT: Final = 6
+"""Format of `Optimizer.to_dict`; it moves with what the settings hold."""
+MOST: Final = 1e300
+"""Largest weight of a vote."""
+AT_ONCE: Final = 10_000
+"""Most pairs that can await votes together."""
+STRETCH: Final = 1_000
+"""Number of pairs whose saved votes are replayed at once."""
+RULE: Final = "known"
+"""Default rule: it needed fewest votes on six toy preferences (docs/tutorials/python.md)."""
+OWN: Final[Mapping[str, Mapping[str, Any]]] = {
+    "known": {"warmup": 0},
+    "regression": {"kl_budget": "off", "centre_step": 0.3},
+}
+"""Default settings of each rule."""
+FIXED: Final = (
+    "K", "N", "M", "D", "layout", "root_seed", "scale", "start",
+    "features", "asking_noise", "horizon", "narrows",
+)  # fmt: skip
+"""Settings that `ask`, `tell` and the vector determine."""
+_ONE_AT_A_TIME: Final = threading.RLock()
+"""One thread at a time asks, tells or saves; a global lock, so that optimizers can be copied."""
+VectorVote: TypeAlias = Literal["a", "b", "tie"] | float | None
+"""The better point; the share of votes for a, in [0, 1]; or None for no answer."""
+WORDS: Final[Mapping[str, VectorVote]] = {"a": "a", "b": "b", "tie": "tie"}
+HINT: Final = (
+    'give "a", "b", "tie", True or False (a is better or not), a share of votes for a from 0 '
+    "to 1, or None"
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VectorSpace:
@@ -187,30 +217,6 @@ def _numbers(name: str, given: Any) -> Floats:
     if not np.isfinite(found).all():
         raise UsageError(f"Optimizer: {name} {given!r} is not finite")
     return found
-
-
-FORMAT: Final = 6
-"""Format of `Optimizer.to_dict`; it moves with what the settings hold."""
-MOST: Final = 1e300
-"""Largest weight of a vote."""
-AT_ONCE: Final = 10_000
-"""Most pairs that can await votes together."""
-STRETCH: Final = 1_000
-"""Number of pairs whose saved votes are replayed at once."""
-RULE: Final = "known"
-"""Default rule: it needed fewest votes on six toy preferences (docs/tutorials/python.md)."""
-OWN: Final[Mapping[str, Mapping[str, Any]]] = {
-    "known": {"warmup": 0},
-    "regression": {"kl_budget": "off", "centre_step": 0.3},
-}
-"""Default settings of each rule."""
-FIXED: Final = (
-    "K", "N", "M", "D", "layout", "root_seed", "scale", "start",
-    "features", "asking_noise", "horizon", "narrows",
-)  # fmt: skip
-"""Settings that `ask`, `tell` and the vector determine."""
-_ONE_AT_A_TIME: Final = threading.RLock()
-"""One thread at a time asks, tells or saves; a global lock, so that optimizers can be copied."""
 
 
 class Pair(NamedTuple):
@@ -666,15 +672,6 @@ def _shrinking(dim: int) -> dict[str, Any]:
 
 
 # ---- votes ----
-
-
-VectorVote: TypeAlias = Literal["a", "b", "tie"] | float | None
-"""The better point; the share of votes for a, in [0, 1]; or None for no answer."""
-WORDS: Final[Mapping[str, VectorVote]] = {"a": "a", "b": "b", "tie": "tie"}
-HINT: Final = (
-    'give "a", "b", "tie", True or False (a is better or not), a share of votes for a from 0 '
-    "to 1, or None"
-)
 
 
 class CastVote(NamedTuple):

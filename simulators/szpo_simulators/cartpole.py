@@ -41,7 +41,6 @@ from szpo_simulators.worlds.world import settings_for, train
 
 GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
 
-
 FORMS: Mapping[str, tuple[str, ...]] = {
     "as written": ("resampled", "crossed"),
     "only resampled": ("resampled",),
@@ -49,6 +48,19 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "repaired": (),
 }
 """Forms of PPO, each with the mistakes that it still has."""
+
+EPISODES = 300
+"""Episodes of each run with the notebook's settings."""
+AFTER = (8, 16, 32, 64, 96, 128, 192, 256)
+"""Numbers of episodes at which learning curves are measured."""
+NETS: Mapping[str, Network] = {"linear": Network(), "notebook's net": NOTEBOOK}
+RATES = (0.003, 0.01, 0.03)
+"""Learning rates of Adam that are tried for the gradient methods."""
+WAYS: Mapping[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "linear": ({"rule": "known", "mu": 2.0}, (1.0, 2.0, 4.0)),
+    "notebook's net": ({"rule": "sign", "mu": 0.3}, (0.03, 0.1, 0.3)),
+}
+"""SZPO's settings on each net, and its grid of step sizes; one vote per step."""
 
 
 class Learner:
@@ -156,20 +168,6 @@ def ppo(
             clipped = torch.clamp(ratio, 1 - CLIP, 1 + CLIP)
             learner.descend(-torch.min(ratio * advantages, clipped * advantages).mean())
         yield len(actions), learner
-
-
-EPISODES = 300
-"""Episodes of each run with the notebook's settings."""
-AFTER = (8, 16, 32, 64, 96, 128, 192, 256)
-"""Numbers of episodes at which learning curves are measured."""
-NETS: Mapping[str, Network] = {"linear": Network(), "notebook's net": NOTEBOOK}
-RATES = (0.003, 0.01, 0.03)
-"""Learning rates of Adam that are tried for the gradient methods."""
-WAYS: Mapping[str, tuple[dict[str, Any], tuple[float, ...]]] = {
-    "linear": ({"rule": "known", "mu": 2.0}, (1.0, 2.0, 4.0)),
-    "notebook's net": ({"rule": "sign", "mu": 0.3}, (0.03, 0.1, 0.3)),
-}
-"""SZPO's settings on each net, and its grid of step sizes; one vote per step."""
 
 
 @bench("cartpole")

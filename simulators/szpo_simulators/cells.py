@@ -60,6 +60,10 @@ from szpo_simulators.study import measure_machine
 REWARD_PREFIX: Final = "rm_"
 """Prefix of the settings that belong to the reward model."""
 
+DRIVING: Final = 0.8
+"""Share of a cell's progress that stands for its votes; the rest stands for measuring."""
+Report = Callable[[float], None]
+
 
 @dataclass(frozen=True)
 class Training:
@@ -179,11 +183,6 @@ RUNNERS: Final[dict[str, Runner]] = {
     "grpo": make_with_reward_model(group_rl.train, "grpo"),
     "rloo": make_with_reward_model(group_rl.train, "rloo"),
 }
-
-
-DRIVING: Final = 0.8
-"""Share of a cell's progress that stands for its votes; the rest stands for measuring."""
-Report = Callable[[float], None]
 
 
 def run_cell(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, Any]:

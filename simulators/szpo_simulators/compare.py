@@ -46,6 +46,24 @@ POOLED = 10
 """Steps over which the win rate of the better side is averaged, since one step has few votes.
 The win rate of plus would say nothing, since the signs are random."""
 
+SPENT: Final[Mapping[str, Any]] = {
+    "group": "group",
+    "votes": number("votes", ".0f"),
+    "read": number("answers_read", ".0f"),
+    "tokens, k": number("tokens", ".0f", 1000),
+    "cpu s": number("cpu_seconds", ".0f"),
+    "s": number("seconds", ".0f"),
+    "set-up": number("setup_seconds", ".0f"),
+    "peak MiB": number("peak_bytes", ".0f", MIB),
+    "added": number("added_bytes", ".0f", MIB),
+    "length": number("length", ".1f"),
+    "labels": number("agreement", ".0%"),
+}
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+NEEDED: Final = ("trl", "datasets")
+"""Modules of gradient methods, which are installed with an extra."""
+
 
 def compare_runs(
     runs: Sequence[str], folder: Path | None, *, figure: Path | None = None, as_json: bool = False
@@ -248,19 +266,6 @@ TABLE: Final[Mapping[str, Any]] = {
     "topic": number("topic", ".2f"),
     "cpu s": number("cpu_seconds", ".0f"),
 }
-SPENT: Final[Mapping[str, Any]] = {
-    "group": "group",
-    "votes": number("votes", ".0f"),
-    "read": number("answers_read", ".0f"),
-    "tokens, k": number("tokens", ".0f", 1000),
-    "cpu s": number("cpu_seconds", ".0f"),
-    "s": number("seconds", ".0f"),
-    "set-up": number("setup_seconds", ".0f"),
-    "peak MiB": number("peak_bytes", ".0f", MIB),
-    "added": number("added_bytes", ".0f", MIB),
-    "length": number("length", ".1f"),
-    "labels": number("agreement", ".0%"),
-}
 PAIRED: Final[Mapping[str, Any]] = {
     "ours": "ours",
     "theirs": "theirs",
@@ -270,12 +275,6 @@ PAIRED: Final[Mapping[str, Any]] = {
     "difference": lambda row: _interval(row["difference"]),
     "ratio": lambda row: _interval(row["ratio"], ".2f"),
 }
-
-
-command = typer.Typer(add_completion=False)
-"""The entry point of `szpo.commands`."""
-NEEDED: Final = ("trl", "datasets")
-"""Modules of gradient methods, which are installed with an extra."""
 
 
 @command.command("compare")

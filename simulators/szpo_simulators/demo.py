@@ -41,6 +41,11 @@ from szpo.voting import step_record
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.study import interval, measure_machine
 
+WIDTH = 96
+"""Longest quoted answer, in characters."""
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+
 
 def measure_run(
     config: Config,
@@ -191,14 +196,6 @@ def make_evaluation_rows(
         share = f"{after.margin / before.margin:.0%} of the base's" if before.margin > 0 else ""
         rows.append(as_row(name, before.margin, after.margin, share))
     return rows
-
-
-WIDTH = 96
-"""Longest quoted answer, in characters."""
-
-
-command = typer.Typer(add_completion=False)
-"""The entry point of `szpo.commands`."""
 
 
 @command.command("demo")

@@ -56,6 +56,85 @@ CURVE_MARKS: Final = 20
 
 Settings = dict[str, Any]
 
+OURS: Final = "SZPO, known"
+RIVALS: Final = (
+    "reward model + PPO, once", "reward model + PPO, again and again", "DPO", "online DPO",
+)  # fmt: skip
+REFERENCE: Final = "reward model of the whole state + PPO"
+"""Its features include whether the bag is full, which the rivals' lack; not part of the claim."""
+DRAWN: Final = (OURS, *RIVALS, REFERENCE)
+DASHES: Final = ("-", "--", ":")
+"""Line styles of the ways to ask, in the file's order."""
+COLUMNS: Final[Mapping[str, Any]] = {
+    "method": "name",
+    "asked": "way",
+    "votes": lambda row: row["votes"][-1],
+    "walks read": lambda row: row["answers"][-1],
+    "value": format_interval,
+    "chosen": lambda row: ", ".join(f"{name} {value}" for name, value in row["chosen"].items()),
+}
+WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
+"""(name, votes, D): one vote per pair of walks or per pair of batches of four; equal reading."""
+GRIDS: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
+    "SZPO, known": (
+        {"method": "szpo", "rule": "known"}, {"N": [8, 16], "alpha": [0.3, 1.0, 3.0]},
+    ),
+    "SZPO, known, one-sided": (
+        {"method": "szpo", "rule": "known", "pairing": "forward", "N": 16},
+        {"mu": [1.0, 2.0], "alpha": [0.3, 1.0, 3.0]},
+    ),
+    "SZPO, sign": (
+        {"method": "szpo", "rule": "sign"}, {"N": [8, 16], "alpha": [0.06, 0.2, 0.6]},
+    ),
+    "SZPO, sign, one-sided": (
+        {"method": "szpo", "rule": "sign", "pairing": "forward", "N": 16},
+        {"mu": [1.0, 2.0], "alpha": [0.06, 0.2, 0.6]},
+    ),
+    "reward model + planning": (
+        {"method": "rm-plan"}, {"ridge": [0.0003, 0.001, 0.002, 0.005, 0.01, 0.03]},
+    ),
+    "reward model + PPO": (
+        {"method": "rm-ppo", "kind": "cells"},
+        {"batches": [20, 60], "ridge": [0.001, 0.005, 0.02]},
+    ),
+    "DPO": (
+        {"method": "dpo", "rounds": 1, "rate": 0.05},
+        {"beta": [0.03, 0.1, 0.3], "epochs": [30, 100]},
+    ),
+    "online DPO": (
+        {"method": "dpo", "beta": 0.3}, {"rounds": [50, 150], "rate": [0.03, 0.1, 0.3]},
+    ),
+}  # fmt: skip
+TRUE: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
+    "REINFORCE, true reward": (
+        {"method": "reinforce"}, {"walks": [32, 64], "rate": [0.03, 0.1, 0.3]},
+    ),
+    "PPO, true reward": ({"method": "ppo"}, {"walks": [32, 64], "rate": [0.03, 0.1, 0.3]}),
+    "evolution strategies, true return": (
+        {"method": "es", "walkers": 32}, {"spread": [0.5, 1.0], "alpha": [0.3, 1.0, 3.0]},
+    ),
+}  # fmt: skip
+"""Reference methods without votes: they learn from each walk's true return."""
+PUBLISHED: Final[Mapping[str, dict[str, Any]]] = {
+    "known, as published": {"rule": "known", "alpha": 0.3, "smoothing": "trim"},
+    "sign, as published": {"rule": "sign", "alpha": 0.2},
+}
+"""θ against θ + μv, v ~ N(0, I), N = 8, M = 5, D = 1, without common random numbers."""
+MODELS: Final = (100, 300, 1000, 4800, 19200)
+"""Numbers of votes to which the planner's reward models are fitted."""
+PLANNER: Final = "reward model + planning"
+LOOKS: Final = {
+    "SZPO, known": ("#0072b2", "o"),
+    "SZPO, sign": ("#56b4e9", "P"),
+    "online DPO": ("#d55e00", "s"),
+    "DPO": ("#e69f00", "v"),
+    "reward model + PPO": ("#009e73", "D"),
+    "REINFORCE, true reward": ("#000000", ""),
+    "PPO, true reward": ("#666666", ""),
+    "evolution strategies, true return": ("#aaaaaa", ""),
+}
+"""Colour and mark of each method that is drawn."""
+
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
     """Every combination of a grid's values; the last name varies fastest.
@@ -175,27 +254,6 @@ def _slipping(world: GridWorld, after: Floats) -> Floats:
     return np.asarray(stays + world.slip * after.mean(-1, keepdims=True))
 
 
-OURS: Final = "SZPO, known"
-RIVALS: Final = (
-    "reward model + PPO, once", "reward model + PPO, again and again", "DPO", "online DPO",
-)  # fmt: skip
-REFERENCE: Final = "reward model of the whole state + PPO"
-"""Its features include whether the bag is full, which the rivals' lack; not part of the claim."""
-DRAWN: Final = (OURS, *RIVALS, REFERENCE)
-DASHES: Final = ("-", "--", ":")
-"""Line styles of the ways to ask, in the file's order."""
-
-
-COLUMNS: Final[Mapping[str, Any]] = {
-    "method": "name",
-    "asked": "way",
-    "votes": lambda row: row["votes"][-1],
-    "walks read": lambda row: row["answers"][-1],
-    "value": format_interval,
-    "chosen": lambda row: ", ".join(f"{name} {value}" for name, value in row["chosen"].items()),
-}
-
-
 def run_contest(study: Study, frozen: Path) -> list[dict[str, Any]]:
     """Run the methods of a frozen file on its seeds and show the results."""
     used, tuned = read_frozen(frozen)
@@ -289,69 +347,6 @@ def _draw_contest(study: Study, rows: Sequence[Mapping[str, Any]]) -> None:
         last.figure.legend(
             handles, [*labels, *ways], loc="outside lower center", ncols=3, fontsize=7.5
         )
-
-
-WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
-"""(name, votes, D): one vote per pair of walks or per pair of batches of four; equal reading."""
-GRIDS: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
-    "SZPO, known": (
-        {"method": "szpo", "rule": "known"}, {"N": [8, 16], "alpha": [0.3, 1.0, 3.0]},
-    ),
-    "SZPO, known, one-sided": (
-        {"method": "szpo", "rule": "known", "pairing": "forward", "N": 16},
-        {"mu": [1.0, 2.0], "alpha": [0.3, 1.0, 3.0]},
-    ),
-    "SZPO, sign": (
-        {"method": "szpo", "rule": "sign"}, {"N": [8, 16], "alpha": [0.06, 0.2, 0.6]},
-    ),
-    "SZPO, sign, one-sided": (
-        {"method": "szpo", "rule": "sign", "pairing": "forward", "N": 16},
-        {"mu": [1.0, 2.0], "alpha": [0.06, 0.2, 0.6]},
-    ),
-    "reward model + planning": (
-        {"method": "rm-plan"}, {"ridge": [0.0003, 0.001, 0.002, 0.005, 0.01, 0.03]},
-    ),
-    "reward model + PPO": (
-        {"method": "rm-ppo", "kind": "cells"},
-        {"batches": [20, 60], "ridge": [0.001, 0.005, 0.02]},
-    ),
-    "DPO": (
-        {"method": "dpo", "rounds": 1, "rate": 0.05},
-        {"beta": [0.03, 0.1, 0.3], "epochs": [30, 100]},
-    ),
-    "online DPO": (
-        {"method": "dpo", "beta": 0.3}, {"rounds": [50, 150], "rate": [0.03, 0.1, 0.3]},
-    ),
-}  # fmt: skip
-TRUE: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
-    "REINFORCE, true reward": (
-        {"method": "reinforce"}, {"walks": [32, 64], "rate": [0.03, 0.1, 0.3]},
-    ),
-    "PPO, true reward": ({"method": "ppo"}, {"walks": [32, 64], "rate": [0.03, 0.1, 0.3]}),
-    "evolution strategies, true return": (
-        {"method": "es", "walkers": 32}, {"spread": [0.5, 1.0], "alpha": [0.3, 1.0, 3.0]},
-    ),
-}  # fmt: skip
-"""Reference methods without votes: they learn from each walk's true return."""
-PUBLISHED: Final[Mapping[str, dict[str, Any]]] = {
-    "known, as published": {"rule": "known", "alpha": 0.3, "smoothing": "trim"},
-    "sign, as published": {"rule": "sign", "alpha": 0.2},
-}
-"""θ against θ + μv, v ~ N(0, I), N = 8, M = 5, D = 1, without common random numbers."""
-MODELS: Final = (100, 300, 1000, 4800, 19200)
-"""Numbers of votes to which the planner's reward models are fitted."""
-PLANNER: Final = "reward model + planning"
-LOOKS: Final = {
-    "SZPO, known": ("#0072b2", "o"),
-    "SZPO, sign": ("#56b4e9", "P"),
-    "online DPO": ("#d55e00", "s"),
-    "DPO": ("#e69f00", "v"),
-    "reward model + PPO": ("#009e73", "D"),
-    "REINFORCE, true reward": ("#000000", ""),
-    "PPO, true reward": ("#666666", ""),
-    "evolution strategies, true return": ("#aaaaaa", ""),
-}
-"""Colour and mark of each method that is drawn."""
 
 
 def main(

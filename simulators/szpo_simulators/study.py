@@ -33,7 +33,6 @@ from szpo_simulators.records import Spec, hash_spec, make_once, read_record, wri
 
 TABLE_WIDTH = 140
 
-
 TUNING, REPORTED = 0, 1000
 """First seed for choosing settings; first seed for reported results."""
 

@@ -45,6 +45,31 @@ if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy
 
 
+ROWS, PAIRS = 8, 8
+"""Prompts per comparison, comparisons per step."""
+GATE: Final = math.log(9.0)
+"""Log Bayes factor from which a run leaves the start."""
+RADIUS, STEP = 1.8, 1.2
+"""Half the distance between the sides of a pair, and the centre's largest move, in |z|."""
+BUDGET: Final = 3.0
+"""Largest KL of the recommended point, nats."""
+VOTES: Final = 120
+CHANCE, COMPARED = 200, 40
+"""Runs of random votes, and runs on each taste."""
+PROMPTS, EACH = 40, 32
+"""Training prompts, and recorded answers to each."""
+SEED: Final = 90_000
+"""Seed of the recorded answers."""
+AT_ONCE: Final = 4
+"""Prompts whose answers are drawn and scored together."""
+AGREEMENT: Final = 0.7
+"""How often two votes of a simulated panelist on the same two batches agree."""
+SAID: Final = 0.5
+"""A run claims a group of features if its probability exceeds this."""
+SELDOM_KL: Final = 0.2
+"""KL of a recommended point, nats, that runs of random votes should exceed seldom."""
+
+
 def prepare_model(
     sets: Sequence[str], say: Callable[[str], None]
 ) -> tuple[LoraPolicy, NamedFeatures, tuple[Prompt, ...]]:
@@ -119,16 +144,6 @@ class Recorded:
             return float((chance**2 + (1 - chance) ** 2).mean()) - agreement
 
         return math.exp(optimize.brentq(above, math.log(1e-4), math.log(1e5)))
-
-
-ROWS, PAIRS = 8, 8
-"""Prompts per comparison, comparisons per step."""
-GATE: Final = math.log(9.0)
-"""Log Bayes factor from which a run leaves the start."""
-RADIUS, STEP = 1.8, 1.2
-"""Half the distance between the sides of a pair, and the centre's largest move, in |z|."""
-BUDGET: Final = 3.0
-"""Largest KL of the recommended point, nats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,23 +223,6 @@ def _ask(world: Recorded, space: Space, looks: Sequence[Look]) -> Floats:
         ]
     v = np.array([parameters.direction_vector(space, step, k, grids[k]) for k in each])
     return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))
-
-
-VOTES: Final = 120
-CHANCE, COMPARED = 200, 40
-"""Runs of random votes, and runs on each taste."""
-PROMPTS, EACH = 40, 32
-"""Training prompts, and recorded answers to each."""
-SEED: Final = 90_000
-"""Seed of the recorded answers."""
-AT_ONCE: Final = 4
-"""Prompts whose answers are drawn and scored together."""
-AGREEMENT: Final = 0.7
-"""How often two votes of a simulated panelist on the same two batches agree."""
-SAID: Final = 0.5
-"""A run claims a group of features if its probability exceeds this."""
-SELDOM_KL: Final = 0.2
-"""KL of a recommended point, nats, that runs of random votes should exceed seldom."""
 
 
 @bench("surrogate")

@@ -41,6 +41,19 @@ _STEPS = np.array([1, -1, 0])
 FEATURES = ("progress", "checkpoints")
 """Features of a drive: laps of progress, lines crossed."""
 
+BUDGETS = (12, 32, 100, 300, 1000, 3000)
+"""Numbers of votes; each vote is on one pair of drives, so two drives are read per vote."""
+N, MU = 4, 1.0
+ALPHAS, RATES = (0.06, 0.2, 0.6, 2.0), (0.01, 0.03, 0.1, 0.3)
+BATCHES = 40
+MODEL, LIMITED, SZPO, COUNTING = (
+    "PPO, model sees all",
+    "PPO, model sees checkpoints",
+    "SZPO, panel sees progress",
+    "SZPO, panel counts checkpoints",
+)
+RIDGE = 1e-3
+
 
 @dataclass(frozen=True)
 class Track:
@@ -166,19 +179,6 @@ class Track:
 
 TRUTH, PROXY = Track("progress"), Track("checkpoints")
 """The same world with laps of progress and with checkpoints passed as the return."""
-
-
-BUDGETS = (12, 32, 100, 300, 1000, 3000)
-"""Numbers of votes; each vote is on one pair of drives, so two drives are read per vote."""
-N, MU = 4, 1.0
-ALPHAS, RATES = (0.06, 0.2, 0.6, 2.0), (0.01, 0.03, 0.1, 0.3)
-BATCHES = 40
-MODEL, LIMITED, SZPO, COUNTING = (
-    "PPO, model sees all",
-    "PPO, model sees checkpoints",
-    "SZPO, panel sees progress",
-    "SZPO, panel counts checkpoints",
-)
 
 
 @bench("track")
@@ -326,9 +326,6 @@ def _draw(
         here.set_ylim(0, 110)
         here.set_title(f"PPO, model sees checkpoints, {believed['votes']:,} votes", fontsize=9.5)
         here.legend(fontsize=8.5)
-
-
-RIDGE = 1e-3
 
 
 def fit_weights(

@@ -62,6 +62,16 @@ TOPICS: Final = ("the market", "the castle", "the museum", "the harbour", "the z
 TRAINING: Final = 80
 """How many of a hundred sentences about a pet are for training; the others are for tests."""
 
+SIZES: Final = {
+    "two-users": (4000, 10), "pets": (2000, 8), "two-attributes": (2000, 12),
+    "four-attributes": (4000, 12),
+}  # fmt: skip
+"""(training pairs, epochs) of each set."""
+TESTED: Final = 4000
+CONTEXTS: Final = (1, 2, 4, 8)
+COLLAPSED: Final = 10.0
+"""A weight of the KL term so large that no unit of the latent stays active."""
+
 
 def two_users(n: int, seed: int, part: str = "train") -> Pairs:
     """Pairs of points ~ N(0, I₆): user 0 wants x₀ + x₁ large, user 1 x₀ − x₁; votes have no noise.
@@ -149,15 +159,6 @@ SETS: Final[dict[str, Callable[[int, int, str], Pairs]]] = {
     "four-attributes": partial(attributes, ("warm", "full", "helpful", "honest")),
 }
 """Makers of the sets by name, called with n, seed and "train" or "test"."""
-SIZES: Final = {
-    "two-users": (4000, 10), "pets": (2000, 8), "two-attributes": (2000, 12),
-    "four-attributes": (4000, 12),
-}  # fmt: skip
-"""(training pairs, epochs) of each set."""
-TESTED: Final = 4000
-CONTEXTS: Final = (1, 2, 4, 8)
-COLLAPSED: Final = 10.0
-"""A weight of the KL term so large that no unit of the latent stays active."""
 
 
 def work(spec: Spec) -> dict[str, Any]:

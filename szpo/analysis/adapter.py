@@ -22,6 +22,18 @@ from szpo.ledger.database import Ledger
 from szpo.models import lora
 from szpo.policies import subspaces
 
+Kind = Literal["model", "dataset"]
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_REASONS: Final[dict[int, tuple[type[SzpoError], str]]] = {
+    401: (UsageError, "it accepts none of your tokens; run `hf auth login`, or set HF_TOKEN"),
+    403: (UsageError, "the token may not write there; take one with the right to write"),
+    404: (UsageError, "no such user or repository, or the token may not see it; check both"),
+    409: (StorageError, "somebody changed it at the same moment; look at it and push again"),
+    412: (StorageError, "somebody changed it at the same moment; look at it and push again"),
+    413: (UsageError, "it is larger than the hub takes; leave something out"),
+    429: (ResourceError, "it had too many requests; push again later"),
+}
+
 
 def fold_adapter_files(
     ledger: Ledger, weights: Weights = LAST, *, base: str | None = None
@@ -85,19 +97,6 @@ def require_sound(ledger: Ledger, weights: Weights = LAST) -> None:
             f"{ledger.path.stem}: {against}; nothing was written (--anyway, in Python "
             "anyway=True, does it all the same, and its card says so)"
         )
-
-
-Kind = Literal["model", "dataset"]
-_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_REASONS: Final[dict[int, tuple[type[SzpoError], str]]] = {
-    401: (UsageError, "it accepts none of your tokens; run `hf auth login`, or set HF_TOKEN"),
-    403: (UsageError, "the token may not write there; take one with the right to write"),
-    404: (UsageError, "no such user or repository, or the token may not see it; check both"),
-    409: (StorageError, "somebody changed it at the same moment; look at it and push again"),
-    412: (StorageError, "somebody changed it at the same moment; look at it and push again"),
-    413: (UsageError, "it is larger than the hub takes; leave something out"),
-    429: (ResourceError, "it had too many requests; push again later"),
-}
 
 
 def check_name(name: str, option: str) -> str:

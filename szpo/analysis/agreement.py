@@ -52,6 +52,12 @@ By Ville's inequality at most one honest panelist in a hundred ever passes it, h
 checked, if the panel's shares hold for that panelist.
 """
 
+MIN_VOTES = 30
+"""With this many votes, the panel's own share is the one expected of an honest panelist."""
+WEIGHTS_LEGEND: Final = (
+    "weights: 1 is an equal vote. z: agreement with the rest, in standard errors above chance."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Conduct:
@@ -76,8 +82,6 @@ class Conduct:
 
 
 NOTHING: Final = Conduct()
-MIN_VOTES = 30
-"""With this many votes, the panel's own share is the one expected of an honest panelist."""
 
 
 def soonest_ms(words: int) -> float:
@@ -365,11 +369,6 @@ def _agree_with_rest(evidence: Evidence) -> dict[str, Share]:
                 asked[names[number]] += 1
                 hits[names[number]] += lead * sign > 0
     return {name: share(hits[name], asked[name]) for name in asked}
-
-
-WEIGHTS_LEGEND: Final = (
-    "weights: 1 is an equal vote. z: agreement with the rest, in standard errors above chance."
-)
 
 
 @dataclass(frozen=True, slots=True)

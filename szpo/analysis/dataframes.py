@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+STEPS: Final = ("step", "state", "mu", "n", "d", "m", "k", "head_sha256", "closed_by")
+COMPARISONS: Final = ("comparison", "step", "kind", "k", "n", "identical", "plus", "minus", "tie")
+ANSWERS: Final = ("step", "k", "n", "comparison", "i", "prompt", "plus", "minus")
+UPDATES: Final = ("step", "k", "coef", "vector", "rule", "estimate", "stderr", "n_votes")
+
+
 class Tables:
     """A run opened for reading. Tables are read when first used, and cached.
 
@@ -109,12 +115,6 @@ class Tables:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-STEPS: Final = ("step", "state", "mu", "n", "d", "m", "k", "head_sha256", "closed_by")
-COMPARISONS: Final = ("comparison", "step", "kind", "k", "n", "identical", "plus", "minus", "tie")
-ANSWERS: Final = ("step", "k", "n", "comparison", "i", "prompt", "plus", "minus")
-UPDATES: Final = ("step", "k", "coef", "vector", "rule", "estimate", "stderr", "n_votes")
 
 
 def open(path: str | Path) -> Tables:

@@ -40,6 +40,16 @@ OVERLAPS: Final = {
 }
 """Meaning by name."""
 
+Score: TypeAlias = Callable[[Prompt, Answer], float]
+"""A number for one answer to one prompt; a pure function of the two."""
+WITH_ARGUMENT: Final = {
+    "tokens": "tokens of a model, as in tokens:smollm2",
+    "keyword": "share of the named words used, as in keyword:sea+sun",
+    "regex": "matches of a pattern, as in regex:^Once",
+    **OVERLAPS,
+}
+"""Meaning by name of the features that need an argument."""
+
 
 def measure_overlap(name: str, argument: str) -> Callable[[str, str], float]:
     """The measure of a prompt's and an answer's text; an answer without text has 0.
@@ -97,10 +107,6 @@ def _read_measure(name: str, model: str) -> Nearness:
     return bertscore
 
 
-Score: TypeAlias = Callable[[Prompt, Answer], float]
-"""A number for one answer to one prompt; a pure function of the two."""
-
-
 @dataclass(frozen=True)
 class Feature:
     """A feature as it was named, and its function."""
@@ -153,15 +159,6 @@ def _tokens(argument: str) -> Score:
 
     count = loading.token_counter(argument)
     return lambda prompt, answer: float(count(answer.text))
-
-
-WITH_ARGUMENT: Final = {
-    "tokens": "tokens of a model, as in tokens:smollm2",
-    "keyword": "share of the named words used, as in keyword:sea+sun",
-    "regex": "matches of a pattern, as in regex:^Once",
-    **OVERLAPS,
-}
-"""Meaning by name of the features that need an argument."""
 
 
 def meanings() -> dict[str, str]:

@@ -36,6 +36,19 @@ from szpo.voting.panel_evaluator import Score
 LAST_PAIRS: Final = "last pairs"
 MEASURED: Final = "measured"
 
+STILL: Final = (
+    "nothing has moved: this run learns what its votes like; szpo improve moves the model by it"
+)
+NOT_YET: Final = (
+    "nothing has moved: this run improves its model once its votes show a taste, and keeps what "
+    "scores higher"
+)
+PLACE: Final = "on held-out prompts"
+MANY_EVEN: Final = 0.25
+"""From this share of ties on it is reported, since ties hold the win rate near one half."""
+FEWEST: Final = 20
+"""Blind votes below which no statement on improvement is made, whatever the interval."""
+
 
 @dataclass(frozen=True, slots=True)
 class LastPairs:
@@ -111,20 +124,6 @@ def read_last_pairs(ledger: Ledger) -> LastPairs | None:
         return None
     true = share(*found["true"])
     return LastPairs(found["pairs"], found["new"], found["start"], found["same"], True, true)
-
-
-STILL: Final = (
-    "nothing has moved: this run learns what its votes like; szpo improve moves the model by it"
-)
-NOT_YET: Final = (
-    "nothing has moved: this run improves its model once its votes show a taste, and keeps what "
-    "scores higher"
-)
-PLACE: Final = "on held-out prompts"
-MANY_EVEN: Final = 0.25
-"""From this share of ties on it is reported, since ties hold the win rate near one half."""
-FEWEST: Final = 20
-"""Blind votes below which no statement on improvement is made, whatever the interval."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,20 @@ from szpo.types import Choice, Floats, Ints
 BLOCK = 2**21
 """The most numbers in one intermediate array; longer sums are computed in parts."""
 
+MEDIAN_OF = 256
+"""The bandwidth is a median over pairs of at most this many particles: its cost is quadratic."""
+_LOG_2PI = math.log(2 * math.pi)
+DRAWS, RATE = 32, 0.05
+"""Pairs of draws, and step size, by which the sampler is trained."""
+By: TypeAlias = Literal["bald", "entropy"]
+_Joint: TypeAlias = tuple[Floats, Floats]
+"""The c joint answers so far: the particles' weights (c, m) given each, each one's odds (c,)."""
+RULES: tuple[By, ...] = ("bald", "entropy")
+EXACT = 6
+"""All 2^k answers are enumerated up to this number k of questions; further ones are sampled."""
+SHORTLIST = 1000
+"""The greedy choice is among at least this many questions, those with the largest gain alone."""
+
 
 class Target(Protocol):
     """A density p from which particles can be drawn."""
@@ -152,13 +166,6 @@ def blocks(rows: int, columns: int) -> list[slice]:
     """Slices of the rows, each of at most `BLOCK` numbers in an array of these columns."""
     size = max(1, BLOCK // max(columns, 1))
     return [slice(start, start + size) for start in range(0, rows, size)]
-
-
-MEDIAN_OF = 256
-"""The bandwidth is a median over pairs of at most this many particles: its cost is quadratic."""
-_LOG_2PI = math.log(2 * math.pi)
-DRAWS, RATE = 32, 0.05
-"""Pairs of draws, and step size, by which the sampler is trained."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -356,16 +363,6 @@ def _squares(a: Floats, b: Floats) -> Floats:
 def _finite(values: Floats, what: str) -> None:
     if not np.isfinite(values).all():
         raise RunError(f"svgd: {what} is not finite; take a smaller epsilon or a smaller tau")
-
-
-By: TypeAlias = Literal["bald", "entropy"]
-_Joint: TypeAlias = tuple[Floats, Floats]
-"""The c joint answers so far: the particles' weights (c, m) given each, each one's odds (c,)."""
-RULES: tuple[By, ...] = ("bald", "entropy")
-EXACT = 6
-"""All 2^k answers are enumerated up to this number k of questions; further ones are sampled."""
-SHORTLIST = 1000
-"""The greedy choice is among at least this many questions, those with the largest gain alone."""
 
 
 def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:

@@ -44,6 +44,13 @@ from szpo.types import Answer, Floats, Prompt
 CHUNK = 2048
 MATRIX_SUFFIX = ".npy"
 
+VERSION = 1
+SCALED_ON = 10_000
+"""The scale of each feature is computed once, from the δ of about this many pairs."""
+PARTICLES, STEPS = 200, 20
+HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
+"""Columns of a sheet; `preference_formats.MESSAGES` is added where a prompt has several turns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -233,12 +240,6 @@ def _finite(value: float, name: str, pair: Pair) -> float:
     if not math.isfinite(value):
         raise UsageError(f"pair {pair.id}: feature {name} is {value}; it must be finite")
     return value
-
-
-VERSION = 1
-SCALED_ON = 10_000
-"""The scale of each feature is computed once, from the δ of about this many pairs."""
-PARTICLES, STEPS = 200, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,10 +528,6 @@ def _question(body: Mapping[str, Any]) -> Question:
     turns: Sequence[Sequence[str]] = body["prompt"]
     prompt = tuple((role, text) for role, text in turns)
     return Question(**{**body, "prompt": prompt, "delta": tuple(body["delta"])})
-
-
-HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
-"""Columns of a sheet; `preference_formats.MESSAGES` is added where a prompt has several turns."""
 
 
 def write_sheet(questions: Sequence[Question], path: Path) -> None:

@@ -50,6 +50,14 @@ _VOTES: Final = (
     "WHERE v.vote <= ? ORDER BY v.vote"
 )
 
+WORTH = {"plus": 1.0, "tie": 0.5, "minus": 0.0}
+Direction = tuple[int | None, int | None]
+"""Step and direction k."""
+WINDOW: Final = 10
+"""Steps over which votes are pooled."""
+HEADING_DIM: Final = 256
+"""The most coordinates for which headings are computed; with more, headings are noise."""
+
 
 @dataclass(frozen=True, slots=True)
 class VoteRow:
@@ -176,8 +184,6 @@ def _notes(value: object) -> dict[str, str]:
 
 # ---- with texts ----
 
-WORTH = {"plus": 1.0, "tie": 0.5, "minus": 0.0}
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -227,10 +233,6 @@ def read_judged(
         np.array([WORTH[row["verdict"]] for row in rows]),
         tuple(row["pseudonym"] for row in rows),
     )
-
-
-Direction = tuple[int | None, int | None]
-"""Step and direction k."""
 
 
 def _floats() -> array[float]:
@@ -410,12 +412,6 @@ def _add_repeats(totals: VoteTotals, votes: Iterable[VoteRow], again: Sequence[V
             totals.voters[vote.panelist].repeats_same += vote.verdict == before[vote.panelist]
         elif before:
             totals.second.setdefault(source, Counter())[vote.verdict] += 1
-
-
-WINDOW: Final = 10
-"""Steps over which votes are pooled."""
-HEADING_DIM: Final = 256
-"""The most coordinates for which headings are computed; with more, headings are noise."""
 
 
 @dataclass(frozen=True, slots=True)

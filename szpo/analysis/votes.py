@@ -27,6 +27,30 @@ COLUMNS: Final = (
 HELD: Final = 256
 """Most comparisons whose texts are in memory at a time."""
 
+FILE: Final = "data/votes.jsonl"
+TYPES: Final = {
+    "run": "string", "step": "int64", "k": "int64", "n": "int64", "comparison": "string",
+    "kind": "string", "vote": "int64", "revision": "int64", "plus_side": "string",
+    "choice": "string", "verdict": "string", "counted": "bool", "late": "bool",
+    "skip_reason": "string", "dwell_ms": "int64",
+}  # fmt: skip
+"""Columns of all datasets, with their types in ``datasets``."""
+SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+MEANING: Final = """\
+| column | meaning |
+|---|---|
+| `run`, `step`, `k`, `n` | the run; the step, the direction and the comparison of a direction |
+| `comparison`, `kind` | the comparison; `train`, or what else it was asked for |
+| `vote`, `revision` | the number of the vote; 0, or how often the answer was changed before |
+| `plus_side` | the side, A or B, on which *plus* was shown |
+| `choice`, `verdict` | A, B, tie or skip, as given; the same as plus, minus, tie or skip |
+| `counted`, `late` | an update used it; it came after its round |
+| `skip_reason` | why nobody could judge |
+| `dwell_ms` | time on the page, milliseconds |
+| `prompts` | the prompts, each a list of turns (`role`, `content`) |
+| `plus`, `minus` | the answers compared, one a prompt |
+"""
+
 
 def write_votes(ledger: Ledger, path: Path) -> int:
     """Write the votes by the suffix: JSONL or an SQLite table with texts, or CSV without.
@@ -115,30 +139,6 @@ def write_table(ledger: Ledger, path: Path) -> int:
 
 
 # ---- for ``datasets`` ----
-
-FILE: Final = "data/votes.jsonl"
-TYPES: Final = {
-    "run": "string", "step": "int64", "k": "int64", "n": "int64", "comparison": "string",
-    "kind": "string", "vote": "int64", "revision": "int64", "plus_side": "string",
-    "choice": "string", "verdict": "string", "counted": "bool", "late": "bool",
-    "skip_reason": "string", "dwell_ms": "int64",
-}  # fmt: skip
-"""Columns of all datasets, with their types in ``datasets``."""
-SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-MEANING: Final = """\
-| column | meaning |
-|---|---|
-| `run`, `step`, `k`, `n` | the run; the step, the direction and the comparison of a direction |
-| `comparison`, `kind` | the comparison; `train`, or what else it was asked for |
-| `vote`, `revision` | the number of the vote; 0, or how often the answer was changed before |
-| `plus_side` | the side, A or B, on which *plus* was shown |
-| `choice`, `verdict` | A, B, tie or skip, as given; the same as plus, minus, tie or skip |
-| `counted`, `late` | an update used it; it came after its round |
-| `skip_reason` | why nobody could judge |
-| `dwell_ms` | time on the page, milliseconds |
-| `prompts` | the prompts, each a list of turns (`role`, `content`) |
-| `plus`, `minus` | the answers compared, one a prompt |
-"""
 
 
 def write_dataset(

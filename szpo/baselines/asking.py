@@ -45,6 +45,17 @@ from typing import Required, TypedDict
 
 from szpo import memory
 
+Ask: TypeAlias = Callable[[Sequence[tuple[Row, ...]], bool, bytes], Sequence[Verdict]]
+"""An annotator or panel: gives one vote on each question, where plus is the first answer.
+
+Its arguments: questions with different answers (rows of a prompt and two answers), whether they
+are single pairs and not batches, and the key for all its randomness.
+"""
+Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
+"""One number per answer: a learned reward, or a verifier (1 right, 0 wrong)."""
+Sides: TypeAlias = Callable[[bytes, int, int], Sequence[tuple[bytes, Letter]]]
+"""(key, questions, judges) → for each question, its own key and the side of the first answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -156,16 +167,6 @@ def ignore_step(_: Moment) -> None:
     """Do nothing after a step."""
 
 
-Ask: TypeAlias = Callable[[Sequence[tuple[Row, ...]], bool, bytes], Sequence[Verdict]]
-"""An annotator or panel: gives one vote on each question, where plus is the first answer.
-
-Its arguments: questions with different answers (rows of a prompt and two answers), whether they
-are single pairs and not batches, and the key for all its randomness.
-"""
-Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
-"""One number per answer: a learned reward, or a verifier (1 right, 0 wrong)."""
-
-
 def pair_of(row: Row, verdict: Verdict, *, source: Source = "pair", votes: int = 1) -> Pair | None:
     """Make a pair from a row and the verdict on it; None for a tie, a skip or equal texts.
 
@@ -176,10 +177,6 @@ def pair_of(row: Row, verdict: Verdict, *, source: Source = "pair", votes: int =
         return None
     chosen, rejected = (row.plus, row.minus) if verdict == "plus" else (row.minus, row.plus)
     return Pair(row.prompt, chosen, rejected, source, votes)
-
-
-Sides: TypeAlias = Callable[[bytes, int, int], Sequence[tuple[bytes, Letter]]]
-"""(key, questions, judges) → for each question, its own key and the side of the first answer."""
 
 
 def draw_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes, Letter]]:

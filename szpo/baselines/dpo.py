@@ -50,6 +50,10 @@ from szpo.types import Answer, Floats, Prompt, Row
 
 METHOD = "dpo"
 
+NOTEBOOK_TARGETS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+NOTEBOOK_RANK, NOTEBOOK_ALPHA = 32, 64
+SIMPO = "simpo"
+
 
 def train(
     actor: Actor, data: Preferences, recipe: Dpo | None = None, **shared: Unpack[Shared]
@@ -251,10 +255,6 @@ def per_token(logits: Tensor, labels: Tensor) -> SimpleNamespace:
     )  # fmt: skip
 
 
-NOTEBOOK_TARGETS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
-NOTEBOOK_RANK, NOTEBOOK_ALPHA = 32, 64
-
-
 def notebook_lora(**changes: Any) -> Any:
     """The notebook's ``peft.LoraConfig``: rank 32, α 64, seven targets, no bias."""
     from peft import LoraConfig
@@ -268,9 +268,6 @@ def notebook_lora(**changes: Any) -> Any:
         "task_type": "CAUSAL_LM",
     }
     return LoraConfig(**{**settings, **changes})
-
-
-SIMPO = "simpo"
 
 
 def train_simpo(

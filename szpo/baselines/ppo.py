@@ -48,6 +48,9 @@ from szpo.types import Answer, Floats, Ints, Prompt
 METHOD = "ppo"
 NOTHING_DIFFERED = "no two answers of a step ever differed in reward; take another --score"
 
+Rollout: TypeAlias = tuple["Part", Tensor, Tensor, Tensor, Tensor]
+"""A part with its old log-probabilities, values, advantages and returns, one per token."""
+
 
 class Critic(nn.Module):
     """V(s) from the last hidden state at a position; 0 everywhere at the start."""
@@ -72,10 +75,6 @@ class Learner:
     weights: tuple[nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
     how: Ppo
-
-
-Rollout: TypeAlias = tuple["Part", Tensor, Tensor, Tensor, Tensor]
-"""A part with its old log-probabilities, values, advantages and returns, one per token."""
 
 
 @dataclass(frozen=True)

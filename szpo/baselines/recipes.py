@@ -25,6 +25,25 @@ Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Dropout: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Epochs: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+Schedule: TypeAlias = Literal[
+    "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
+    "inverse_sqrt",
+]  # fmt: skip
+"""Learning-rate schedules of transformers that need no further parameters."""
+DpoLoss: TypeAlias = Literal[
+    "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair",
+    "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
+]  # fmt: skip
+"""The losses of TRL's DPOTrainer."""
+NOTEBOOK_QUANTIZATION = "fp4"
+"""bitsandbytes' default if only ``load_in_4bit`` is set; no double quantisation."""
+NOTEBOOK_DTYPE = "bf16"
+"""Dtype of computations: ``bnb_4bit_compute_dtype``."""
+GrpoLoss: TypeAlias = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo"]
+"""The losses of TRL's GRPOTrainer that weight each token separately."""
+INNER = {"iterative-dpo": "recipe", "self-rewarding": "dpo"}
+"""Methods that use DPO, with the field of their recipe that holds DPO's recipe."""
+
 
 class Recipe(Section):
     """The settings of a gradient method."""
@@ -38,13 +57,6 @@ class Recipe(Section):
         except ValidationError as error:
             wrong = describe(type(self), error.errors(include_url=False)[0])
             raise UsageError(wrong) from None
-
-
-Schedule: TypeAlias = Literal[
-    "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
-    "inverse_sqrt",
-]  # fmt: skip
-"""Learning-rate schedules of transformers that need no further parameters."""
 
 
 def _of_transformers(name: str) -> str:
@@ -80,13 +92,6 @@ class Sft(Training):
     learning_rate: Positive = 1e-4
     dropout: Dropout = 0.0
     """Dropout of the adapter's inputs."""
-
-
-DpoLoss: TypeAlias = Literal[
-    "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair",
-    "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
-]  # fmt: skip
-"""The losses of TRL's DPOTrainer."""
 
 
 class Dpo(Training):
@@ -134,10 +139,6 @@ class Rounds(Recipe):
     recipe: Dpo = Dpo()
 
 
-NOTEBOOK_QUANTIZATION = "fp4"
-"""bitsandbytes' default if only ``load_in_4bit`` is set; no double quantisation."""
-NOTEBOOK_DTYPE = "bf16"
-"""Dtype of computations: ``bnb_4bit_compute_dtype``."""
 NOTEBOOK = Dpo(
     beta=0.1,
     learning_rate=2e-5,
@@ -241,10 +242,6 @@ class GroupRl(Recipe):
         return self
 
 
-GrpoLoss: TypeAlias = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo"]
-"""The losses of TRL's GRPOTrainer that weight each token separately."""
-
-
 class Grpo(GroupRl):
     """Settings of GRPO; β and the loss are from the paper (TRL's defaults: 0, dapo).
 
@@ -292,8 +289,6 @@ RECIPES: Mapping[str, Recipe] = {
     "notebook-dpo": NOTEBOOK, "sft": Sft(),
 }  # fmt: skip
 """The methods of `NAMES` with their default recipes."""
-INNER = {"iterative-dpo": "recipe", "self-rewarding": "dpo"}
-"""Methods that use DPO, with the field of their recipe that holds DPO's recipe."""
 
 
 def make(method: str, settings: Mapping[str, Any]) -> Any:

@@ -39,6 +39,10 @@ METHOD = "reward-model"
 ROWS = 64
 """Rows in one forward pass when scoring."""
 
+HEAD, FACTS = "reward_head.npy", "reward_model.json"
+SCALE_PAIRS = 320
+"""Number of pairs from which a learned reward's mean and spread are estimated."""
+
 
 @dataclass(frozen=True)
 class RewardModel:
@@ -110,9 +114,6 @@ class RewardModel:
             (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{folder}: cannot be written ({error.strerror})") from None
-
-
-HEAD, FACTS = "reward_head.npy", "reward_model.json"
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -268,10 +269,6 @@ def _shell(loaded: Loaded) -> Any:
         if hasattr(loaded.model, name):
             setattr(shell, name, getattr(loaded.model, name))
     return shell
-
-
-SCALE_PAIRS = 320
-"""Number of pairs from which a learned reward's mean and spread are estimated."""
 
 
 def scale_reward(learned: Score, pairs: Sequence[Pair]) -> Score:

@@ -43,6 +43,22 @@ RECORD = "record.json"
 Judge: TypeAlias = Callable[[Sequence[Prompt], int, int], list[list[Answer]]]
 """(requests, judgements of each, seed) → texts of judgements."""
 
+MAX_POINTS = 5.0
+DEMANDS = (
+    "it is about what was asked and says something of use, even if parts are missing",
+    "it deals with most of what was asked, even if the matter is not settled",
+    "it gives the person the basics of what they need",
+    "it is written as a helpful assistant would write: direct, complete, well ordered",
+    "it could not be better: expert, to the point, nothing that does not belong",
+)
+"""The demands for one point each, in this order."""
+_SCORE = re.compile(
+    r"\bscore\b[\s*_`\"'”“]*(?:is|of|:|=|-|–|—)?[\s*_`\"'<(\[”“]*"
+    r"(?P<points>[+-]?\d+(?:\.\d+)?)(?![\d.]*\d)(?!\s*(?:[-+*x×–]|to)\s*\d)"
+    r"(?:[\s*_`>)\]]*(?:/|out of)[\s*_`<(\[]*(?P<most>\d+))?",
+    re.IGNORECASE,
+)
+
 
 def train(
     actor: Actor,
@@ -262,24 +278,6 @@ def _describe(
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-MAX_POINTS = 5.0
-DEMANDS = (
-    "it is about what was asked and says something of use, even if parts are missing",
-    "it deals with most of what was asked, even if the matter is not settled",
-    "it gives the person the basics of what they need",
-    "it is written as a helpful assistant would write: direct, complete, well ordered",
-    "it could not be better: expert, to the point, nothing that does not belong",
-)
-"""The demands for one point each, in this order."""
-
-_SCORE = re.compile(
-    r"\bscore\b[\s*_`\"'”“]*(?:is|of|:|=|-|–|—)?[\s*_`\"'<(\[”“]*"
-    r"(?P<points>[+-]?\d+(?:\.\d+)?)(?![\d.]*\d)(?!\s*(?:[-+*x×–]|to)\s*\d)"
-    r"(?:[\s*_`>)\]]*(?:/|out of)[\s*_`<(\[]*(?P<most>\d+))?",
-    re.IGNORECASE,
-)
 
 
 def request(prompt: Prompt, answer: str) -> Prompt:

@@ -54,6 +54,8 @@ STILL_NATS = 1e-3
 RISE = 1.5
 """A loss that ends above this many times its first value gives a remark."""
 
+SFT = "sft"
+
 
 def require_plain(sampling: Sampling, method: str) -> None:
     """Refuse sampling that is not from the policy's whole distribution."""
@@ -427,9 +429,6 @@ def only_answers_scored() -> Iterator[None]:
         yield
     finally:
         utils._use_triton = before
-
-
-SFT = "sft"
 
 
 def train_sft(

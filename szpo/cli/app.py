@@ -38,17 +38,6 @@ PASS_ON: Final = {
 """Settings of click for commands that parse their own options."""
 OTHERS: Final = "Of other packages"
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of the help: a command's group, its module, and what it does."""
-
-    group: str
-    module: str
-    """The module in `szpo.cli`; "" for an entry point of `szpo.commands`."""
-    help: str
-
-
 GROUPS: Final = {
     "Begin": (
         ("demo", "", "Tune SmolLM2-135M from simulated votes; measure before and after."),
@@ -93,6 +82,26 @@ GROUPS: Final = {
         ("bench", "machine", "Run a benchmark that is installed, or list them."),
     ),
 }
+INTERRUPTED = 130
+STOPS: Final = (KeyboardInterrupt, typer.Abort, console.Terminated)
+AGAIN = ("demo", "run", "serve", "compare", "simulate", "judge", "adapters", *console.ANEW)
+"""Commands that, given again after an interrupt, lose nothing that was counted."""
+WAITING = ("serve", "vote", "simulate", "visualize")
+"""Commands that wait for people or another process, and may be silent meanwhile."""
+TWICE_S = 5.0
+"""A second interrupt within this time (seconds) of the last one is ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the help: a command's group, its module, and what it does."""
+
+    group: str
+    module: str
+    """The module in `szpo.cli`; "" for an entry point of `szpo.commands`."""
+    help: str
+
+
 COMMANDS: Final = {
     name: Entry(group, module, text)
     for group, lines in GROUPS.items()
@@ -161,15 +170,6 @@ def _make_runner(name: str, target: Callable[[list[str]], Any]) -> Callable[[typ
     run.__doc__ = f"Command {name} of another package."
     return run
 
-
-INTERRUPTED = 130
-STOPS: Final = (KeyboardInterrupt, typer.Abort, console.Terminated)
-AGAIN = ("demo", "run", "serve", "compare", "simulate", "judge", "adapters", *console.ANEW)
-"""Commands that, given again after an interrupt, lose nothing that was counted."""
-WAITING = ("serve", "vote", "simulate", "visualize")
-"""Commands that wait for people or another process, and may be silent meanwhile."""
-TWICE_S = 5.0
-"""A second interrupt within this time (seconds) of the last one is ignored."""
 
 app = typer.Typer(
     name="szpo",

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 FRESH_VOTES = 200
 """Votes of ``--fresh`` without ``--votes``; iterative-dpo has its own number."""
 
-
 FROM_EXAMPLES = ("self-rewarding", "sft")
 """Methods that learn from good answers."""
 

@@ -26,6 +26,12 @@ Start = Callable[[Sequence[str]], "subprocess.Popen[Any]"]
 SZPO: Final = (sys.executable, "-m", "szpo")
 """The first words of szpo's own commands."""
 
+_FOLLOW: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG outlives the exec below
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 def controller(run: Path, features: Iterable[str], *how: str) -> list[str]:
     """The command that drives a run, with the user's own features that the run may use."""
@@ -82,13 +88,6 @@ def end(child: subprocess.Popen[Any], grace: float = GRACE) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-_FOLLOW: Final = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG outlives the exec below
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 
 
 class Keeper:

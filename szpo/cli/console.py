@@ -50,6 +50,31 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document instead of a table.")
 
+ANEW: Final = ("baseline", "improve")
+"""Commands that keep nothing of what they had done when they were stopped."""
+RESUMED: Final = ["baseline", "self-rewarding"]
+"""The baseline that goes on after its last complete model."""
+_ways_on: list[tuple[str | None, Path | None]] = []
+CHILD: Final = "SZPO_CHILD"
+"""Set in the environment of a process that szpo itself starts and ends."""
+FIRST_S: Final = 1.5
+"""Longest silence on a terminal, in seconds."""
+SILENT_S: Final = 5.0
+"""Longest silence on a terminal where no line may move."""
+LOG_S: Final = 60.0
+"""Longest silence in a log."""
+_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_pulses: list[Pulse] = []
+BESIDE: Final = 100
+"""Fewest columns of a terminal in which two answers stand side by side."""
+BAR: Final = 24
+"""Columns of a bar."""
+ARROWS: Final = {"A": "up", "B": "down", "C": "right", "D": "left"}
+"""Keys by the last letter of the sequence that a terminal sends."""
+ESCAPE_S: Final = 0.05
+"""Seconds within which the rest of such a sequence follows."""
+LEAVE: Final = "q"
+
 
 class _Visible(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -81,24 +106,6 @@ def report_stop(how: str) -> None:
     complain(
         f"stopped by {how}" + (f"; nothing counted is lost. {verb} with: {way}" if way else "")
     )
-
-
-ANEW: Final = ("baseline", "improve")
-"""Commands that keep nothing of what they had done when they were stopped."""
-RESUMED: Final = ["baseline", "self-rewarding"]
-"""The baseline that goes on after its last complete model."""
-_ways_on: list[tuple[str | None, Path | None]] = []
-CHILD: Final = "SZPO_CHILD"
-"""Set in the environment of a process that szpo itself starts and ends."""
-
-
-FIRST_S: Final = 1.5
-"""Longest silence on a terminal, in seconds."""
-SILENT_S: Final = 5.0
-"""Longest silence on a terminal where no line may move."""
-LOG_S: Final = 60.0
-"""Longest silence in a log."""
-_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 class Pulse:
@@ -184,9 +191,6 @@ def draws() -> bool:
 def machine_load() -> tuple[float, int]:
     """The load of the last minute (NaN where the system has none), and the number of cores."""
     return memory.load_average(), os.cpu_count() or 1
-
-
-_pulses: list[Pulse] = []
 
 
 def doing(what: str) -> None:
@@ -341,17 +345,6 @@ def _cell(value: object) -> str:
 
 def _numeric(text: str) -> bool:
     return text == "–" or text.replace(",", "").lstrip("+-−").replace(".", "", 1).isdigit()
-
-
-BESIDE: Final = 100
-"""Fewest columns of a terminal in which two answers stand side by side."""
-BAR: Final = 24
-"""Columns of a bar."""
-ARROWS: Final = {"A": "up", "B": "down", "C": "right", "D": "left"}
-"""Keys by the last letter of the sequence that a terminal sends."""
-ESCAPE_S: Final = 0.05
-"""Seconds within which the rest of such a sequence follows."""
-LEAVE: Final = "q"
 
 
 class _Now(ProgressColumn):

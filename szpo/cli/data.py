@@ -28,6 +28,12 @@ prompts = typer.Typer(no_args_is_help=True, add_completion=False, help="Prepare 
 prompts.callback()(lambda: None)  # makes it a group, with one command
 
 
+FIRST = typer.Option(None, "--first", min=1, help="Read only this many records of a file.")
+SKIP_BAD = typer.Option(
+    False, "--skip-bad", help="Leave out records that cannot be used, and name them."
+)
+
+
 @prompts.command()
 def grow(
     source: Path = typer.Argument(..., help="Your own prompts, as for prompts.path."),
@@ -85,12 +91,6 @@ def grow(
         f"near copies and {unreadable} unreadable or cut ones left out",
         "read them, and add those that you want to your own",
     )
-
-
-FIRST = typer.Option(None, "--first", min=1, help="Read only this many records of a file.")
-SKIP_BAD = typer.Option(
-    False, "--skip-bad", help="Leave out records that cannot be used, and name them."
-)
 
 
 def pairs(

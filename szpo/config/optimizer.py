@@ -35,23 +35,6 @@ from szpo.types import Layout, Pairing
 
 RULE_GROUP: Final = "szpo.rules"
 
-
-def find_rule(name: str) -> Rule | None:
-    """Find a rule by name, and load it if it is another package's; None if there is none."""
-    if name in optimizer.RULES:
-        return optimizer.RULES[name]
-    if name not in plugins.names(RULE_GROUP):
-        return None
-    rule: Any = plugins.load(RULE_GROUP, name, "rule")
-    if not isinstance(rule, Rule) or rule.name != name:
-        raise UsageError(
-            f'{RULE_GROUP}: "{name}" is no szpo.optim.rule.Rule of that name; '
-            "correct the package that brings it"
-        )
-    optimizer.add_rule(rule)
-    return rule
-
-
 REGRESSION_UP_TO_DIM: Final = 64
 """Largest number of coordinates for which `regression` is the default rule."""
 RADIUS: Final = {"adapters": 2.0, "regression": 4.5, "others": 1.62}
@@ -69,6 +52,24 @@ FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")
 RENAMED: Final = {"directions": "K", "comparisons": "N", "votes": "M", "rows": "D"}
 """What the keys of szpo 0.2 are called."""
+FACTS: Final = tuple(field.name for field in fields(Settings))[1:]
+"""What `Settings` hold besides the section."""
+
+
+def find_rule(name: str) -> Rule | None:
+    """Find a rule by name, and load it if it is another package's; None if there is none."""
+    if name in optimizer.RULES:
+        return optimizer.RULES[name]
+    if name not in plugins.names(RULE_GROUP):
+        return None
+    rule: Any = plugins.load(RULE_GROUP, name, "rule")
+    if not isinstance(rule, Rule) or rule.name != name:
+        raise UsageError(
+            f'{RULE_GROUP}: "{name}" is no szpo.optim.rule.Rule of that name; '
+            "correct the package that brings it"
+        )
+    optimizer.add_rule(rule)
+    return rule
 
 
 class Optimizer(Section):
@@ -219,8 +220,6 @@ KEYS: Final = {
     if field.description
 }
 """Every key of ``[optimizer]``, with a section that describes it."""
-FACTS: Final = tuple(field.name for field in fields(Settings))[1:]
-"""What `Settings` hold besides the section."""
 STEPS: Final = tuple(Steps.model_fields)
 """Those of them that Python may set, and a settings file may not."""
 

@@ -29,6 +29,16 @@ PathText = Annotated[str, AfterValidator(lambda text: str(files.expand(text)))]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=4096)]
 
+_ADDRESS: Final = "an address with http:// or https:// and without"
+_PATTERNS: Final = {
+    "name": "1 to 64 small letters, digits and hyphens, and begin with a letter or digit",
+    "idem": "16 to 64 of A-Z a-z 0-9 _ . : -",
+    "device": "auto, cpu, mps, xpu, cuda or cuda:N",
+    "replicas": f"{_ADDRESS} user name, ? and #",
+    "base_url": f"{_ADDRESS} user name, ? and #",
+}
+"""What a text must be that has a pattern, by the setting's or field's name."""
+
 
 class Section(BaseModel):
     """A table of the settings file; unknown keys are refused and values are never converted."""
@@ -101,17 +111,6 @@ def describe(model: type[BaseModel], error: Mapping[str, Any], place: str = "") 
     if error["type"] == "value_error":
         return "".join(f"{part}: " for part in loc[:1]) + str(error["ctx"]["error"])
     return f"{loc[0]} must be {_requirement(model, loc, error)} (got {_format(got)})"
-
-
-_ADDRESS: Final = "an address with http:// or https:// and without"
-_PATTERNS: Final = {
-    "name": "1 to 64 small letters, digits and hyphens, and begin with a letter or digit",
-    "idem": "16 to 64 of A-Z a-z 0-9 _ . : -",
-    "device": "auto, cpu, mps, xpu, cuda or cuda:N",
-    "replicas": f"{_ADDRESS} user name, ? and #",
-    "base_url": f"{_ADDRESS} user name, ? and #",
-}
-"""What a text must be that has a pattern, by the setting's or field's name."""
 
 
 def _requirement(model: type[BaseModel], loc: Sequence[Any], error: Mapping[str, Any]) -> str:

@@ -29,6 +29,12 @@ SECTIONS: dict[str, Mapping[str, type[BaseModel]]] = {
 }
 """The keys of each table, each with the section that describes it."""
 
+MATTER: Final = frozenset({
+    "run.votes", "run.seed", "model.name", "features.add", "panel.kind", "prompts.path",
+    "panel.reward", "panel.question", "generation.max_new_tokens", "generation.temperature",
+})  # fmt: skip
+"""The settings that most own runs change."""
+
 
 def describe_key(section: str, name: str) -> str:
     """What a key means, as ``szpo init`` writes it above it."""
@@ -210,13 +216,6 @@ def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
             tree.setdefault(section, {}).update(values)
         else:
             tree[section] = values
-
-
-MATTER: Final = frozenset({
-    "run.votes", "run.seed", "model.name", "features.add", "panel.kind", "prompts.path",
-    "panel.reward", "panel.question", "generation.max_new_tokens", "generation.temperature",
-})  # fmt: skip
-"""The settings that most own runs change."""
 
 
 def to_toml(config: Config, *, every: bool) -> str:

@@ -20,6 +20,8 @@ SCORER: Final = ".safetensors"
 """How the file of a scorer ends, which `judge.model` names."""
 RUN_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,63}$"
 
+Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
+
 
 class Run(Section):
     """Name and folder of the run, its seed, when it ends, and its tracker."""
@@ -375,9 +377,6 @@ class Generation(Section):
     whole_sentences: bool = Field(
         False, description="End an answer that is too long after its last full sentence."
     )
-
-
-Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
 
 
 @dataclass(frozen=True)

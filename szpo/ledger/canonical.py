@@ -61,6 +61,11 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 EVENT_COLUMNS: Final = ("event", "run", "at_us", "actor", "kind", "body", "prev_sha256")
 """The columns that an event's own row_sha256 covers."""
 
+THETA0: Final = "theta0/"
+"""Prefix of the tensors that hold θ₀; without any, θ₀ is zero."""
+BASIS: Final = "basis/"
+"""Prefix of the tensors that hold a subspace's basis; `runs.basis_sha256` covers them."""
+
 
 def canonical(value: Any) -> str:
     """The canonical JSON of a value: sorted keys, no spaces, Unicode unescaped, no NaN.
@@ -167,12 +172,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):  # only a forged row has one
         return {"float": str(value)}
     return value
-
-
-THETA0: Final = "theta0/"
-"""Prefix of the tensors that hold θ₀; without any, θ₀ is zero."""
-BASIS: Final = "basis/"
-"""Prefix of the tensors that hold a subspace's basis; `runs.basis_sha256` covers them."""
 
 
 def tensor_row(name: str, array: NDArray[Any]) -> dict[str, Any]:

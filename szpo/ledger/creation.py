@@ -30,6 +30,9 @@ READ_BY: Final = {
 }  # fmt: skip
 """The last version that reads each earlier schema."""
 
+NO_BASE: Final = canonical.sha256("no base model")
+"""The base hash of policies that have no base model."""
+
 
 def schema() -> str:
     """The whole DDL: the file schema.sql and the append-only triggers of every chained table."""
@@ -71,10 +74,6 @@ def check_version(path: Path, conn: sqlite3.Connection) -> None:
             f"{path} was made by an earlier szpo; install {READ_BY[version]} to read it, or begin "
             "a new run from the adapter that it exports (model.adapter)"
         )
-
-
-NO_BASE: Final = canonical.sha256("no base model")
-"""The base hash of policies that have no base model."""
 
 
 def draw_seed() -> int:

@@ -24,6 +24,20 @@ from szpo.ledger.connection import BUSY_MS, check_place, connect, log_bytes, tra
 from szpo.ledger.creation import NewRun, check_kind
 from szpo.types import Comparison, Layout, Update
 
+LOG_BYTES: Final = 4 * 2**20
+"""Size of the log (WAL) from which a commit asks for its checkpoint, bytes."""
+STREAM_ROWS: Final = 32
+"""Rows that `Ledger.stream` holds in memory at once."""
+Clock = Callable[[], int]
+"""Returns microseconds since 1970; injected everywhere, so that tests need not wait."""
+Record = dict[str, Any]
+Parameters = Sequence[Any] | dict[str, Any]
+_BEGUN: Final = (
+    "SELECT data_version, event, row_sha256 FROM pragma_data_version LEFT JOIN "
+    "(SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1)"
+)
+"""Read when a transaction begins: SQLite's counter of others' commits, and the last event."""
+
 
 def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
     """A connection to a run's file, in WAL mode unless it only reads."""
@@ -47,22 +61,6 @@ def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
             text = f"{path}: the file is damaged (schema); restore a copy"
             raise IntegrityError(text) from None
         raise
-
-
-LOG_BYTES: Final = 4 * 2**20
-"""Size of the log (WAL) from which a commit asks for its checkpoint, bytes."""
-STREAM_ROWS: Final = 32
-"""Rows that `Ledger.stream` holds in memory at once."""
-
-Clock = Callable[[], int]
-"""Returns microseconds since 1970; injected everywhere, so that tests need not wait."""
-Record = dict[str, Any]
-Parameters = Sequence[Any] | dict[str, Any]
-_BEGUN: Final = (
-    "SELECT data_version, event, row_sha256 FROM pragma_data_version LEFT JOIN "
-    "(SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1)"
-)
-"""Read when a transaction begins: SQLite's counter of others' commits, and the last event."""
 
 
 def now_us() -> int:

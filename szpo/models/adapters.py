@@ -39,7 +39,6 @@ SHIPPED: Final = Path(__file__).parents[1] / "data" / "adapters"
 UNFINISHED: Final = ".start-"
 """How a file begins that lies in a set's folder until the set is whole."""
 
-
 PLAIN_LORA_ONLY = (
     "use_dora",
     "lora_bias",
@@ -55,7 +54,6 @@ PLAIN_LORA_ONLY = (
     "kasa_config",
     "monteclora_config",
 )
-
 
 KEEPS_BASE = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 """Values of ``init_lora_weights`` with which PEFT leaves the base's own weights as they are."""

@@ -61,6 +61,59 @@ FEWEST: Final = 2
 """Known words, or letters of a script, from which a language is named."""
 _WORD: Final = re.compile(r"[^\W\d_]+")
 
+Tokens: TypeAlias = tuple[tuple[int, ...], ...]
+END: Final = re.compile(
+    # Possessive, and from the first mark of a run alone: else a run takes quadratic time.
+    "(?<![.!?…。！？؟।])(?P<marks>[.!?…。！？؟।]++)(?P<closers>[\"'”’»›)\\]}*_」』）]*+)"
+)
+"""Closing marks, and the quotes, brackets and emphasis that close after them."""
+WIDE: Final = frozenset("。！？")
+"""Marks of scripts without spaces between sentences."""
+LEAD: Final = re.compile(r"[\w.'’-]*\Z")
+"""The word that a mark ends."""
+BEGINS: Final = re.compile(r"(?:\A|\n|[.!?:;])[\s#>*_•(\[–-]*\Z")
+"""What stands before a list's number: the begin of a line, or the end of another item."""
+NUMBER: Final = re.compile(r"(?:\d{1,3}|[ivxIVX]{1,4})\Z")
+NEVER: Final = re.compile(
+    "(?:[DMS]r|Mr?s|Mx|Prof|[MS]t|Sgt|Capt|Lt|Col|Gen|Rep|Sen|Gov|Hon|Rev|Messrs|vs|cf|approx|"
+    r"Fig|No|Nr|Vol|Eq|Sec|bzw|ca)\Z"
+)
+"""Short forms after which the sentence goes on; "No" also is a sentence, see `_ends`."""
+MAYBE: Final = re.compile(r"(?:etc|Inc|Ltd|Co|Corp|Jr|al|usw|ff)\Z")
+"""Short forms that end a sentence unless a small letter follows."""
+GRAM: Final = 3
+"""Length n of the word n-grams whose repetition is counted."""
+REPEATED_FROM: Final = 0.25
+"""A text repeats itself if at least this share of its n-grams occurred before."""
+LONGEST_WORD: Final = 30
+"""Most letters of a word; a longer one is text without spaces, and its letters count as words."""
+BOUNDS: Final[Mapping[str, float]] = MappingProxyType(
+    {"cut": 0.5, "repeated": 0.25, "empty": 0.1, "off_topic": 0.25, "language": 0.5, "equal": 0.5}
+)
+"""Highest shares of such answers with which a first round opens."""
+NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "cut": "cut off",
+        "repeated": "repeated",
+        "empty": "empty",
+        "off_topic": "off topic",
+        "language": "in another language than their prompt",
+        "equal": "equal to another answer",
+    }
+)
+"""The kinds of answers in words."""
+MENDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "cut": "raise generation.max_new_tokens",
+        "repeated": "take a larger model (model.name)",
+        "empty": "take another model (model.name)",
+        "off_topic": "take a larger model (model.name)",
+        "language": "take a model that writes the prompts' language (model.name)",
+        "equal": "raise generation.temperature, or take prompts that leave more open",
+    }
+)
+"""What mends each kind."""
+
 
 def find_language(text: str) -> str | None:
     """The language of a text, or its script's name; None where it cannot be told.
@@ -103,28 +156,6 @@ def in_another(prompts: Sequence[str], answers: Sequence[str]) -> tuple[int, int
     ]
     known = [asked != said for asked, said in pairs if asked and said]
     return sum(known), len(known)
-
-
-Tokens: TypeAlias = tuple[tuple[int, ...], ...]
-END: Final = re.compile(
-    # Possessive, and from the first mark of a run alone: else a run takes quadratic time.
-    "(?<![.!?…。！？؟।])(?P<marks>[.!?…。！？؟।]++)(?P<closers>[\"'”’»›)\\]}*_」』）]*+)"
-)
-"""Closing marks, and the quotes, brackets and emphasis that close after them."""
-WIDE: Final = frozenset("。！？")
-"""Marks of scripts without spaces between sentences."""
-LEAD: Final = re.compile(r"[\w.'’-]*\Z")
-"""The word that a mark ends."""
-BEGINS: Final = re.compile(r"(?:\A|\n|[.!?:;])[\s#>*_•(\[–-]*\Z")
-"""What stands before a list's number: the begin of a line, or the end of another item."""
-NUMBER: Final = re.compile(r"(?:\d{1,3}|[ivxIVX]{1,4})\Z")
-NEVER: Final = re.compile(
-    "(?:[DMS]r|Mr?s|Mx|Prof|[MS]t|Sgt|Capt|Lt|Col|Gen|Rep|Sen|Gov|Hon|Rev|Messrs|vs|cf|approx|"
-    r"Fig|No|Nr|Vol|Eq|Sec|bzw|ca)\Z"
-)
-"""Short forms after which the sentence goes on; "No" also is a sentence, see `_ends`."""
-MAYBE: Final = re.compile(r"(?:etc|Inc|Ltd|Co|Corp|Jr|al|usw|ff)\Z")
-"""Short forms that end a sentence unless a small letter follows."""
 
 
 def sentence_ends(text: str, *, open_end: bool = False) -> list[int]:
@@ -198,40 +229,6 @@ def cut(tokens: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int:
         if len(begin) in ends and text.startswith(begin):
             kept, end = count, len(begin)  # a space after the mark goes too
     return kept
-
-
-GRAM: Final = 3
-"""Length n of the word n-grams whose repetition is counted."""
-REPEATED_FROM: Final = 0.25
-"""A text repeats itself if at least this share of its n-grams occurred before."""
-LONGEST_WORD: Final = 30
-"""Most letters of a word; a longer one is text without spaces, and its letters count as words."""
-BOUNDS: Final[Mapping[str, float]] = MappingProxyType(
-    {"cut": 0.5, "repeated": 0.25, "empty": 0.1, "off_topic": 0.25, "language": 0.5, "equal": 0.5}
-)
-"""Highest shares of such answers with which a first round opens."""
-NAMES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "cut": "cut off",
-        "repeated": "repeated",
-        "empty": "empty",
-        "off_topic": "off topic",
-        "language": "in another language than their prompt",
-        "equal": "equal to another answer",
-    }
-)
-"""The kinds of answers in words."""
-MENDS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "cut": "raise generation.max_new_tokens",
-        "repeated": "take a larger model (model.name)",
-        "empty": "take another model (model.name)",
-        "off_topic": "take a larger model (model.name)",
-        "language": "take a model that writes the prompts' language (model.name)",
-        "equal": "raise generation.temperature, or take prompts that leave more open",
-    }
-)
-"""What mends each kind."""
 
 
 @dataclass(frozen=True, slots=True)

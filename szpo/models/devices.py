@@ -35,6 +35,13 @@ PREFERRED = ("cuda", "mps")
 """Kinds that `choose` takes before the CPU; xpu must be asked for by name."""
 GIB = 2**30
 
+T = TypeVar("T")
+S = TypeVar("S", bound=np.generic)
+_WORDS = ("out of memory", "can't allocate memory")
+"""How errors without a class of their own (CPU, MPS) say it."""
+LAID_OUT: Final = GIB // 2
+"""Bytes of the largest model whose weights are laid out: they are then in memory twice."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -200,12 +207,6 @@ def _unpack(layer: Any) -> None:
     layer.weight.quant_state = state
 
 
-T = TypeVar("T")
-S = TypeVar("S", bound=np.generic)
-_WORDS = ("out of memory", "can't allocate memory")
-"""How errors without a class of their own (CPU, MPS) say it."""
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -224,10 +225,6 @@ def retry_halved(work: Callable[[int], T], rows: int) -> T:
                 raise
             rows = _smaller(rows)
         free_memory()
-
-
-LAID_OUT: Final = GIB // 2
-"""Bytes of the largest model whose weights are laid out: they are then in memory twice."""
 
 
 def lay_out(model: Any) -> None:

@@ -40,6 +40,10 @@ from szpo.models.lora import Site
 
 NAME = "szpo_flat"
 
+_attends: contextvars.ContextVar[Attends] = contextvars.ContextVar("szpo_attends")
+SHORTEST_SAVING = 256
+"""Tokens that a common prefix must save to get its own forward pass."""
+
 
 class Attends(Protocol):
     """Computes the attention of a forward pass from the queries, keys and values of each layer."""
@@ -55,9 +59,6 @@ class Store(Protocol):
 
     def __call__(self, layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
         """Called once per layer; ``expanded``: the sequences have been expanded to units."""
-
-
-_attends: contextvars.ContextVar[Attends] = contextvars.ContextVar("szpo_attends")
 
 
 def flat_attention(
@@ -318,10 +319,6 @@ def expand_at(layers: Sequence[nn.Module], prefill: PrefillPass) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
-
-
-SHORTEST_SAVING = 256
-"""Tokens that a common prefix must save to get its own forward pass."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,15 @@ DTYPES: dict[str, torch.dtype] = {
 QUANTIZATIONS = ("nf4", "fp4")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
+_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_TOKENIZING = Lock()
+"""Tokenizers keep a call's options in themselves, and judges ask in several threads."""
+_SPOKEN = "An answer in plain words"
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""Names under which configurations give the number of positions."""
+SANE = 10**8
+"""Largest credible limit; tokenizers without one of their own give 10**30."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -242,9 +251,6 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
-
-
 def writes_date(tokenizer: Any) -> bool:
     """Whether the chat template writes today's date."""
     return _NOW.search(str(getattr(tokenizer, "chat_template", None))) is not None
@@ -378,10 +384,6 @@ def _control_words(tokenizer: Any) -> tuple[str, ...]:
     )
 
 
-_TOKENIZING = Lock()
-"""Tokenizers keep a call's options in themselves, and judges ask in several threads."""
-
-
 def tokenize(
     tokenizer: Any, text: str, *, add_special_tokens: bool = False, control: bool = False
 ) -> list[int]:
@@ -435,9 +437,6 @@ def _listed_ends(loaded: ModelFacts) -> list[int | None]:
     return ends
 
 
-_SPOKEN = "An answer in plain words"
-
-
 @lru_cache(maxsize=16)
 def _end_of_turn(tokenizer: Any, template: str, stops: tuple[int, ...]) -> int | None:
     """The first stop token after an answer in the template; ``template`` makes the entry's key."""
@@ -476,12 +475,6 @@ def text_tokens(loaded: ModelFacts, answer: Answer) -> list[int]:
     """The tokens of an answer's text; of an empty one, the end token."""
     end = end_token(loaded)
     return tokenize(loaded.tokenizer, answer.text) or ([] if end is None else [end])
-
-
-CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
-"""Names under which configurations give the number of positions."""
-SANE = 10**8
-"""Largest credible limit; tokenizers without one of their own give 10**30."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,20 @@ from szpo import cache, files
 from szpo.errors import UsageError
 from szpo.types import Theta
 
+OUTPUTS = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "w2", "o_proj", "out_proj")
+"""Names of the MLP's output layer in the families of transformers, most usual first."""
+HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that ``--max-lora-rank`` of vLLM takes."""
+TOKENIZER: Final = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+"""Files that transformers saves for a tokenizer."""
+_SNAPSHOT: Final = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+"""How the hub's cache names the folder of owner/name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -93,10 +107,6 @@ def lora_config(
     )  # fmt: skip
 
 
-OUTPUTS = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "w2", "o_proj", "out_proj")
-"""Names of the MLP's output layer in the families of transformers, most usual first."""
-
-
 def linear_names(model: Any) -> frozenset[str]:
     """Last name parts of the linear layers inside the decoder layers."""
     return frozenset(
@@ -109,19 +119,6 @@ def linear_names(model: Any) -> frozenset[str]:
 
 def _is_path(model: Any, target: str) -> bool:
     return any(name == target or name.endswith("." + target) for name, _ in model.named_modules())
-
-
-HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that ``--max-lora-rank`` of vLLM takes."""
-TOKENIZER: Final = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
-"""Files that transformers saves for a tokenizer."""
-_SNAPSHOT: Final = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-"""How the hub's cache names the folder of owner/name."""
 
 
 def peft_files(

@@ -47,13 +47,54 @@ SMOLLM2_CONFIG: dict[str, Any] = {
 }  # fmt: skip
 ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "models"
 """Models that ship, by the names that their folders have in the cache."""
 SHIPPED_FILES: Final = (
     "model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
     "tokenizer_config.json", "chat_template.jinja",
 )  # fmt: skip
+
+ASKS = (
+    "Tell me about {topic}.", "Describe {topic}.", "Write about {topic}.",
+    "What do you think of {topic}?", "How was {topic}?", "Say something about {topic}.",
+    "Give me a sentence about {topic}.", "Write a short note on {topic}.",
+    "What is {topic} like?", "Describe {topic} in a few words.",
+)  # fmt: skip
+TOPICS = (
+    "the morning", "the garden", "the long walk", "the train ride", "the old house", "the market",
+    "the rain", "the first snow", "the new teacher", "the neighbour", "the small kitchen",
+    "the river", "the school day", "the evening", "the birthday", "the soup", "the football game",
+    "the letter", "the library", "the sea", "the winter", "the bus stop", "the holiday", "the cat",
+)  # fmt: skip
+PLAIN = ("It was {adverb} {mood}.", "I found it {adverb} {mood}.", "To me it felt {mood}.",
+         "We thought it was {mood}.", "It seemed {adverb} {mood} to us.")  # fmt: skip
+ABOUT = ("{Topic} was {adverb} {mood}.", "{Topic} made me feel {mood}.",
+         "I would call {topic} {mood}.", "This time {topic} was {mood}.")  # fmt: skip
+CLOSING = ("I {verb} every minute of it.", "I will {later} think of it with {noun}.",
+           "My sister said it was {mood} too.", "In the end I felt {mood}.")  # fmt: skip
+ADVERBS = ("really", "quite", "very", "rather", "almost", "truly", "simply")
+LATER = ("often", "always", "still", "sometimes")
+MOODS = {
+    "good": {
+        "mood": ("lovely", "happy", "wonderful", "great", "cheerful", "beautiful", "pleasant",
+                 "nice", "peaceful", "delightful", "perfect", "bright", "warm", "good"),
+        "verb": ("loved", "enjoyed", "liked"),
+        "noun": ("joy", "love", "pleasure"),
+    },
+    "bad": {
+        "mood": ("awful", "sad", "terrible", "boring", "gloomy", "ugly", "annoying", "bad",
+                 "lonely", "dreadful", "horrible", "dull", "cold", "tired"),
+        "verb": ("hated", "disliked", "regretted"),
+        "noun": ("anger", "pain", "sorrow"),
+    },
+}  # fmt: skip
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}\n"
+    "{% else %}ask: {{ m['content'] }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}say:{% endif %}"
+)
+NAMED = ("smollm2", "tiny")
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 def _target() -> Path:
@@ -168,47 +209,6 @@ def _small_files(gguf: Path) -> dict[str, Any]:
             "model": model,
         },
     }  # fmt: skip
-
-
-ASKS = (
-    "Tell me about {topic}.", "Describe {topic}.", "Write about {topic}.",
-    "What do you think of {topic}?", "How was {topic}?", "Say something about {topic}.",
-    "Give me a sentence about {topic}.", "Write a short note on {topic}.",
-    "What is {topic} like?", "Describe {topic} in a few words.",
-)  # fmt: skip
-TOPICS = (
-    "the morning", "the garden", "the long walk", "the train ride", "the old house", "the market",
-    "the rain", "the first snow", "the new teacher", "the neighbour", "the small kitchen",
-    "the river", "the school day", "the evening", "the birthday", "the soup", "the football game",
-    "the letter", "the library", "the sea", "the winter", "the bus stop", "the holiday", "the cat",
-)  # fmt: skip
-PLAIN = ("It was {adverb} {mood}.", "I found it {adverb} {mood}.", "To me it felt {mood}.",
-         "We thought it was {mood}.", "It seemed {adverb} {mood} to us.")  # fmt: skip
-ABOUT = ("{Topic} was {adverb} {mood}.", "{Topic} made me feel {mood}.",
-         "I would call {topic} {mood}.", "This time {topic} was {mood}.")  # fmt: skip
-CLOSING = ("I {verb} every minute of it.", "I will {later} think of it with {noun}.",
-           "My sister said it was {mood} too.", "In the end I felt {mood}.")  # fmt: skip
-ADVERBS = ("really", "quite", "very", "rather", "almost", "truly", "simply")
-LATER = ("often", "always", "still", "sometimes")
-MOODS = {
-    "good": {
-        "mood": ("lovely", "happy", "wonderful", "great", "cheerful", "beautiful", "pleasant",
-                 "nice", "peaceful", "delightful", "perfect", "bright", "warm", "good"),
-        "verb": ("loved", "enjoyed", "liked"),
-        "noun": ("joy", "love", "pleasure"),
-    },
-    "bad": {
-        "mood": ("awful", "sad", "terrible", "boring", "gloomy", "ugly", "annoying", "bad",
-                 "lonely", "dreadful", "horrible", "dull", "cold", "tired"),
-        "verb": ("hated", "disliked", "regretted"),
-        "noun": ("anger", "pain", "sorrow"),
-    },
-}  # fmt: skip
-TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}\n"
-    "{% else %}ask: {{ m['content'] }}\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}say:{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -380,10 +380,6 @@ def _fit(model: Any, ids: torch.Tensor, labels: torch.Tensor, recipe: TinyRecipe
         recent = 0.95 * recent + 0.05 * loss.item() if recent else loss.item()
     model.eval()
     return recent
-
-
-NAMED = ("smollm2", "tiny")
-ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 def locate(name: str, *, weights: bool = True) -> Path:

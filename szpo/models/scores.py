@@ -68,6 +68,9 @@ POSITIONS = 96
 MAX_MATH_TOKENS = 128
 """Longest row, in tokens, for which plain attention has a faster backward pass on a CPU."""
 
+MOVED = 3_500_000
+"""Logits of all members that live at once: more leave the processor's cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredLaw:
@@ -297,10 +300,6 @@ def _record(
     finally:
         for handle in handles:
             handle.remove()
-
-
-MOVED = 3_500_000
-"""Logits of all members that live at once: more leave the processor's cache."""
 
 
 def logit_moves(

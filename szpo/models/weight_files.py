@@ -27,6 +27,8 @@ WHOLE: Final = {"model": "model.safetensors", "adapter": "adapter_model.safetens
 INF: Final = float("inf")
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
+AGAIN = "fetch or copy the model again, with the config.json that belongs to its files"
+
 
 def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
     """The safetensors files of a folder that are loaded, sorted by name: not any others beside.
@@ -160,9 +162,6 @@ def save_model(model: Any, folder: Path, **options: Any) -> None:
     model.save_pretrained(str(folder), **options)
     for file in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", file)
-
-
-AGAIN = "fetch or copy the model again, with the config.json that belongs to its files"
 
 
 def _packed_unlike(model: Any) -> list[Any]:

@@ -42,6 +42,15 @@ SMALLEST_COEF: Final = 1e-6
 SMALLEST_PROBABILITY: Final = 1e-9
 """Probability below which an explanation is left out."""
 
+UNITS: Final = 2.0**20
+"""Worth is a whole number of 2⁻²⁰ nats, so that no choice depends on a last bit."""
+BY_CHANCE: Final = 8
+"""One row of so many is a pair drawn by chance."""
+LEAST_CHANCE: Final = 1e-4
+"""Explanations below this probability count as not kept."""
+WIDTH: Final = 2.0
+"""Prior standard deviation of the logit that a coefficient which is not kept gives."""
+
 
 def explanations_of(found: SparseFit, features: NamedFeatures) -> tuple[Explanation, ...]:
     """The explanations of the votes, as weights on regressors; empty while the votes say nothing.
@@ -124,16 +133,6 @@ def _unit(values: Ints) -> list[decimal.Decimal]:
     whole: list[int] = values.tolist()
     length = decimal.Decimal(sum(x * x for x in whole)).sqrt() or decimal.Decimal(1)
     return [decimal.Decimal(x) / length for x in whole]
-
-
-UNITS: Final = 2.0**20
-"""Worth is a whole number of 2⁻²⁰ nats, so that no choice depends on a last bit."""
-BY_CHANCE: Final = 8
-"""One row of so many is a pair drawn by chance."""
-LEAST_CHANCE: Final = 1e-4
-"""Explanations below this probability count as not kept."""
-WIDTH: Final = 2.0
-"""Prior standard deviation of the logit that a coefficient which is not kept gives."""
 
 
 def worth(x: Floats, found: SparseFit | None, prior: SparsePrior) -> Ints:

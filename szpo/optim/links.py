@@ -29,6 +29,14 @@ from szpo.types import Floats, Tally
 
 LOG_2 = math.log(2.0)
 
+_FIFTY_DIGITS = Context(prec=50)
+TRIM = 4.0
+"""H: the trimmed share is clipped to [σ(−H), σ(H)]."""
+EXACT_BELOW = 2**12
+"""From this many votes on, `moments` and `haldane` do not compute with exact tables and sums."""
+Inversion = Callable[[Floats, Floats], Floats]
+"""(k, M) → Δ̂_n, elementwise; 0 where M = 0."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -120,16 +128,7 @@ LINKS: dict[str, Link] = {
     "cloglog": Link("cloglog", _cloglog_prob, _cloglog_inverse, LOG_2 / 2),
 }
 
-
 LOGISTIC = LINKS["logistic"]
-_FIFTY_DIGITS = Context(prec=50)
-TRIM = 4.0
-"""H: the trimmed share is clipped to [σ(−H), σ(H)]."""
-EXACT_BELOW = 2**12
-"""From this many votes on, `moments` and `haldane` do not compute with exact tables and sums."""
-
-Inversion = Callable[[Floats, Floats], Floats]
-"""(k, M) → Δ̂_n, elementwise; 0 where M = 0."""
 
 
 @dataclass(frozen=True, slots=True)

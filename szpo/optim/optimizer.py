@@ -43,6 +43,10 @@ _RULES: Final = {rule.name: rule for rule in (KNOWN, SIGN, regression.RULE)}
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
 """The rules of szpo and those that were added."""
 
+Point: TypeAlias = Literal["recommended", "centre"]
+POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
+"""The points of a run; a rule with two points updates them in this order in each step."""
+
 
 def add_rule(rule: Rule) -> None:
     """Add the rule of another package; adding the same rule twice is allowed."""
@@ -76,11 +80,6 @@ class State:
     votes: float = 0.0
     history: History | None = None
     """Past votes by voter, if it is known who cast them."""
-
-
-Point: TypeAlias = Literal["recommended", "centre"]
-POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
-"""The points of a run; a rule with two points updates them in this order in each step."""
 
 
 def init(settings: Settings) -> State:

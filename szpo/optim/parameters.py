@@ -32,6 +32,9 @@ FRAME_ROWS = 8
 CACHED_UP_TO_DIM = 4096
 """Largest number of coordinates for which drawn directions are cached."""
 
+NO_COORDINATES: Final[Layout] = (("none", (1,)),)
+"""The layout of a run in which nothing moves: one coordinate that stays at 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -71,10 +74,6 @@ def check_layout(layout: Layout) -> None:
     for name, shape in layout:
         if any(size < 1 for size in shape):
             raise UsageError(f"layout: tensor {name} has the empty shape {shape}")
-
-
-NO_COORDINATES: Final[Layout] = (("none", (1,)),)
-"""The layout of a run in which nothing moves: one coordinate that stays at 0."""
 
 
 def layout_dim(layout: Layout) -> int:

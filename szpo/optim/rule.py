@@ -22,6 +22,10 @@ from szpo.optim.vote_regression import Fit
 from szpo.optim.weighting import History, VotesByVoter
 from szpo.types import Explanation, Floats, Ints, Query, Tally
 
+Recounted: TypeAlias = tuple[int, float, float, float]
+"""A comparison's place in order of (step, k, n), its votes for plus and for minus as the rule
+counts them, and the side of plus (`szpo.types.Tally.side`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryUse:
@@ -106,11 +110,6 @@ def totals(tally: Tally) -> tuple[float, float]:
     live = ~tally.identical
     plus, minus, tie = (float(c[live].sum()) for c in (tally.plus, tally.minus, tally.tie))
     return plus + minus + tie, plus + 0.5 * tie
-
-
-Recounted: TypeAlias = tuple[int, float, float, float]
-"""A comparison's place in order of (step, k, n), its votes for plus and for minus as the rule
-counts them, and the side of plus (`szpo.types.Tally.side`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,6 +28,9 @@ LAWS: Final[Mapping[LawName, Law]] = {
     "orthonormal": Law("orthonormal"),
 }
 
+LEAST_SHARE: Final = 0.01
+"""α does not fall below this share of its first value."""
+
 
 def name_of(law: Law) -> LawName:
     """The name of a law in settings."""
@@ -149,10 +152,6 @@ class Settings:
     def distance(self) -> int:
         """Distance of a comparison's two policies in units of μ: antithetic 2, forward 1."""
         return 2 if self.section.pairing == "antithetic" else 1
-
-
-LEAST_SHARE: Final = 0.01
-"""α does not fall below this share of its first value."""
 
 
 def base_mu(settings: Settings) -> float:

@@ -32,6 +32,13 @@ triples."""
 ROUNDING = 2.0**20
 """Evidence is rounded to 2⁻²⁰ nats before it is compared, so no order depends on a last bit."""
 
+_NEWTON_STEPS = 6
+"""Newton steps towards each feature's mode: a parabola needs to be near it, not on it."""
+_LONGEST = 4.0
+"""Most logits by which one Newton step moves any vote."""
+_BLOCK = 64
+"""Number of features whose parabolas are made at once, to save memory."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:
@@ -255,13 +262,6 @@ def _round(evidence: Floats) -> Floats:
 
 
 # ---- all single features and pairs, without fitting them ----
-
-_NEWTON_STEPS = 6
-"""Newton steps towards each feature's mode: a parabola needs to be near it, not on it."""
-_LONGEST = 4.0
-"""Most logits by which one Newton step moves any vote."""
-_BLOCK = 64
-"""Number of features whose parabolas are made at once, to save memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

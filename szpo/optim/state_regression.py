@@ -34,7 +34,6 @@ _HALVINGS: Final = 40
 _SETTLED: Final = 1e-10
 """Newton's method stops when no logit changes by more than this in a step."""
 
-
 GRID: Final = 1024
 """Recorded states are whole numbers, in units of 1/`GRID` of the start's scale s."""
 

@@ -40,6 +40,11 @@ _TYPICAL: Final = 0.8
 _TURNS: Final = 10
 """Rounds of alternating between voters' skills and the directions' better sides."""
 
+View: TypeAlias = tuple[Floats, Floats]
+"""A model's prediction from all other voters' votes for each direction: mean and variance
+(..., P, R) of a logit for plus. It replaces the other votes on the same direction, since there may
+be none."""
+
 
 @dataclass(frozen=True, slots=True)
 class VotesByVoter:
@@ -82,12 +87,6 @@ class History:
         """The verdicts of some voters, by their places among all."""
         voters = tuple(self.voters[i] for i in which)
         return History(voters, self.steps, self.verdicts[..., which, :, :])
-
-
-View: TypeAlias = tuple[Floats, Floats]
-"""A model's prediction from all other voters' votes for each direction: mean and variance
-(..., P, R) of a logit for plus. It replaces the other votes on the same direction, since there may
-be none."""
 
 
 @dataclass(frozen=True, slots=True)

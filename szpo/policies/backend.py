@@ -42,6 +42,10 @@ from szpo.types import Floats, Shift, Theta
 Tokens: TypeAlias = tuple[tuple[int, ...], ...]
 R = TypeVar("R")
 
+EMPTY_SUBSPACE = Subspace("full", (), {}, {}, {})
+"""The subspace of a model without an adapter: it has nothing to move."""
+NO_SPACE = Space(0, parameters.NO_COORDINATES, Law())
+
 
 @dataclass(frozen=True)
 class AnswerRequest:
@@ -225,11 +229,6 @@ def join(parts: Sequence[Any]) -> Any:
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts) if parts else np.zeros(0)
-
-
-EMPTY_SUBSPACE = Subspace("full", (), {}, {}, {})
-"""The subspace of a model without an adapter: it has nothing to move."""
-NO_SPACE = Space(0, parameters.NO_COORDINATES, Law())
 
 
 class Backend(Protocol):

@@ -44,6 +44,23 @@ KL_PASSES = 8
 REDRAWS = 3
 """Further score samples from each base answer, with tokens drawn again at all its positions."""
 
+ANSWERS_EACH = 8
+"""Fewest answers to each prompt: the set-up learns how answers to the same prompt differ."""
+BLOCK = 128
+"""Number of answers whose scores are read at once."""
+PARTS = 12
+"""Largest number of parts of an answer's score."""
+DECAY = 0.85
+"""λ for one token."""
+COMPONENTS = 8
+"""Number of leading score components, which come first."""
+RIDGE = 3e-3
+"""Ridge on F, as a share of its trace."""
+SHORTEST = 0.05
+"""Least length of a feature's natural gradient, also where held-out prompts do not confirm it."""
+FLAT = 1e-3
+"""Directions whose second moment is below this share of a feature's own are left out."""
+
 
 def score_subspace(
     probe: Probe, whole: Subspace, config: Config, base: Sequence[Sample]
@@ -202,24 +219,6 @@ def _add_moment(moment: Floats | None, rows: Sequence[NDArray[np.float32]]) -> F
         return moment
     S = np.concatenate(rows).astype(np.float64)
     return S.T @ S if moment is None else moment + S.T @ S
-
-
-ANSWERS_EACH = 8
-"""Fewest answers to each prompt: the set-up learns how answers to the same prompt differ."""
-BLOCK = 128
-"""Number of answers whose scores are read at once."""
-PARTS = 12
-"""Largest number of parts of an answer's score."""
-DECAY = 0.85
-"""λ for one token."""
-COMPONENTS = 8
-"""Number of leading score components, which come first."""
-RIDGE = 3e-3
-"""Ridge on F, as a share of its trace."""
-SHORTEST = 0.05
-"""Least length of a feature's natural gradient, also where held-out prompts do not confirm it."""
-FLAT = 1e-3
-"""Directions whose second moment is below this share of a feature's own are left out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

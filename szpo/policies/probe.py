@@ -36,6 +36,11 @@ from szpo.types import Floats, Progress, Theta, unseen
 ROWS = 96
 """Answers generated at once; more take memory for keys and values, and gain little."""
 
+KL_DIRECTIONS = 16
+CALIBRATION_PASSES = 6
+RULER = (0.0, 0.5, 1.0, 2.5, 5.0)
+"""KL values, in nats, at which the set-up shows an example answer."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -164,12 +169,6 @@ class Probe:
 
 def _texts(samples: Sequence[Sample]) -> tuple[Tokens, Tokens]:
     return tuple(s.prompt for s in samples), tuple(s.answer for s in samples)
-
-
-KL_DIRECTIONS = 16
-CALIBRATION_PASSES = 6
-RULER = (0.0, 0.5, 1.0, 2.5, 5.0)
-"""KL values, in nats, at which the set-up shows an example answer."""
 
 
 def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> Floats:

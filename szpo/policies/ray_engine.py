@@ -47,6 +47,15 @@ LOAD_S, ANSWER_S = 3600.0, 900.0
 """Longest wait for any worker, while all of them load the model, and while some answer."""
 POLL_S = 0.1
 
+RAY_LIMIT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Ray's own setting; raise it if a head with external storage takes longer to come back."""
+RAY_LIMIT_S = 60.0
+LOOK_S = 2.0
+OF_THE_FIRST = ("hardware", "canary", *worker.MODELS)
+"""Entries in which every other worker must equal the first, tensors of models among them."""
+SCORED = 16
+"""Chunks requested at a time when scores are read."""
+
 
 def demand(engine: Engine) -> None:
     """Check the settings before a cluster is started or joined."""
@@ -321,12 +330,6 @@ def _leave(ray: Any, head: str) -> None:
         ray.shutdown()
 
 
-RAY_LIMIT = "RAY_gcs_rpc_server_reconnect_timeout_s"
-"""Ray's own setting; raise it if a head with external storage takes longer to come back."""
-RAY_LIMIT_S = 60.0
-LOOK_S = 2.0
-
-
 def patience_s() -> float:
     """Seconds without a head after which a run leaves the cluster: half of Ray's own limit."""
     try:
@@ -390,12 +393,6 @@ def why_not_listening(address: str, seconds: float) -> str | None:
     except (OSError, OverflowError, ValueError) as error:
         return str(error)
     return None
-
-
-OF_THE_FIRST = ("hardware", "canary", *worker.MODELS)
-"""Entries in which every other worker must equal the first, tensors of models among them."""
-SCORED = 16
-"""Chunks requested at a time when scores are read."""
 
 
 class RayBackend:

@@ -52,11 +52,21 @@ MOST_BYTES = 256 * 2**20
 STARTING = -1
 """Owner of the entries whose weight is always 1."""
 
-
 Stacked: TypeAlias = tuple[tuple[Site, ...], dict[str, NDArray[np.float32]], Blocks, bool]
 """Sites; A and B of all adapters side by side, by ``site.a`` and ``site.b``, with each scale in B;
 their weights, which are the coordinates (T is the identity); whether some layers are GPT-2's
 transposed ``Conv1D``."""
+
+TRIED: Final = 32
+"""Answers on which the adapters' first step is measured."""
+AIM: Final = 1.0
+"""Nats that a step of the measurement costs: about as far as votes will move the policy."""
+NOTHING: Final = 1e-6
+"""An adapter whose weight of 1 costs fewer nats changes nothing."""
+RIDGE: Final = 0.01
+"""Ridge on C, for adapters that do the same."""
+KL_RADII: Final = (1.0, 2.0)
+"""Lengths |z| at which the scale is measured: up to that of a side."""
 
 
 @dataclass(frozen=True)
@@ -148,18 +158,6 @@ def _require_room(parts: Sequence[Part], sites: Sequence[Site]) -> None:
             f"subspace.adapters: their factors take {size / 2**20:,.0f} MB, more than the "
             f"{MOST_BYTES // 2**20} MB that a run records; leave some out, or lower their ranks"
         )
-
-
-TRIED: Final = 32
-"""Answers on which the adapters' first step is measured."""
-AIM: Final = 1.0
-"""Nats that a step of the measurement costs: about as far as votes will move the policy."""
-NOTHING: Final = 1e-6
-"""An adapter whose weight of 1 costs fewer nats changes nothing."""
-RIDGE: Final = 0.01
-"""Ridge on C, for adapters that do the same."""
-KL_RADII: Final = (1.0, 2.0)
-"""Lengths |z| at which the scale is measured: up to that of a side."""
 
 
 def adapter_subspace(

@@ -61,6 +61,11 @@ MAKING: Final = 12_000
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
 
+WORKERS_ROWS = 4096
+"""Answers that workers are asked for at once; they cut them into chunks."""
+INPUT_SAMPLES = 64
+"""Number of answers whose layer inputs give A."""
+
 
 def write_subspace(subspace: Subspace, path: Path) -> None:
     """Write a subspace to one ``.npz`` file, atomically."""
@@ -312,12 +317,6 @@ def describe_plan(config: Config, found: Subspace | None, answers: int) -> str:
         f"basis will be made from some {answers:,} base answers, then shared by all runs with "
         "this model, these prompts, this sampling and subspace.setup_seed"
     )
-
-
-WORKERS_ROWS = 4096
-"""Answers that workers are asked for at once; they cut them into chunks."""
-INPUT_SAMPLES = 64
-"""Number of answers whose layer inputs give A."""
 
 
 def read_factors(

@@ -41,6 +41,9 @@ FEATURE_MAP = "features/map"
 MIXING, OWNER = "mixing", ".owner"
 """Name of T, and end of the names of a site's owners, among stored tensors."""
 
+FIXED: Final = "fixed/"
+"""Prefix of the factors that do not move, among the tensors of adopted weights."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureMap:
@@ -460,10 +463,6 @@ def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:
         )
         at += value.size
     return parts
-
-
-FIXED: Final = "fixed/"
-"""Prefix of the factors that do not move, among the tensors of adopted weights."""
 
 
 def read_recorded(ledger: Ledger) -> Subspace:

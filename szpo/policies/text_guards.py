@@ -36,6 +36,19 @@ OTHERS = 7
 FEWEST_PROMPTS = 3
 """Fewest prompts for which margins are measured."""
 
+READ_AGAIN = 2
+"""Answers per prompt that the base model reads; their mean's error is far below the limit."""
+LEAST_VARIETY = 0.9
+FLUENCY = "log-probability per token under the base"
+VARIETY = "distinct-2 against the base"
+LENGTH = "length against the base"
+TOPIC = "margin of the own prompt against the base"
+NAMES = (FLUENCY, VARIETY, LENGTH, TOPIC)
+RIGHT = "right answers to the questions of guards.keep"
+_WORD = re.compile(r"[^\W_]+")
+MOST_LOST = 0.1
+"""Share of the questions right at the start that may become wrong; one may always."""
+
 
 @runtime_checkable
 class PromptReader(Protocol):
@@ -132,20 +145,6 @@ def margins_in_turn(
         for i, value in zip(row, values.tolist(), strict=True):
             margins[i] = None if np.isnan(value) else round(value, 3)
     return margins
-
-
-READ_AGAIN = 2
-"""Answers per prompt that the base model reads; their mean's error is far below the limit."""
-LEAST_VARIETY = 0.9
-FLUENCY = "log-probability per token under the base"
-VARIETY = "distinct-2 against the base"
-LENGTH = "length against the base"
-TOPIC = "margin of the own prompt against the base"
-NAMES = (FLUENCY, VARIETY, LENGTH, TOPIC)
-RIGHT = "right answers to the questions of guards.keep"
-_WORD = re.compile(r"[^\W_]+")
-MOST_LOST = 0.1
-"""Share of the questions right at the start that may become wrong; one may always."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,13 @@ TOLERANCE = {"fp32": 0.005, "bf16": 0.09, "fp16": 0.02}
 For SmolLM2 in bf16, the flat engine and PEFT differ by .05 on average.
 """
 
+ASKED_AGAIN = 2
+"""How often chunks answered with a wrong adapter are sent again, under new adapter names."""
+PROMPT, CANARY_TOKENS, SEEDS = 8, 16, 8
+"""Tokens of the canary's prompt; tokens of its answers; seeds, each used twice."""
+PEAKED = 1e-3
+"""Equal answers for all seeds are accepted if the answer's probability is at least this."""
+
 
 @dataclass(frozen=True)
 class CastMember:
@@ -199,10 +206,6 @@ def deviation(reported: Sequence[Floats], trusted: Sequence[Floats]) -> float:
     return float(apart.sum()) / (len(apart) + SLACK)
 
 
-ASKED_AGAIN = 2
-"""How often chunks answered with a wrong adapter are sent again, under new adapter names."""
-
-
 class AdapterFolder:
     """A folder from which servers read adapters; no adapter name is used twice."""
 
@@ -236,11 +239,6 @@ class AdapterFolder:
         for name in names:
             shutil.rmtree(self._own / name, ignore_errors=True)
 
-
-PROMPT, CANARY_TOKENS, SEEDS = 8, 16, 8
-"""Tokens of the canary's prompt; tokens of its answers; seeds, each used twice."""
-PEAKED = 1e-3
-"""Equal answers for all seeds are accepted if the answer's probability is at least this."""
 
 Write = Callable[[Sequence[CastMember]], Mapping[str, str]]
 """Writes members to files; returns their folders by new adapter names, in members' order."""

@@ -31,6 +31,20 @@ from szpo.errors import EngineError, IntegrityError, RunError, UsageError
 from szpo.models.sampling import Sampling
 from szpo.outgoing import ENGINE_KEY
 
+T = TypeVar("T")
+TRIES = 5
+"""Requests until a server counts as gone; OpenAI's client waits between them."""
+REACH_S, SILENCE_S, PATIENCE_S = 5.0, 900.0, 1200.0
+"""Longest wait for a connection, for a chunk from a server, and for a chunk from any server."""
+RETURN_S, LONGEST_S = 2.0, 30.0
+"""First and longest pause before a server that was gone is checked again."""
+LOST = 3
+"""The run stops once this many servers were lost on one chunk."""
+PASSING = (408, 409, 425, 429)
+"""HTTP status codes below 500 that may pass."""
+REPLY_BYTES = 16 * 2**20
+"""Longest reply that is read; a row's reply has kilobytes."""
+
 
 class MessageError(Exception):
     """A reply is incomplete, or is not the expected kind of reply."""
@@ -161,21 +175,6 @@ def caches_prefixes(metrics: str) -> bool:
     """
     lines = re.findall(r"^vllm:cache_config_info\{(.*)\}", metrics, flags=re.MULTILINE)
     return any('enable_prefix_caching="True"' in line for line in lines)
-
-
-T = TypeVar("T")
-TRIES = 5
-"""Requests until a server counts as gone; OpenAI's client waits between them."""
-REACH_S, SILENCE_S, PATIENCE_S = 5.0, 900.0, 1200.0
-"""Longest wait for a connection, for a chunk from a server, and for a chunk from any server."""
-RETURN_S, LONGEST_S = 2.0, 30.0
-"""First and longest pause before a server that was gone is checked again."""
-LOST = 3
-"""The run stops once this many servers were lost on one chunk."""
-PASSING = (408, 409, 425, 429)
-"""HTTP status codes below 500 that may pass."""
-REPLY_BYTES = 16 * 2**20
-"""Longest reply that is read; a row's reply has kilobytes."""
 
 
 class GoneError(Exception):

@@ -43,6 +43,14 @@ from szpo.voting.steps import OWN_PAIRS, asked_pairing, stored
 
 Promise = Literal["exact", "1e-9", "not recomputed"]
 
+_PROMISES: Final[dict[Promise, str]] = {
+    "exact": "exact from the votes",
+    "1e-9": "from the votes to 1e-9",
+    "not recomputed": "not recomputed",
+}
+LITESTREAM = {"_litestream_lock", "_litestream_seq"}
+"""Tables that Litestream adds to a file that it copies; szpo never reads them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -104,13 +112,6 @@ class Report:
         return f"verified: {self.rows} rows, {len(self.steps)} steps ({found or 'none yet'})"
 
 
-_PROMISES: Final[dict[Promise, str]] = {
-    "exact": "exact from the votes",
-    "1e-9": "from the votes to 1e-9",
-    "not recomputed": "not recomputed",
-}
-
-
 class Broken(Exception):  # noqa: N818
     """A failed check: control flow within a verification, never raised to callers."""
 
@@ -139,10 +140,6 @@ class Examination:
         """A report of what was found so far; its note is empty if a check failed."""
         note = "; ".join(self.notes) if failure is None else ""
         return Report(tuple(self.steps), failure, self.rows, self.head, note)
-
-
-LITESTREAM = {"_litestream_lock", "_litestream_seq"}
-"""Tables that Litestream adds to a file that it copies; szpo never reads them."""
 
 
 def check_schema(look: Examination) -> None:

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 VERDICTS: Final = {"plus": PLUS, "minus": MINUS, "tie": TIE}
 
+MAX_COORDINATES: Final = 4096
+"""Up to this many coordinates steps are recomputed; above it only votes are counted."""
+
 
 def read_votes_by_voter(
     ledger: Ledger, settings: Settings, step: int, votes: Sequence[Vote], tally: Tally
@@ -251,10 +254,6 @@ def retell(
             measure=None if same or number != last else measure,
         )  # fmt: skip
         yield state, updates
-
-
-MAX_COORDINATES: Final = 4096
-"""Up to this many coordinates steps are recomputed; above it only votes are counted."""
 
 
 @dataclass(frozen=True, slots=True)

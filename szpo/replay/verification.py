@@ -38,6 +38,8 @@ TOLERANCE: Final = 1e-9
 ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
 """Relative size of one unit in the last recorded place (13 bits; fp32)."""
 
+Check: TypeAlias = Callable[[Examination], None]
+
 
 class Weights:
     """θ, added up step by step from the recorded updates."""
@@ -220,9 +222,6 @@ def is_exact(settings: Settings) -> bool:
 def _values(update: Update) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     found = [update.coef or 0.0] if update.vector is None else list(update.vector)
     return np.asarray(found, dtype=np.float64)
-
-
-Check: TypeAlias = Callable[[Examination], None]
 
 
 def verify(

@@ -32,6 +32,25 @@ from szpo.voting.step_record import read_reports
 WORDS_PER_MINUTE = 238
 """Silent reading speed of adults in English prose; used to compute minutes of reading."""
 
+MOST_SHEETS: Final = 8
+"""Most sheets of a round, however many panelists are present."""
+USUAL_VOTES_ADDED: Final = 40
+"""Default number of votes that are offered on top of a run's budget."""
+MAX_VOTES_ADDED: Final = 1_000_000
+"""Most votes that can be added at once."""
+USUAL_TRAIN: Final = 160
+"""Training prompts that ship."""
+SHARPNESS_ANSWERS = 384
+"""Base answers to which the β of a simulated panel is fitted."""
+IMPROVING_STEPS: Final = 10
+"""Of a round of improving, about; 40 are the most."""
+COMPARED, DRAWN, CHECKED = 4, 96, 64
+"""Answers of a round of improving: the start's to each prompt, a step's, and those measured."""
+PLACES: Final = 16
+"""Readings beside its steps: of where it may begin and where it ends, both up to three times."""
+KL_PROMPTS = 32
+"""Most prompts on which a step's KL is measured; each is answered once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -50,14 +69,6 @@ class Limits:
         for name, value in asdict(self).items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"limit {name} is {value}; give a number of at least 0")
-
-
-MOST_SHEETS: Final = 8
-"""Most sheets of a round, however many panelists are present."""
-USUAL_VOTES_ADDED: Final = 40
-"""Default number of votes that are offered on top of a run's budget."""
-MAX_VOTES_ADDED: Final = 1_000_000
-"""Most votes that can be added at once."""
 
 
 def add_votes(ledger: Ledger, by: str, more: int) -> Config:
@@ -188,20 +199,6 @@ def describe_read(answers: int, minutes: float) -> str:
     if minutes >= 120:
         takes = f"{minutes / 60:.1f} hours"
     return f"{answers:,} answers, {takes} of reading"
-
-
-USUAL_TRAIN: Final = 160
-"""Training prompts that ship."""
-SHARPNESS_ANSWERS = 384
-"""Base answers to which the β of a simulated panel is fitted."""
-IMPROVING_STEPS: Final = 10
-"""Of a round of improving, about; 40 are the most."""
-COMPARED, DRAWN, CHECKED = 4, 96, 64
-"""Answers of a round of improving: the start's to each prompt, a step's, and those measured."""
-PLACES: Final = 16
-"""Readings beside its steps: of where it may begin and where it ends, both up to three times."""
-KL_PROMPTS = 32
-"""Most prompts on which a step's KL is measured; each is answered once."""
 
 
 @dataclass(frozen=True)

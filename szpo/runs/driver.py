@@ -38,6 +38,13 @@ REPEATS: Final = 0.1
 Chosen: TypeAlias = tuple[tuple[Entry, ...], tuple[own.Description, ...]]
 """Entries that may become a run's features, and what to record of the user's own among them."""
 
+_FULFIL: Final = {
+    "final": ("blind comparisons with the start", samples.fulfil_final),
+    "samples": ("sample answers", samples.fulfil),
+}
+_CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
+"""Kinds of events after which a waiting run may continue."""
+
 
 def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Services:
     """Make what the loop needs to run until the settings' votes or steps are used up.
@@ -128,14 +135,6 @@ def measure_kl(parts: RunParts) -> Callable[[Theta], float]:
             return policy.kl(asked, seed=parts.config.run.root_seed)[0]
 
     return measure
-
-
-_FULFIL: Final = {
-    "final": ("blind comparisons with the start", samples.fulfil_final),
-    "samples": ("sample answers", samples.fulfil),
-}
-_CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
-"""Kinds of events after which a waiting run may continue."""
 
 
 def fulfil(ledger: Ledger, parts: RunParts, say: Say) -> int:

@@ -23,7 +23,6 @@ from szpo.outgoing import ENGINE_KEY, JUDGE_KEY
 TRUST_VARIABLE: Final = "SZPO_TRUST"
 """Environment variable with addresses, separated by spaces."""
 
-
 Call: TypeAlias = tuple[str, str]
 """An address and the environment variable whose secret is sent there."""
 

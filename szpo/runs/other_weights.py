@@ -38,6 +38,9 @@ from szpo.types import Answer, Prompt, Say, Theta
 SAMPLES: Final = 4
 """Answers to each held-out prompt where scaled weights are measured."""
 
+MEASURED = 8
+"""Prompts on which a mix's KL is measured."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
@@ -110,10 +113,6 @@ def measure(parts: RunParts, theta: Theta, *, fitted: bool = False) -> tuple[flo
         rows, kept = measure_right(policy, parts.config.guards.keep)
     guards, gap = text_guards.guards(before, after), text_guards.topic_gap(before, after)
     return kl, HeldOut(rows, (*guards, *kept), gap)
-
-
-MEASURED = 8
-"""Prompts on which a mix's KL is measured."""
 
 
 @dataclass(frozen=True, eq=False)

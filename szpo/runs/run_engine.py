@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 DEVICE_CHANGED = "device"
 """Kind of the event that records another device."""
 
+ENGINE_CHANGED: Final = "engine"
+"""Event kind: the run's workers changed."""
+PolicyFactory: TypeAlias = "Callable[..., Policy]"
+"""A function of ``root_seed`` that another package registers at `szpo.policies`."""
+RETRY_S: Final = 5.0
+"""Seconds between two tries to reach an engine that is away."""
+AWAY: Final = (
+    "the machines that write the answers cannot be reached; the run continues when they are back"
+)
+
 
 def check_files(config: Config) -> None:
     """Refuse a missing model or adapter before a tensor library is loaded.
@@ -157,17 +167,6 @@ def record_device_move(ledger: Ledger, facts: ModelFacts) -> None:
 
 def _set(config: Config, **changes: str) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update=changes)})
-
-
-ENGINE_CHANGED: Final = "engine"
-"""Event kind: the run's workers changed."""
-PolicyFactory: TypeAlias = "Callable[..., Policy]"
-"""A function of ``root_seed`` that another package registers at `szpo.policies`."""
-RETRY_S: Final = 5.0
-"""Seconds between two tries to reach an engine that is away."""
-AWAY: Final = (
-    "the machines that write the answers cannot be reached; the run continues when they are back"
-)
 
 
 def _module(engine: Engine) -> ModuleType:

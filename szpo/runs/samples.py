@@ -38,6 +38,20 @@ PROMPTS = 6
 COMPARISONS = 20
 """Default number of comparisons of a final order."""
 
+SAMPLES: Final = 20
+DRAWN_EVENT: Final = "sample check"
+ACCEPTED: Final = "samples accepted"
+PAUSED_BY: Final = "the sample check"
+"""Recorded as who paused a run whose samples are beyond the bounds."""
+ADVICE: Final = "take a larger model, a lower temperature or longer answers"
+HOW_TO_OPEN: Final = "open all the same with --accept-samples, or on the operator's page"
+RECENT_ROUNDS: Final = 3
+"""How many last rounds count for the shares that are shown while a run goes on."""
+_SHOWN: Final = 96
+"""Characters of a sample that the terminal shows."""
+_IN_TERMINAL: Final = 3
+"""Samples that the terminal shows: more would push the operator's link out of sight."""
+
 
 def sample_answers(
     ledger: Ledger,
@@ -186,21 +200,6 @@ def policy_at(ledger: Ledger, parts: RunParts, until: int | None) -> Iterator[Po
         yield other
     else:
         raise UsageError("this policy cannot be put at other weights; it has no `move_to`")
-
-
-SAMPLES: Final = 20
-DRAWN_EVENT: Final = "sample check"
-ACCEPTED: Final = "samples accepted"
-PAUSED_BY: Final = "the sample check"
-"""Recorded as who paused a run whose samples are beyond the bounds."""
-ADVICE: Final = "take a larger model, a lower temperature or longer answers"
-HOW_TO_OPEN: Final = "open all the same with --accept-samples, or on the operator's page"
-RECENT_ROUNDS: Final = 3
-"""How many last rounds count for the shares that are shown while a run goes on."""
-_SHOWN: Final = 96
-"""Characters of a sample that the terminal shows."""
-_IN_TERMINAL: Final = 3
-"""Samples that the terminal shows: more would push the operator's link out of sight."""
 
 
 @dataclass(frozen=True, slots=True)

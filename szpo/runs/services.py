@@ -32,6 +32,16 @@ if TYPE_CHECKING:
     from szpo.policies.protocol import Policy
 
 
+ASIDE: Final = 32
+"""Most training prompts that are set aside to check improved weights on."""
+DIVISIBLE: Final = 8
+"""With fewer training prompts none is."""
+Prompts = Callable[[int], Sequence[Prompt]]
+"""Maps a step to its K·N·D prompts; `prompt_order` makes one from a list.
+
+A step of r · N comparisons takes the prompts of r steps."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Position:
     """The run's state before its next step."""
@@ -85,16 +95,6 @@ def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> No
             f"{when}: the policy's weights are {found[:12]}, the ledger's "
             f"{at.centre_sha256[:12]}; build the policy again and resume"
         )
-
-
-ASIDE: Final = 32
-"""Most training prompts that are set aside to check improved weights on."""
-DIVISIBLE: Final = 8
-"""With fewer training prompts none is."""
-Prompts = Callable[[int], Sequence[Prompt]]
-"""Maps a step to its K·N·D prompts; `prompt_order` makes one from a list.
-
-A step of r · N comparisons takes the prompts of r steps."""
 
 
 def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:

@@ -39,6 +39,11 @@ FRESH_US: Final = 5_000_000
 ROUNDS_OF_WAIT: Final = 5
 """The usual wait is the median over this many of the latest rounds."""
 
+RUNNING: Final = {
+    "none": "preparing the first round", "generating": "writing answers",
+    "open": "collecting votes", "closed": "updating",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class RoundStatus:
@@ -96,12 +101,6 @@ class StatusReader:
 def round_status(ledger: Ledger) -> RoundStatus:
     """The run's status, read once."""
     return StatusReader(ledger).read()
-
-
-RUNNING: Final = {
-    "none": "preparing the first round", "generating": "writing answers",
-    "open": "collecting votes", "closed": "updating",
-}  # fmt: skip
 
 
 def run_state(status: RoundStatus, *, driven: bool) -> tuple[RunState, str]:

@@ -34,6 +34,39 @@ UNLIMITED: Final = 2**20
 """More votes than a comparison ever has."""
 _PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
 
+RUN: Final = """
+SELECT s.*, r.paused_by, r.pause_reason,
+  (SELECT body FROM events WHERE kind = 'budget' ORDER BY event DESC LIMIT 1) AS budget,
+  s.state <> 'applied' AND EXISTS (SELECT 1 FROM comparisons
+    WHERE run = s.run AND step = s.step AND kind = 'train') AS stored
+FROM controller r LEFT JOIN steps s USING (run) WHERE r.run = ? ORDER BY s.step
+"""
+_OF_STEP: Final = (
+    "FROM comparisons c CROSS JOIN assignments a USING (comparison) "
+    "LEFT JOIN votes v USING (assignment) "
+    "WHERE c.run = :run AND c.step = :step AND c.kind = 'train'"
+)
+_NEW: Final = f"""
+SELECT a.assignment, a.comparison, a.panelist, a.plus_side AS side, a.served_us, a.expires_us,
+  a.sheet, NULL AS vote, NULL AS choice, NULL AS reason,
+  a.rowid AS number, NULL AS event, NULL AS moved
+FROM assignments a CROSS JOIN comparisons c USING (comparison)
+WHERE a.rowid > coalesce(:seat, (SELECT min(a.rowid) - 1 {_OF_STEP}))
+  AND c.run = :run AND c.step = :step AND c.kind = 'train'
+UNION ALL SELECT assignment, NULL, NULL, NULL, NULL, NULL, NULL, vote, choice, skip_reason,
+  vote, NULL, NULL
+FROM votes WHERE vote > coalesce(:vote, (SELECT min(v.vote) - 1 {_OF_STEP})) AND late = 0
+UNION ALL SELECT NULL, NULL, NULL, NULL, (SELECT max(rowid) FROM assignments),
+  (SELECT max(vote) FROM votes), NULL, NULL, NULL, NULL,
+  (SELECT max(amendment) FROM amendments), max(event),
+  max(kind IN ({", ".join(f"'{kind}'" for kind in seats.MOVING_EVENTS)}))
+FROM events WHERE event > coalesce(:event, (SELECT max(event) FROM events) - 1)
+ORDER BY vote, number
+"""
+"""The seats, then the answers, that are newer than the last seat, vote and event of the file when
+this was read before, and these last ones. CROSS JOIN fixes the order of the tables, so that new
+rows come first, however large the step is."""
+
 
 def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
     """The comparisons of a step whose batches differ, in order of (k, n); only these are asked."""
@@ -325,40 +358,6 @@ def _vote(row: Record) -> Vote:
         plus_side=row["plus_side"],
         harmful=row["choice"] == "skip" and row["skip_reason"] == HARMFUL,
     )
-
-
-RUN: Final = """
-SELECT s.*, r.paused_by, r.pause_reason,
-  (SELECT body FROM events WHERE kind = 'budget' ORDER BY event DESC LIMIT 1) AS budget,
-  s.state <> 'applied' AND EXISTS (SELECT 1 FROM comparisons
-    WHERE run = s.run AND step = s.step AND kind = 'train') AS stored
-FROM controller r LEFT JOIN steps s USING (run) WHERE r.run = ? ORDER BY s.step
-"""
-_OF_STEP: Final = (
-    "FROM comparisons c CROSS JOIN assignments a USING (comparison) "
-    "LEFT JOIN votes v USING (assignment) "
-    "WHERE c.run = :run AND c.step = :step AND c.kind = 'train'"
-)
-_NEW: Final = f"""
-SELECT a.assignment, a.comparison, a.panelist, a.plus_side AS side, a.served_us, a.expires_us,
-  a.sheet, NULL AS vote, NULL AS choice, NULL AS reason,
-  a.rowid AS number, NULL AS event, NULL AS moved
-FROM assignments a CROSS JOIN comparisons c USING (comparison)
-WHERE a.rowid > coalesce(:seat, (SELECT min(a.rowid) - 1 {_OF_STEP}))
-  AND c.run = :run AND c.step = :step AND c.kind = 'train'
-UNION ALL SELECT assignment, NULL, NULL, NULL, NULL, NULL, NULL, vote, choice, skip_reason,
-  vote, NULL, NULL
-FROM votes WHERE vote > coalesce(:vote, (SELECT min(v.vote) - 1 {_OF_STEP})) AND late = 0
-UNION ALL SELECT NULL, NULL, NULL, NULL, (SELECT max(rowid) FROM assignments),
-  (SELECT max(vote) FROM votes), NULL, NULL, NULL, NULL,
-  (SELECT max(amendment) FROM amendments), max(event),
-  max(kind IN ({", ".join(f"'{kind}'" for kind in seats.MOVING_EVENTS)}))
-FROM events WHERE event > coalesce(:event, (SELECT max(event) FROM events) - 1)
-ORDER BY vote, number
-"""
-"""The seats, then the answers, that are newer than the last seat, vote and event of the file when
-this was read before, and these last ones. CROSS JOIN fixes the order of the tables, so that new
-rows come first, however large the step is."""
 
 
 @dataclass(slots=True)

@@ -22,7 +22,6 @@ from szpo.voting.seats import LETTERS, Letter
 PAIRS: Final = 64
 """Pairs on which a run's last line rests, where verdicts are on pairs."""
 
-
 _SeatsAt: TypeAlias = tuple[str, list[str], set[str]]
 """A comparison, the sides of plus at its answered or held seats, and who was shown it."""
 

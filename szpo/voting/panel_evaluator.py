@@ -31,6 +31,30 @@ from szpo.voting.service import VoteService
 Asked = TypeVar("Asked")
 """A member of a panel: a `Judge`, or one that also gives reasons."""
 
+FUNCTION: Final = "function"
+"""The ``panel.kind`` of runs in which a Python function votes."""
+Better: TypeAlias = Callable[[Any, Any, Any], str | float | None]
+"""``better(prompt, a, b)`` gets a prompt's last turn and two answers to it, as texts. Where
+verdicts are on batches it is ``better(prompts, a, b)`` and gets lists of these.
+
+It returns "a", "b" or "tie", or the probability from 0 to 1 that a is better, or None or "skip" to
+abstain. With a probability, the vote is drawn by the run's own random numbers.
+"""
+SHARES: Final[Mapping[str, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
+"""The words that a function may return, with the share of the vote that goes to batch a."""
+TRIES: Final = 3
+"""How often a function is asked that returns a text which is no vote."""
+MAX_EMPTY_STEPS: Final = 3
+"""A run ends after this many steps in a row without any vote."""
+NO_FUNCTION: Final = (
+    "the votes of this run come from a Python function; go on with it by "
+    "szpo.Tuner.resume(ledger, better)"
+)
+Score: TypeAlias = Callable[[Prompt, Answer], float]
+"""A function that scores an answer to a prompt; more is better."""
+PATIENCE = 300
+"""The process gives up after this many polls without a live controller: a minute at .2 s each."""
+
 
 class LedgerEvaluator:
     """Waits for answers from elsewhere: people in a browser, or the process of `szpo simulate`."""
@@ -222,27 +246,6 @@ def _key(root_seed: int, purpose: str, comparison: Comparison, panelist: str) ->
     return seeds.derive(root_seed, purpose, step=comparison.step, k=comparison.k, name=name)
 
 
-FUNCTION: Final = "function"
-"""The ``panel.kind`` of runs in which a Python function votes."""
-Better: TypeAlias = Callable[[Any, Any, Any], str | float | None]
-"""``better(prompt, a, b)`` gets a prompt's last turn and two answers to it, as texts. Where
-verdicts are on batches it is ``better(prompts, a, b)`` and gets lists of these.
-
-It returns "a", "b" or "tie", or the probability from 0 to 1 that a is better, or None or "skip" to
-abstain. With a probability, the vote is drawn by the run's own random numbers.
-"""
-SHARES: Final[Mapping[str, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
-"""The words that a function may return, with the share of the vote that goes to batch a."""
-TRIES: Final = 3
-"""How often a function is asked that returns a text which is no vote."""
-MAX_EMPTY_STEPS: Final = 3
-"""A run ends after this many steps in a row without any vote."""
-NO_FUNCTION: Final = (
-    "the votes of this run come from a Python function; go on with it by "
-    "szpo.Tuner.resume(ledger, better)"
-)
-
-
 def check_function(better: object) -> None:
     """Check that ``better`` can be called; None means no function."""
     if better is not None and not callable(better):
@@ -406,10 +409,6 @@ class FunctionPanel:
         return f"panel: the function {self.spec['function']}, {self.size} panelists"
 
 
-Score: TypeAlias = Callable[[Prompt, Answer], float]
-"""A function that scores an answer to a prompt; more is better."""
-
-
 def find_reward(ledger: Ledger) -> Score | None:
     """The reward of a run's simulated panel as a function; None if there is none at hand.
 
@@ -424,10 +423,6 @@ def find_reward(ledger: Ledger) -> Score | None:
         return None
     score: Score = reward.score
     return score
-
-
-PATIENCE = 300
-"""The process gives up after this many polls without a live controller: a minute at .2 s each."""
 
 
 def wait_a_poll() -> None:

@@ -26,6 +26,13 @@ PanelistKind = Literal["person", "simulated", "judge"]
 PRESENT_US: Final = 15 * 60_000_000
 """A panelist is present if they began a session, or were served a seat, within this time, µs."""
 
+Letter = Literal["A", "B"]
+LETTERS: Final[tuple[Letter, ...]] = ("A", "B")
+MOVING_EVENTS: Final = ("unpause", "revoke", "erase")
+"""Events that change expiry times: callers of `postpone` and `give_back` record one of them."""
+Balance: TypeAlias = Literal["direction", "step"]
+"""The comparisons over which plus is on side A in half of the counted votes."""
+
 
 def panelist_id(root_seed: int, kind: str, pseudonym: str) -> str:
     """The id of a simulated panelist or a judge, from the seed; ids of persons are random."""
@@ -80,12 +87,6 @@ def record_consent(ledger: Ledger, panelist: str, wording: Sequence[str], own: s
         if own is not None:
             body["own"] = sha256(canonical(own))
         ledger.record_event("consent", panelist, body)
-
-
-Letter = Literal["A", "B"]
-LETTERS: Final[tuple[Letter, ...]] = ("A", "B")
-MOVING_EVENTS: Final = ("unpause", "revoke", "erase")
-"""Events that change expiry times: callers of `postpone` and `give_back` record one of them."""
 
 
 # ---- derived from the seed ----
@@ -175,10 +176,6 @@ def _seat_key(root_seed: int, purpose: str, head: Mapping[str, Any], panelist: s
         return seeds.derive(root_seed, purpose, name=f"{head['comparison']}/{panelist}")
     name = f"{head['n']}/{panelist}"
     return seeds.derive(root_seed, purpose, step=head["step"], k=head["k"], name=name)
-
-
-Balance: TypeAlias = Literal["direction", "step"]
-"""The comparisons over which plus is on side A in half of the counted votes."""
 
 
 def planned_sides(

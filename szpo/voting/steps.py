@@ -24,6 +24,9 @@ from szpo.voting.step import note_plan
 
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
 
+OWN_PAIRS: Final = ("pool", "mixed")
+"""What `steps.pairing` is where some pairs or all are the policy's own, without directions."""
+
 
 def record_plan(
     ledger: Ledger, epoch: int, settings: Settings, query: Query, centre_sha256: str
@@ -42,10 +45,6 @@ def record_plan(
         )  # fmt: skip
         if query.asked is not None:
             ledger.record_event("asked", "controller", note_plan(query.step, query.asked))
-
-
-OWN_PAIRS: Final = ("pool", "mixed")
-"""What `steps.pairing` is where some pairs or all are the policy's own, without directions."""
 
 
 def asked_pairing(settings: Settings) -> str:

@@ -34,7 +34,6 @@ from szpo.voting import casting, counting
 OVER: Final = ("closed", "applied")
 """States of a step that takes no more votes."""
 
-
 EVENT: Final = "withdrawn"
 REASON: Final = "withdrawn by the panelist"
 

@@ -46,7 +46,6 @@ from tests.support.tiny_models import loaded
 ASKED = [prompt for prompt in load_shipped().train[:12]]
 PLAN = Plan(nats=1.0, step_nats=0.15, answers=64, samples=8, checked=4, each=8, waived=NAMES)
 
-
 GOOD = {word for words in MOODS["good"].values() for word in words}
 
 

@@ -204,7 +204,6 @@ def no_model(folder: Path) -> None:
 
 CORRUPT = "corrupt safetensors: .*"
 
-
 REFUSED: dict[str, Callable[[Path], object]] = {
     CORRUPT + "incomplete metadata, file not fully covered": changed(lambda data: data[:-7]),
     CORRUPT + "header too large": changed(lambda data: struct.pack("<Q", 2**63) + data[8:]),
@@ -335,7 +334,6 @@ def trained(folder: Path, **options: Any) -> Path:
 
 LM_HEAD = r"base_model\.model\.lm_head\."
 
-
 BESIDE = [
     ({"modules_to_save": ["lm_head"]}, f"tensors {LM_HEAD}weight; options modules_to_save;"),
     ({"bias": "all"}, "options bias; "),
@@ -365,7 +363,6 @@ def test_an_adapter_that_is_more_than_plain_lora_is_refused_by_name(tmp_path):
 
 
 ENDLESS = r"(\w*)*!"
-
 
 SETTINGS = [
     ({"rank_pattern": {ENDLESS: 2}}, "by expressions"),

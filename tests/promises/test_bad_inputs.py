@@ -294,7 +294,6 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
     (leased, ["run", "--resume"], 3, "driven by another-host:1:x"),
 ]  # fmt: skip
 
-
 DOORS = (
     "show", "show --voters", "taste", "clusters", "sample", "report", "verify", "backup",
     "export", "export --merged", "compare {other}", "pairs --out {out}",

@@ -56,7 +56,6 @@ ROWS = (
 )  # fmt: skip
 """A run that asks about rows, eight at once: two sheets a round, as three pairs are equal."""
 
-
 PHONE = {
     "viewport": {"width": 360, "height": 740}, "device_scale_factor": 2,
     "has_touch": True, "is_mobile": True,
@@ -118,7 +117,6 @@ def open_gate(page: Any) -> None:
 
 CALLS = re.compile(r"/component_server/$|/api/status\?")
 """The requests of the page's script."""
-
 
 PROBE = "/api/status?probe"
 """A request of `hold` itself."""

@@ -34,7 +34,6 @@ from tests.support.quadratic import (
 NEEDED = ("numpy", "scipy", "sqlite-utils", "pydantic", "lazy-loader")
 """Dependencies of szpo that are needed to replay a run."""
 
-
 EXACT: dict[str, tuple[Any, dict[str, Any]]] = {
     "sign": (LAYOUT, {"rule": "sign", "M": 3}),
     "known": (LAYOUT, {"rule": "known", "M": 2}),

@@ -21,7 +21,6 @@ from tests.support.browser import MINUS, PLUS, StillClock, awaited
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
 
-
 DOC = Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"
 BLIND = re.compile(r"plus|minus|seed|radius|\bmu\b|\"k\"|model|theta|adapter", re.IGNORECASE)
 

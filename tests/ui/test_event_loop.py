@@ -29,7 +29,6 @@ PLAIN = sqlite3.connect
 NOTED: list[tuple[bool, str]] = []
 """(an event loop runs in this thread, the statement) of everything asked of any ledger."""
 
-
 POLLS = 60
 """Polls of each kind at once; Starlette has 40 threads."""
 OPEN = ("/login", "/join", "/redeem", "/api/session", "/healthz", "/favicon.ico")

@@ -29,7 +29,6 @@ LONGEST_WAIT_S = 86_400
 BY = "szpo invite"
 """Who revokes and erases here, in the record."""
 
-
 command = typer.Typer(add_completion=False)
 """The entry point of `szpo.commands`."""
 

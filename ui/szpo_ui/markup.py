@@ -38,7 +38,6 @@ KEYS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }  # fmt: skip
 """The keys of each shortcut, by what a verdict is on."""
 
-
 STATIC = resources.files("szpo_ui") / "static"
 
 

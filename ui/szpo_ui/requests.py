@@ -23,7 +23,6 @@ M = TypeVar("M", bound=BaseModel)
 Tab = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seat = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
-
 COMMON = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy
 
 
+DRAWS: Final = 10_000
+SAMPLES: Final = 8
+"""Answers of the base to each prompt."""
+SEED: Final = 0
+"""Seed of the answers, before and after tuning."""
+
+
 class Measurable(Protocol):
     """A policy that can be measured, such as `szpo.policies.lora_policy.LoraPolicy`.
 
@@ -114,11 +121,6 @@ def gain(before: Measurement, after: Measurement, *, seed: int) -> tuple[float, 
     return float(diff.mean()), float(low), float(high)
 
 
-DRAWS: Final = 10_000
-SAMPLES: Final = 8
-"""Answers of the base to each prompt."""
-SEED: Final = 0
-"""Seed of the answers, before and after tuning."""
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "base"
 """Folder of the shipped files; ``index.json`` there has the digest of each file by name."""
 

@@ -46,6 +46,28 @@ from szpo_simulators.panels.text_rewards import (
     words_difference,
 )
 
+RING_SHARPNESS: Final = 10.0
+"""Factor of a ring's β over the panel's."""
+EQUAL: Final = ("", "coin", "same", "form")
+"""Values of ``equal``. The first is a coin too, but agreement is fitted to pairs that differ;
+with the others it is fitted over all pairs shown that are given to a side."""
+CERTAIN: Final = 50.0
+"""Side bias of lazy members, in logits: large enough that they always answer A."""
+_CHANGE = re.compile(r"\+(?=[a-z]+=)")
+MAX_TOLD: Final = 60
+"""Longest text of a reward in a sentence, in characters; the record has the whole text."""
+FORM: Final = ("feature:length", "fluency")
+"""Rewards whose sum, each in spreads of the base's answers, decides under ``equal=form``."""
+PAIRS = 16_384
+"""Pairs of batches drawn to fit β, and drawn again to measure the resulting agreement."""
+Measure = Callable[[Rater, Floats], float]
+QUANTILES: Final = 200
+TARGETS: Final[Mapping[str, tuple[str, float]]] = {
+    "labels70": ("labels", 0.70),
+    "close": ("wins", raters.load_mtbench()["close"]["favourite"]),
+}
+"""(measure, target) of a preset's β; other presets use two raters' agreement of 70 %."""
+
 
 def _flaw(default: float | int | str, meaning: str, rater: str = "") -> Any:
     """A flaw; ``rater`` names the field of `Rater` that it sets for all who judge, or is ""."""
@@ -95,19 +117,6 @@ FLAWS: Final[Mapping[str, str]] = {f.name: f.metadata["meaning"] for f in fields
 """Names of the flaws, with their meaning."""
 
 
-RING_SHARPNESS: Final = 10.0
-"""Factor of a ring's β over the panel's."""
-
-
-EQUAL: Final = ("", "coin", "same", "form")
-"""Values of ``equal``. The first is a coin too, but agreement is fitted to pairs that differ;
-with the others it is fitted over all pairs shown that are given to a side."""
-
-
-CERTAIN: Final = 50.0
-"""Side bias of lazy members, in logits: large enough that they always answer A."""
-
-
 def _people(part: str) -> Flaws:
     """The flaws of people, fitted to a part of their votes; see `raters.mtbench_rater`."""
     found = mtbench_rater(part)
@@ -126,9 +135,6 @@ PRESETS: Final[Mapping[str, Flaws]] = {
     "labels70": Flaws(),
     "close": _people("close"),
 }
-
-
-_CHANGE = re.compile(r"\+(?=[a-z]+=)")
 
 
 def read_flaws(name: str) -> tuple[str, Flaws]:
@@ -245,12 +251,6 @@ def _judging(flaws: Flaws, beta: float) -> Rater:
 
 
 PANELS: Final = tuple(PRESETS)
-MAX_TOLD: Final = 60
-"""Longest text of a reward in a sentence, in characters; the record has the whole text."""
-FORM: Final = ("feature:length", "fluency")
-"""Rewards whose sum, each in spreads of the base's answers, decides under ``equal=form``."""
-PAIRS = 16_384
-"""Pairs of batches drawn to fit β, and drawn again to measure the resulting agreement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,15 +313,8 @@ def wins(rater: Rater, gaps: Floats) -> float:
     return raters.favourite(rater, sizes)
 
 
-Measure = Callable[[Rater, Floats], float]
 MEASURES: Final[Mapping[str, Measure]] = {"agreement": agreement, "labels": labels, "wins": wins}
 """Measures that β can be fitted to: shares that rise with β from one half."""
-QUANTILES: Final = 200
-TARGETS: Final[Mapping[str, tuple[str, float]]] = {
-    "labels70": ("labels", 0.70),
-    "close": ("wins", raters.load_mtbench()["close"]["favourite"]),
-}
-"""(measure, target) of a preset's β; other presets use two raters' agreement of 70 %."""
 
 
 def batch_gaps(rewards: Floats, rows: int, key: bytes, pairs: int = PAIRS) -> Floats:

@@ -50,6 +50,12 @@ ZERO = 1e-12
 _STEEPEST = 50.0
 """Log of the largest factor that drift may put on β; beyond it all answers are certain."""
 
+Difference = Callable[[Comparison], float]
+"""A comparison's difference of batch means, plus over minus."""
+_SWAPPED: dict[Choice, Choice] = {"A": "B", "B": "A"}
+NODES: Final = (25, 15)
+"""Gauss–Hermite nodes in z₁ and z₂."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rater:
@@ -194,11 +200,6 @@ def item_effects(comparison: str) -> Floats:
     return np.asarray(ndtri(u + 2.0**-54))  # u may be 0, where the quantile is infinite
 
 
-Difference = Callable[[Comparison], float]
-"""A comparison's difference of batch means, plus over minus."""
-_SWAPPED: dict[Choice, Choice] = {"A": "B", "B": "A"}
-
-
 @dataclass(frozen=True)
 class SimulatedJudge:
     """A rater who answers comparisons: the `Judge` of an in-process panel.
@@ -255,10 +256,6 @@ class SimulatedJudge:
         if alike and self.same and now.beta:  # but for those who never look
             shares = (1 - now.lapse) * np.array([0.0, 0.0, 1.0]) + now.lapse / 3
         return answers[int(pick(shares, uniform(key, 1)[0]))]
-
-
-NODES: Final = (25, 15)
-"""Gauss–Hermite nodes in z₁ and z₂."""
 
 
 @cache

@@ -23,6 +23,9 @@ from szpo.voting.panel_factory import Logprob, StartingPolicy
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import PANELS, build
 
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+
 
 def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, str]:
     """Answer open comparisons with these judges; ``how`` goes to `panel_evaluator.visit`."""
@@ -38,10 +41,6 @@ def _base_logprob(ledger: Ledger) -> Logprob:
     if not isinstance(policy, BaseScorer):
         raise UsageError(f"{ledger.path.name}: its policy has no log-probabilities for fluency")
     return policy.logprob_base
-
-
-command = typer.Typer(add_completion=False)
-"""The entry point of `szpo.commands`."""
 
 
 @command.command("simulate")

@@ -28,6 +28,12 @@ Taste: TypeAlias = Callable[[str, str], float]
 WORD: Final = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)?")
 SENTENCE: Final = re.compile(r"[.!?]+")
 
+EXTRACT: Final = re.compile(r"[A-Za-z'’]*[A-Za-z][A-Za-z'’]*")
+UNSURE: Final = re.compile(
+    r"(?i)\b(?:might|may|could|would|tends? to|seem(?:s|ed)?|in a way|as if|i suppose|not sure|"
+    r"sometimes|usually|often|more or less|at least|about|almost|some|roughly|likely)\b"
+)
+
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case; an apostrophe within a word belongs to the word."""
@@ -154,13 +160,8 @@ def small_things(prompt: str, answer: str) -> float:
 
 # ---- ten by the dictionary's author ----
 
-EXTRACT: Final = re.compile(r"[A-Za-z'’]*[A-Za-z][A-Za-z'’]*")
 NO_ADVERBS: Final = frozenset(
     words("family only early lovely lonely friendly daily holy ugly silly reply supply july fly")
-)
-UNSURE: Final = re.compile(
-    r"(?i)\b(?:might|may|could|would|tends? to|seem(?:s|ed)?|in a way|as if|i suppose|not sure|"
-    r"sometimes|usually|often|more or less|at least|about|almost|some|roughly|likely)\b"
 )
 SLOW: Final = frozenset(
     words(

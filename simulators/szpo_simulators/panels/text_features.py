@@ -23,6 +23,15 @@ Verifier: TypeAlias = Callable[[str], bool]
 _CALL = re.compile(r"([a-z_]+)(?:\((.*)\))?", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"'”’)]|$)")
 
+WORDED: dict[str, Callable[[str, str], bool]] = {
+    "contains": lambda text, word: word.lower() in words(text),
+    "avoids": lambda text, word: bool(text.strip()) and word.lower() not in words(text),
+    "starts_with": lambda text, head: text.lstrip().lower().startswith(head.lower()),
+    "ends_with": lambda text, tail: text.rstrip().lower().endswith(tail.lower()),
+}
+"""Verifiers that take a text."""
+Kind = TypeVar("Kind")
+
 
 def _sentences(text: str) -> int:
     return len(_SENTENCE_END.findall(text.strip()))
@@ -57,14 +66,6 @@ COUNTED: dict[str, Callable[[str, int], bool]] = {
 }
 """Verifiers that take a whole number."""
 
-WORDED: dict[str, Callable[[str, str], bool]] = {
-    "contains": lambda text, word: word.lower() in words(text),
-    "avoids": lambda text, word: bool(text.strip()) and word.lower() not in words(text),
-    "starts_with": lambda text, head: text.lstrip().lower().startswith(head.lower()),
-    "ends_with": lambda text, tail: text.rstrip().lower().endswith(tail.lower()),
-}
-"""Verifiers that take a text."""
-
 
 def verifier(name: str) -> Verifier:
     """The verifier of this name.
@@ -92,9 +93,6 @@ def verify(argument: str | None) -> Score:
         raise UsageError("needs checks joined by +, as in verify:no_comma+lowercase")
     checks = [verifier(name) for name in argument.split("+")]
     return lambda prompt, answer: sum(check(answer.text) for check in checks) / len(checks)
-
-
-Kind = TypeVar("Kind")
 
 
 def bare(made: Kind) -> Callable[[str | None], Kind]:

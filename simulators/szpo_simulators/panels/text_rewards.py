@@ -34,6 +34,12 @@ from szpo_simulators.panels import text_features as features
 from szpo_simulators.panels.tastes import TASTES
 from szpo_simulators.panels.text_features import PLAIN, bare
 
+_NEXT_TERM = re.compile(r"\+(?=\s*-?(?:\d+\.?\d*|\.\d+)\*)")
+_TERM = re.compile(r"\s*(?:(-?(?:\d+\.?\d*|\.\d+))\*)?\s*([a-z][a-z0-9_-]*)(?::(.*))?", re.DOTALL)
+SAME: Final = 0.99
+"""Correlation over base answers from which a taste counts as equal to an entry."""
+IS_ENTRY: Final = "this taste is an entry of the dictionary"
+
 
 class Reward(Protocol):
     """A number for one answer to one prompt; the reward of a batch is the mean over its rows."""
@@ -160,9 +166,6 @@ REWARDS: dict[str, Callable[[str | None], Reward]] = {
 }
 """Makers by name, called with the text after the colon; installed packages may add more."""
 
-_NEXT_TERM = re.compile(r"\+(?=\s*-?(?:\d+\.?\d*|\.\d+)\*)")
-_TERM = re.compile(r"\s*(?:(-?(?:\d+\.?\d*|\.\d+))\*)?\s*([a-z][a-z0-9_-]*)(?::(.*))?", re.DOTALL)
-
 
 def parse(spec: str, *, logprob: Logprob | None = None) -> Reward:
     """The reward that a text names; ``fluency`` needs the base model's log-probabilities.
@@ -213,11 +216,6 @@ def _maker(name: str, logprob: Logprob | None) -> Callable[[str | None], Reward]
         return made
     known = ", ".join(dict.fromkeys((*REWARDS, "fluency", *installed)))
     raise UsageError(f"no reward of that name; there are {known} (sums: 0.7*one+0.3*other)")
-
-
-SAME: Final = 0.99
-"""Correlation over base answers from which a taste counts as equal to an entry."""
-IS_ENTRY: Final = "this taste is an entry of the dictionary"
 
 
 def find_asked(words: str) -> str:

@@ -29,6 +29,9 @@ from szpo_simulators.worlds.world import Reals, Uniforms, count_plus, draw_coins
 
 _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
+MOVES: Final = 4
+Kind: TypeAlias = Literal["cells", "moves", "steps", "states"]
+
 
 @dataclass(frozen=True)
 class GridWorld:
@@ -237,10 +240,6 @@ class Adam:
         # rate · m̂ / (√v̂ + ε), Kingma and Ba 2015, algorithm 1
         mean, square = self.first / (1 - 0.9**self.seen), self.second / (1 - 0.999**self.seen)
         return np.asarray(rate * mean / (np.sqrt(square) + 1e-8))
-
-
-MOVES: Final = 4
-Kind: TypeAlias = Literal["cells", "moves", "steps", "states"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

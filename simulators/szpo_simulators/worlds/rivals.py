@@ -54,6 +54,11 @@ from szpo_simulators.worlds.gridworld import (
 )
 from szpo_simulators.worlds.world import World, draws, uniforms
 
+Reward: TypeAlias = Callable[[Walks], Floats]
+"""From walks to the rewards (S, n, H) of their moves."""
+Sampler: TypeAlias = Callable[[Floats, int], tuple[Ints, Floats]]
+"""(θ (S, d), batch) → cell · moves + move of each step, and its reward; both (S, n, H)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
@@ -204,12 +209,6 @@ class PpoRecipe:
     """λ of the advantages."""
     tie: float = 0.0
     """Weight of the KL penalty per move towards the starting policy."""
-
-
-Reward: TypeAlias = Callable[[Walks], Floats]
-"""From walks to the rewards (S, n, H) of their moves."""
-Sampler: TypeAlias = Callable[[Floats, int], tuple[Ints, Floats]]
-"""(θ (S, d), batch) → cell · moves + move of each step, and its reward; both (S, n, H)."""
 
 
 def iterate(theta: Floats, sample: Sampler, how: PpoRecipe, *, moves: int) -> Iterator[Floats]:

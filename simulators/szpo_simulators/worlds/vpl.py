@@ -36,6 +36,17 @@ from szpo.types import Floats, Ints
 
 WIDTH = 256
 
+Kind: TypeAlias = Literal["vae", "base", "mean_and_variance", "categorical"]
+KINDS: tuple[Kind, ...] = ("vae", "base", "mean_and_variance", "categorical")
+ATOMS = 10
+SLOPE = 0.2
+SPREAD = 0.1
+"""Weight of the negative entropy, which keeps ``categorical`` from using only a few atoms."""
+ACTIVE = 0.01
+"""A unit is active if its mean varies more than this over contexts (Burda et al., 2016)."""
+SAMPLES = 512
+"""Most pairs, each with a context, on which the use of the latent is tested."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -111,15 +122,6 @@ def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None
         place += place >= (rank[skip] - first[users])[:, None]
     rows = order[first[users][:, None] + place]
     return np.where(np.arange(u.shape[1]) < size[:, None], rows, -1)
-
-
-Kind: TypeAlias = Literal["vae", "base", "mean_and_variance", "categorical"]
-KINDS: tuple[Kind, ...] = ("vae", "base", "mean_and_variance", "categorical")
-
-ATOMS = 10
-SLOPE = 0.2
-SPREAD = 0.1
-"""Weight of the negative entropy, which keeps ``categorical`` from using only a few atoms."""
 
 
 class Encoder(nn.Module):
@@ -246,12 +248,6 @@ def draw(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Z = m + e^{ℓ/2}·ε, scaled to norm √L as in the published training."""
     z = mean + (log_variance / 2).exp() * noise
     return math.sqrt(z.shape[-1]) * functional.normalize(z, dim=-1)
-
-
-ACTIVE = 0.01
-"""A unit is active if its mean varies more than this over contexts (Burda et al., 2016)."""
-SAMPLES = 512
-"""Most pairs, each with a context, on which the use of the latent is tested."""
 
 
 @dataclass(frozen=True, slots=True)

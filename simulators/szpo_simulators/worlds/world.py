@@ -41,6 +41,13 @@ Reals: TypeAlias = NDArray[np.floating[Any]]
 Uniforms: TypeAlias = NDArray[np.float32]
 """Multiples of 2⁻²⁴ in [0, 1)."""
 
+COINS = 32
+"""Number of steps whose votes are drawn at once."""
+AHEAD = 8192
+"""Most uniform numbers of walks drawn at once per repetition, if a step needs fewer."""
+CACHED_DIM = 256
+"""Directions with at most this many coordinates are cached for the bench's next cell."""
+
 
 class World(Protocol):
     """A world for policies with d parameters."""
@@ -131,14 +138,6 @@ def draw_coins(
     keys = (seeds.derive(seed, "world votes") for seed in root_seeds)
     made = [uniforms(key, size * steps, size * step) for key in keys]
     return np.stack(made).reshape(len(made), steps, *shape).swapaxes(0, 1)
-
-
-COINS = 32
-"""Number of steps whose votes are drawn at once."""
-AHEAD = 8192
-"""Most uniform numbers of walks drawn at once per repetition, if a step needs fewer."""
-CACHED_DIM = 256
-"""Directions with at most this many coordinates are cached for the bench's next cell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
