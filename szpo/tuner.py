@@ -576,12 +576,7 @@ def find_place(ledger: str | Path) -> Path:
 
 
 def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
-    """The file of the prompts, which is written for a list; of fewer than 8 none is held out.
-
-    Raises:
-        UsageError: there is no prompt, or one is not a text or empty.
-        StorageError: the file exists with other prompts, or cannot be written.
-    """
+    """The file of the prompts, which is written for a list; of fewer than 8 none is held out."""
     if isinstance(prompts, (str, os.PathLike)):
         if not (path := Path(prompts)).exists() and path.suffix.lower() not in SUFFIXES:
             text = str(prompts)[:80]

@@ -194,11 +194,7 @@ def read(path: Path) -> Plan:
 
 
 def _each(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One entry for each of a group's ``rewards``, ``asks`` and ``trials``.
-
-    What distinguishes an entry follows the group's name; a trial adds its ``settings`` and
-    ``sets`` to the group's.
-    """
+    """One entry for each of a group's ``rewards``, ``asks`` and ``trials``."""
     alone = {k: v for k, v in entry.items() if k not in ("rewards", "asks", "trials")}
     variants: list[tuple[str, dict[str, Any]]] = [
         *((name, {"reward": reward}) for name, reward in entry.get("rewards", {}).items()),

@@ -50,10 +50,7 @@ def read_rows(plan: Plan, store: Store) -> dict[str, list[dict[str, Any]]]:
 
 
 def _count_from(offset: Floats | None, row: Row) -> dict[str, Any]:
-    """A row whose gain is measured against the base's many answers; see `start.offset`.
-
-    ``gain_few`` is the gain as recorded. Rows of best-of-n stay: they compare with their own pool.
-    """
+    """A row whose gain is measured against the base's many answers; see `start.offset`."""
     if offset is None or "by_prompt" not in row:
         return dict(row)
     mean = float(offset.mean())
@@ -214,10 +211,7 @@ def compare_pairs(plan: Plan, rows: Rows) -> list[dict[str, Any]]:
 def _values(
     plan: Plan, rows: Rows, label: str, asked: Comparison, votes: int | None
 ) -> dict[int, Any]:
-    """The gains on each prompt by seed, at ``votes`` or, if None, at the comparison's KL.
-
-    The mean gain instead where rows do not have them.
-    """
+    """The gains on each prompt by seed, at ``votes`` or, if None, at the comparison's KL."""
     group = plan.group(label)
     name = "by_prompt" if all("by_prompt" in row for row in rows[label]) else "gain"
     if votes is not None:

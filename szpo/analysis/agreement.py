@@ -344,12 +344,10 @@ def _share_of_pairs(agreeing: int, pairs: int, disjoint: int) -> Share:
 
 
 def _agree_with_rest(evidence: Evidence) -> dict[str, Share]:
-    """Each panelist's agreement with the majority of the others.
-
-    The others are those on the same comparison where comparisons have several votes, or directions
-    no policies of their own, else those on the same direction. A vote is left out where they are
-    split, or nobody else chose a side.
-    """
+    """Each panelist's agreement with the majority of the others."""
+    # The others are those on the same comparison where comparisons have several votes, or
+    # directions no policies of their own, else those on the same direction. A vote is left
+    # out where they are split, or nobody else chose a side.
     several = any(step.m > 1 or not step.perturbed for step in evidence.steps)
     groups: dict[object, array[int]] = defaultdict(lambda: array("q"))
     for (direction, comparison), (_, decided) in evidence.totals.comparisons.items():
@@ -426,10 +424,7 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
 
 
 def _view(ledger: Ledger, past: History) -> tuple[History, View | None]:
-    """The votes, and what the others' votes say of each.
-
-    A rule that fits all votes predicts that; else it is the others' votes on the same direction.
-    """
+    """The votes, and what the others' votes say of each."""
     settings = run_spec.recorded_settings(ledger)
     if not rule_of(settings.section.rule).two_points or not past.verdicts.size:
         return past, None

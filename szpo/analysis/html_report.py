@@ -105,10 +105,8 @@ def render(
 
 
 def _with_contents(page: str) -> str:
-    """Add a list of sections to the page, and an id to each section.
-
-    No text from a run can look like a heading, since all are escaped.
-    """
+    """Add a list of sections to the page, and an id to each section."""
+    # No text from a run can look like a heading, since all are escaped.
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     numbers = itertools.count()
     page = re.sub(r"<h2>", lambda _: f'<h2 id="section-{next(numbers)}">', page)

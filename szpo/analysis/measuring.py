@@ -123,10 +123,8 @@ def after_improving(m: Measuring | None, steps: int, votes: int) -> None:
 
 
 def _is_compared(ledger: Ledger) -> bool:
-    """Whether the weights as they are were ordered to be compared.
-
-    They are others after a step from added votes, and where improved ones were adopted.
-    """
+    """Whether the weights as they are were ordered to be compared."""
+    # They are others after a step from added votes, and where improved ones were adopted.
     placed = orders.orders(ledger, "final")
     sql = "SELECT DISTINCT kind FROM events WHERE event > ? AND kind IN ('step', ?, ?, ?)"
     replaced = {theta.ADOPTED, theta.RETURNED}
@@ -269,11 +267,7 @@ def _record(
 def _compare(
     m: Measuring, function: FunctionPanel, rows: Sequence[Sequence[Answer]]
 ) -> list[list[float]]:
-    """The function's votes between tuned and base batches of the run's size, for `record`.
-
-    Consecutive prompts make a batch. The sides alternate, so a function that always prefers one
-    side gives one half.
-    """
+    """The function's votes between tuned and base batches of the run's size, for `record`."""
     found = []
     for i, start in enumerate(range(0, len(m.prompts), m.rows)):
         batch = slice(start, start + m.rows)

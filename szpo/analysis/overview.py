@@ -102,11 +102,7 @@ def _progress(evidence: Evidence) -> dict[str, Any]:
 
 
 def _speed(evidence: Evidence) -> dict[str, Any]:
-    """How fast the panel votes, and how long it waits.
-
-    ``overall`` counts the hours in which a round was open and the run not paused; ``waiting`` is
-    the share of the time, from the first round on and without pauses, in which none was open.
-    """
+    """How fast the panel votes, and how long it waits."""
     run, steps = evidence.run, evidence.steps
     # Only first answers: a revision is not another vote.
     first = evidence.totals.first_us
@@ -152,10 +148,7 @@ def _running(run: RunFacts, begin: int, end: int) -> int:
 
 
 def _cost(evidence: Evidence, done: dict[str, Any], pace: dict[str, Any]) -> dict[str, Any]:
-    """Estimate the votes and hours still needed, at the pace of the last ten steps.
-
-    ``measured``: times are measured, else derived from words at 238 a minute.
-    """
+    """Estimate the votes and hours still needed, at the pace of the last ten steps."""
     run, left = evidence.run, done["votes_left"]
     measured = pace["median"].n >= ENOUGH_TIMED
     words = quantile(evidence.totals.words(), 0.5).value
@@ -222,11 +215,7 @@ def _better_side(evidence: Evidence, steps: Collection[int]) -> Share:
 
 
 def _length(totals: VoteTotals) -> dict[str, Estimate]:
-    """Whether longer answers win.
-
-    ``ratio``: words of the preferred batch over those of the other, geometric mean;
-    ``correlation``: of votes for plus with plus's greater length (logarithm of the ratio).
-    """
+    """Whether longer answers win."""
     logs, signs = totals.length_logs, totals.length_signs
     preferred = mean([sign * x for sign, x in zip(signs, logs, strict=True)])
     return {"ratio": rescale(preferred, math.exp), "correlation": correlation(logs, signs)}

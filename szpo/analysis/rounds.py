@@ -383,10 +383,7 @@ def advance(
 
 
 def _add_replies(state: State, replies: Iterable[Reply]) -> tuple[State, int, int]:
-    """Add answers to the state; return it, the number of new ones, and that of changed ones.
-
-    Of one person's answers to a question, the last counts.
-    """
+    """Add answers to the state; return it, the number of new ones, and that of changed ones."""
     asked = {q.id for q in state.questions}
     have = {(reply.id, reply.by): reply for reply in state.replies}
     new = changed = 0
@@ -409,10 +406,7 @@ def _add_replies(state: State, replies: Iterable[Reply]) -> tuple[State, int, in
 def _choose(
     state: State, path: Path, differences: Differences, count: int, seen: Seen
 ) -> tuple[tuple[Question, ...], bool]:
-    """Choose new questions greedily among the best of one pass over the pool.
-
-    Returns them, and whether no other question could have been chosen instead (`Batch.certain`).
-    """
+    """Choose new questions greedily among the best of one pass over the pool."""
     plan = state.plan
     number = 1 + max((q.round for q in state.questions), default=-1)
     key = seeds.derive(plan.seed, "select", step=number)
@@ -454,10 +448,7 @@ def _choose(
 def _drop_copies(
     best: list[tuple[float, int, Pair, Floats]], seen: Seen
 ) -> list[tuple[float, int, Pair, Floats]]:
-    """Drop copies of a pair, by id and by content; the first of the file stays.
-
-    Copies have equal gains, so no copy of a remaining pair comes back in a later chunk's cut.
-    """
+    """Drop copies of a pair, by id and by content; the first of the file stays."""
     unique: list[tuple[float, int, Pair, Floats]] = []
     names: set[str] = set()
     for one in best:

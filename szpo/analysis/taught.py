@@ -225,10 +225,7 @@ def _describe_nats(name: str, more: bool, nats: float, chance: str = "") -> str:
 
 
 def _describe_claim(claim: Claim, found: Findings) -> str:
-    """The group with its probability, then its likeliest feature where that is likely in it.
-
-    A named coordinate is said with its nats, and what none of them carries with what would.
-    """
+    """The group with its probability, then its likeliest feature where that is likely in it."""
     mix = dict(found.mix)
     if (nats := mix.get(claim.group)) is not None:
         return _describe_nats(claim.group, claim.more, nats, f", {_percent(claim.chance)}")

@@ -539,12 +539,10 @@ def _distinct_pairs(ledger: Ledger) -> dict[int, float]:
 
 
 def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
-    """The cosine of each direction of a step with the path of the ten steps before, by step.
-
-    Directions and path are fixed before the step's votes, and the sign of a direction is drawn
-    without regard to the path. So it is a fair question whether the votes follow the path. Rows
-    that are pairs of the policy's own answers have no direction.
-    """
+    """The cosine of each direction of a step with the path of the ten steps before, by step."""
+    # Directions and path are fixed before the step's votes, and the sign of a direction is
+    # drawn without regard to the path. So it is a fair question whether the votes follow the
+    # path. Rows that are pairs of the policy's own answers have no direction.
     if "space" not in ledger.spec or "rule" not in ledger.spec.get("optimizer", {}):
         return {}
     settings = run_spec.recorded_settings(ledger)

@@ -274,10 +274,7 @@ def _load_plain(args: Arguments, recipe: Any, config: Config, seed: int) -> Inpu
 def _choose_prompts(
     args: Arguments, recipe: Any, config: Config, unique: tuple[Prompt, ...]
 ) -> tuple[Prompt, ...]:
-    """Choose the prompts that the model answers: those of the pairs' file, or of the settings.
-
-    Methods that only read pairs draw no answers, and leave out pairs that are too long.
-    """
+    """Choose the prompts that the model answers: those of the pairs' file, or of the settings."""
     from szpo.baselines import registry, self_rewarding
     from szpo.data import prompts
     from szpo.models import loading

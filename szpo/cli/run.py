@@ -267,12 +267,7 @@ def _drive(
     device: str | None = None,
     features: Sequence[str] = (),
 ) -> int:
-    """Run the controller with a progress display; returns the exit code.
-
-    Without ``parts``, the recorded run is reopened, with ``changes`` to its engine; parts are
-    closed here. With ``stay`` it waits for an engine that is away, and ends only by an exception,
-    such as a signal.
-    """
+    """Run the controller with a progress display; returns the exit code."""
     from szpo import whole_run
     from szpo.runs import assemble, run_engine
 

@@ -165,10 +165,7 @@ def _lines(starting: str) -> Count:
 
 
 def _reading_ease(reading: Reading) -> Ratio:
-    """206.835 − 1.015 · words per sentence − 84.6 · syllables per word (Flesch, 1948).
-
-    Cut to [-100, 122]; 0 without words.
-    """
+    """206.835 − 1.015 · words per sentence − 84.6 · syllables per word (Flesch, 1948)."""
     n, parts = len(reading.words), len(reading.sentences)
     if not n:
         return 0, 1

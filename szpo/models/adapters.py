@@ -332,10 +332,7 @@ def _require_factors(
 def _plain(
     path: Path, config: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, Any]:
-    """The settings as PEFT may read them: no expression without end, no rank that fills memory.
-
-    An expression for the adapted layers is replaced by their names, which the tensors have.
-    """
+    """The settings as PEFT may read them: no expression without end, no rank that fills memory."""
     patterns = [config.get(f"{each}_pattern") or {} for each in ("rank", "alpha")]
     keys = [*itertools.chain(*patterns), *_texts(config.get("layers_pattern"))]
     keys += _texts(config.get("exclude_modules"))

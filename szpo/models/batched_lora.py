@@ -212,10 +212,7 @@ class Attachment:
         return self._masks[ranks]
 
     def _project_down(self, name: str, x: Tensor) -> Tensor:
-        """A x of a site for all members, zero but for each row's own: (…, members·rank).
-
-        With gains, A x (…, rank) with each row's own gains.
-        """
+        """A x of a site for all members, zero but for each row's own: (…, members·rank)."""
         if self._gains is not None:
             if name not in self._gains_of_rows:
                 self._gains_of_rows[name] = self._gains[name][self._rows]
@@ -246,11 +243,7 @@ class Attachment:
         return self._project_down(name, x) @ self._up[name]
 
     def _add(self, name: str, x: Tensor, out: Tensor) -> Tensor:
-        """``out`` plus the delta, written into ``out`` and rounded once, from fp32.
-
-        One product that accumulates onto the widened output takes half the time of a product and
-        an addition of mixed types.
-        """
+        """``out`` plus the delta, written into ``out`` and rounded once, from fp32."""
         wide = out.to(torch.float32)  # itself where the base is fp32
         if self._row_is_member:
             A, B = self._factors[name]

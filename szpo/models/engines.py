@@ -157,14 +157,7 @@ class FlatEngine:
         draws: Tensor,
         pause: Callable[[], None],
     ) -> list[tuple[int, ...]]:
-        """Draw tokens and feed them back; finished rows are dropped once they are a quarter.
-
-        ``logits`` (rows, words) are those after each prompt, ``draws`` (rows, new tokens) uniform
-        numbers. ``pause`` is called between two passes of the model.
-
-        Returns:
-            The new tokens of each row, including an end token.
-        """
+        """Draw tokens and feed them back; finished rows are dropped once they are a quarter."""
         model, device = self.adapted.model, logits.device
         stop = torch.tensor(self.adapted.stop_tokens, dtype=torch.long, device=device)
         made = torch.full((len(members), sampling.max_new_tokens), -1, device=device)
@@ -251,11 +244,10 @@ class GenerateEngine:
         sampling: Sampling,
         watch: Canary,
     ) -> None:
-        """Show the canary members of one prompt that fell into different blocks, in one pass.
-
-        Logits of two passes may differ by rounding even for equal policies, so a pair must be in
-        one pass. Generates one token each, and only for pairs not yet seen to differ.
-        """
+        """Show the canary members of one prompt that fell into different blocks, in one pass."""
+        # Logits of two passes may differ by rounding even for equal policies, so a pair
+        # must be in one pass. Generates one token each, and only for pairs not yet seen
+        # to differ.
         one_token = replace(sampling, max_new_tokens=1)
         answering: dict[tuple[int, ...], set[int]] = {}
         for prompt, member in zip(prompts, members, strict=True):
@@ -319,10 +311,7 @@ def _show(
     logits: Tensor,
     begin: int,
 ) -> None:
-    """Show the canary the logits after a block's prompts.
-
-    ``begin`` is added to the numbers of the block's sequences, to make them unique.
-    """
+    """Show the canary the logits after a block's prompts."""
     layout = plan_prefill(prompts, members)
     row_of = dict(zip(layout.unit_of_row, layout.order, strict=True))
     units = [(begin + sequence, member) for sequence, member in layout.units]

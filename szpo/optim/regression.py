@@ -351,10 +351,7 @@ def findings_of(settings: Settings, record: AllVotes) -> Findings:
 
 
 def _lacking(features: NamedFeatures, said: Sequence[Claim]) -> tuple[str, ...]:
-    """Groups whose leading feature moves by less than `CARRIED` in any direction of length 1.
-
-    Not those of a feature that a coordinate was made for.
-    """
+    """Groups whose leading feature moves by less than `CARRIED` in any direction of length 1."""
     if not features.coordinates:
         return ()
     made = {name for name, _ in features.made_for}

@@ -122,11 +122,7 @@ def _rows(votes: Votes, prior: SparsePrior) -> Rows:
 
 
 def _refit(rows: Rows, prior: SparsePrior, supports: list[Support]) -> list[Approximation]:
-    """Laplace approximations of the supports (leading axis), one for each width.
-
-    There are as many coefficients as the longest support has, then the side's if it is fitted. A
-    shorter support is padded with zeros, which do not change its evidence.
-    """
+    """Laplace approximations of the supports (leading axis), one for each width."""
     k, longest = len(prior.groups), max(map(len, supports), default=0)
     count, columns = len(rows.design), longest + rows.design.shape[1] - k
     design = np.zeros((len(supports), count, columns))
@@ -372,10 +368,7 @@ def _expand(
 def _around(
     rows: Rows, prior: SparsePrior, nothing: Floats, part: slice | Ints
 ) -> tuple[Floats, Floats, Floats]:
-    """The log-likelihood near each anchor's mode: level (A,), slopes and curvatures (A, R).
-
-    Level and slopes are those of the parabola at w = 0; slopes and curvatures are per logit.
-    """
+    """The log-likelihood near each anchor's mode: level (A,), slopes and curvatures (A, R)."""
     own = np.ascontiguousarray(rows.design[:, part].T)
     precision = (prior.scale[part] / np.median(prior.widths)) ** 2
     furthest = _LONGEST / np.maximum(np.abs(own).max(1, initial=0.0), 1e-300)

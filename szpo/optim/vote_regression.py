@@ -203,11 +203,7 @@ def _order(rows: Floats) -> Ints:
 
 
 def _posteriors(rows: Rows, votes: Votes, prior: Prior) -> tuple[list[float], list[Approximation]]:
-    """Prior probability and posterior of each of the prior's Gaussians.
-
-    A Gaussian that the first posterior predicts to be `_HOPELESS` times less likely than the best
-    is not fitted: its weight is negligible, and with many votes this saves nearly all the work.
-    """
+    """Prior probability and posterior of each of the prior's Gaussians."""
     gaussians = list(_gaussians(rows, votes, prior))
     first = approximate(rows, *gaussians[0][1:])
     predicted = [first, *(predict(first, *each[1:]) for each in gaussians[1:])]
@@ -221,10 +217,7 @@ def _posteriors(rows: Rows, votes: Votes, prior: Prior) -> tuple[list[float], li
 
 
 def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[float, Floats, Floats]]:
-    """Probabilities, means (..., p) and precisions (..., p, p) of the prior, the widest first.
-
-    E|w|² is the width over the mean |x|² of a vote.
-    """
+    """Probabilities, means (..., p) and precisions (..., p, p) of the prior, the widest first."""
     dim = votes.x.shape[-1]
     square = (rows.total * (rows.design[..., :dim] ** 2).sum(-1)).sum(-1)
     mean_square = np.where(square > 0, square / np.maximum(rows.total.sum(-1), 1e-12), 1.0)

@@ -125,10 +125,7 @@ def kl_correction(
 def _measure_ratios(
     probe: Probe, subspace: Subspace, radii: Sequence[float]
 ) -> dict[float, Floats]:
-    """Measure `kl_ratios` along new directions until their mean has `KL_PRECISION`.
-
-    One pass is enough for most models; if KL varies much between answers, it takes more.
-    """
+    """Measure `kl_ratios` along new directions until their mean has `KL_PRECISION`."""
     rows = max(1, KL_SAMPLES // (len(radii) * KL_DIRECTIONS))
     found: dict[float, list[Floats]] = {radius: [] for radius in radii}
     for i in range(KL_PASSES):

@@ -520,10 +520,7 @@ class Servers:
         return [found[i] for i in range(len(chunks))]
 
     async def _admit(self, server: Server) -> None:
-        """Check a server unless it has been checked, again and again until it answers.
-
-        A step that ends before a slow server answers leaves the question to the next step.
-        """
+        """Check a server unless it has been checked, again and again until it answers."""
         pause, told = 0.0, False
         while server.version is None:
             if (asked := self._canaries.get(server.url)) is None:

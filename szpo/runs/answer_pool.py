@@ -130,10 +130,7 @@ def _sample(
     run: Services, settings: Settings, query: Query, prompts: Sequence[Prompt], count: int,
     new: Sequence[int], improved: Theta | None,
 ) -> list[tuple[Sequence[Answer], ...]]:  # fmt: skip
-    """Candidates for each ``new`` prompt: of the policy as it is, or of plus, then of minus.
-
-    Where weights were adopted, rows of their own answers have as many of the start behind them.
-    """
+    """Candidates for each ``new`` prompt: of the policy as it is, or of plus, then of minus."""
     if improved is None:
         return _sample_here(run, settings, query, prompts, count, new, count)
     half = count // 2
@@ -196,10 +193,7 @@ def repeatable(ledger: Ledger) -> list[Record]:
 def _places_of_repeats(
     run: Services, settings: Settings, earlier: Sequence[Record], step: int
 ) -> dict[int, bytes]:
-    """The rows that show an earlier one again, with their keys; no answers are drawn for them.
-
-    There are no more than ``earlier`` has rows with plus on either side, as sides are swapped.
-    """
+    """The rows that show an earlier one again, with their keys; no answers are drawn for them."""
     most = min(sum(each["plus_side"] == side for each in earlier) for side in LETTERS)
     rate, found = run.repeats / settings.own_share, dict[int, bytes]()  # of all rows
     for i in range(settings.section.K * settings.section.N):
@@ -239,11 +233,7 @@ def length_matters(named: NamedFeatures | None, found: SparseFit | None) -> bool
 
 
 def _pairs(pool: Sequence[Sequence[Answer]], *, even: bool) -> list[tuple[Answer, Answer]]:
-    """The pairs with different texts, within one pool or of an answer from each of two.
-
-    With ``even`` only those about equally long, if any are. Without any pair two equal answers,
-    which are shown to nobody.
-    """
+    """The pairs with different texts, within one pool or of an answer from each of two."""
     every = itertools.combinations(pool[0], 2) if len(pool) == 1 else itertools.product(*pool)
     pairs = [(a, b) for a, b in every if a.text != b.text]
     if even:

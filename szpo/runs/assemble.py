@@ -503,11 +503,9 @@ def _starting_policy(parts: RunParts) -> StartingPolicy:
 
 
 def _base_answers(parts: RunParts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
-    """Answers of the base policy to which a panel is fitted, the same for all runs of one base.
-
-    The seed is fixed, so the panel's sharpness depends on (base, reward, rows) and not on the run.
-    Answers of language models are cached, since they cost a minute.
-    """
+    """Answers of the base policy to which a panel is fitted, the same for all runs of one base."""
+    # The seed is fixed, so the panel's sharpness depends on (base, reward, rows) and not on
+    # the run. Answers of language models are cached, since they cost a minute.
     asked = parts.prompts.train[:SHARPNESS_PROMPTS]
 
     def draw() -> list[list[Answer]]:

@@ -110,10 +110,9 @@ def _layer_of_states(parts: RunParts) -> int | None:
 
 
 def _quadratic_kl(parts: RunParts) -> Callable[[Theta], float] | None:
-    """KL to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats per completion.
-
-    It costs nothing, but is too large far from the start; `LoraPolicy.kl` measures by sampling.
-    """
+    """KL to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats per completion."""
+    # It costs nothing, but is too large far from the start; `LoraPolicy.kl` measures by
+    # sampling.
     if parts.base is None:
         return None
     start, scale = parts.language.start(), parts.settings.scale

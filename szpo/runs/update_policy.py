@@ -160,12 +160,10 @@ def describe(
 
 
 def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
-    """KL to the start for a step's report, and whether it was measured on answers.
-
-    A rule without a KL budget can go where the quadratic estimate is wrong, so there KL is
-    measured. With a budget, the estimate is scaled by the last measurement. That of adopted
-    weights was measured when they were adopted.
-    """
+    """KL to the start for a step's report, and whether it was measured on answers."""
+    # A rule without a KL budget can go where the quadratic estimate is wrong, so there KL is
+    # measured. With a budget, the estimate is scaled by the last measurement. That of
+    # adopted weights was measured when they were adopted.
     if (adopted := recorded.last_adopted(run.ledger)) is not None:
         return (0.0 if recorded.went_back(adopted) else adopted.get("nats")), True
     two_points = rule_of(run.settings.section.rule).two_points

@@ -283,10 +283,7 @@ def standing_votes(
 
 
 def _replace_last(latest: dict[str, Vote], row: Record) -> tuple[Vote, Vote | None]:
-    """Replace a seat's last answer by its next one, in order of votes; returns new and old.
-
-    Seats stay in the order of first answers; a seat that had skipped goes to the end.
-    """
+    """Replace a seat's last answer by its next one, in order of votes; returns new and old."""
     vote, before = _vote(row), latest.get(row["assignment"])
     if before is not None and before.choice == "skip":
         del latest[row["assignment"]]

@@ -178,10 +178,7 @@ def _read_seats_at(ledger: Ledger, order: Order, now: int) -> list[_SeatsAt]:
 def _must_wait(
     ledger: Ledger, order: Order, panelist: str, places: list[_SeatsAt], now: int
 ) -> bool:
-    """Whether a panelist who tuned waits for one who did not, is present, and has some left.
-
-    A panelist who has a page open and answers nothing is waited for only while the order is new.
-    """
+    """Whether a panelist who tuned waits for one who did not, is present, and has some left."""
     tuners = find_tuners(ledger)
     if panelist not in tuners:
         return False

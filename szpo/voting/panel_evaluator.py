@@ -592,11 +592,9 @@ def _count_votes(ledger: Ledger, after: int) -> int:
 
 
 def _check_controller(ledger: Ledger) -> tuple[bool, bool]:
-    """Whether a controller holds the run, and whether its lease is still valid.
-
-    A lease may be held although it has expired: its controller was killed, or is generating for
-    long.
-    """
+    """Whether a controller holds the run, and whether its lease is still valid."""
+    # A lease may be held although it has expired: its controller was killed, or is
+    # generating for long.
     row = lease.controller(ledger)
     held = row["lease"] is not None
     return held, held and row["expires_us"] > ledger.clock()

@@ -149,11 +149,7 @@ class VoteService:
         scarce: seats.Letter | None = None,
         but: Container[str] = (),
     ) -> tuple[ComparisonSeats, seats.Letter] | None:
-        """A comparison with room that this panelist has not been shown, and its side of plus.
-
-        It is none of those in ``but``, and has the fewest seats in use, of those first one with
-        plus on the ``scarce`` side. A repeat of a row that the panelist has judged comes last.
-        """
+        """A comparison with room that this panelist has not been shown, and its side of plus."""
         now = self.clock()
         best: tuple[ComparisonSeats, seats.Letter] | None = None
         fewest = (True, 2**31, False)

@@ -196,11 +196,7 @@ def read_step(ledger: Ledger, step: int) -> Step:
 
 
 def _asked(body: Body, settings: Settings) -> Asked:
-    """Parse the body of the event "asked".
-
-    Raises:
-        KeyError, TypeError, ValueError: the body is malformed.
-    """
+    """Parse the body of the event "asked"."""
     columns = 0 if settings.features is None else settings.features.columns
     ways = []
     for chance, at, weights in body["ways"]:

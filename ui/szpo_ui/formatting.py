@@ -150,11 +150,9 @@ def _address(token: Token, name: str) -> str:
 
 @cache
 def _parser() -> MarkdownIt:
-    """CommonMark with tables and strikethrough.
-
-    HTML, entities and references would hide part of the text. Indented code would turn an indented
-    poem into code.
-    """
+    """CommonMark with tables and strikethrough."""
+    # HTML, entities and references would hide part of the text. Indented code would turn an
+    # indented poem into code.
     made = MarkdownIt("commonmark", {"html": False, "breaks": True}, renderer_cls=_Rules)
     made.enable(["table", "strikethrough"])
     made.disable(["html_block", "html_inline", "entity", "reference", "code"])

@@ -243,11 +243,9 @@ def read_state(site: Site) -> dict[str, Any]:
 
 
 def _figures(site: Site, live: bool) -> dict[str, Any]:
-    """The figures, computed after most events and once a minute.
-
-    Reading thousands of votes takes a good part of a second, so hidden votes of an open round do
-    not trigger it. The round's status reports their number at once.
-    """
+    """The figures, computed after most events and once a minute."""
+    # Reading thousands of votes takes a good part of a second, so hidden votes of an open
+    # round do not trigger it. The round's status reports their number at once.
     ledger = site.ledger
     decided = ledger.query("SELECT max(event) AS event FROM events WHERE kind <> 'rows'")[0]
     states = tuple(row["state"] for row in ledger.steps())
@@ -303,12 +301,7 @@ def _last_end(ledger: Ledger) -> str | None:
 
 
 def _before(site: Site) -> dict[str, Any]:
-    """The page's content before the first round; ``minutes`` is the reading time of a vote.
-
-    ``rows`` are those of a comparison; ``at_once``: how many comparisons are on a sheet.
-
-    ``sheet`` shows the first comparison if it exists (``real``), else `EXAMPLE`.
-    """
+    """The page's content before the first round; ``minutes`` is the reading time of a vote."""
     ledger, config = site.ledger, site.config
     first = next(iter(ledger.comparisons(0)), None)
     shown = first or EXAMPLE

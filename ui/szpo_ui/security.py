@@ -168,11 +168,9 @@ class NeededRoutesOnly:
         await self.app(scope, receive, send)
 
     def _read(self, body: bytes) -> bytes | None:
-        """The call to pass to Gradio; None if the page has no such call.
-
-        All calls name the same session: Gradio keeps the last data of up to 10,000 sessions, and
-        rebuilds every component's settings for a call without one.
-        """
+        """The call to pass to Gradio; None if the page has no such call."""
+        # All calls name the same session: Gradio keeps the last data of up to 10,000
+        # sessions, and rebuilds every component's settings for a call without one.
         try:
             call = json.loads(body)
         except (ValueError, RecursionError):

@@ -145,10 +145,7 @@ def _posterior(rows: Floats) -> BradleyTerry:
 
 @lru_cache(maxsize=64)
 def _trace_particles(answers: _Answers) -> tuple[posterior.Particles, ...]:
-    """Snapshots of the particles from the prior to the posterior of these answers.
-
-    First draws of the sampler on its way from prior to trained, then SVGD from the last draw.
-    """
+    """Snapshots of the particles from the prior to the posterior of these answers."""
     target = _posterior(np.array(answers).reshape(-1, 2))
     key, broad = derive(0, "scene"), np.full(2, TAU)
     mean, sd = posterior.train_particles(
