@@ -187,6 +187,13 @@ CREATE TABLE contacts (                  -- a person's data: erasable without to
   name     TEXT
 ) STRICT;
 
+CREATE TABLE remarks (                   -- lines that earlier versions asked for: erasable too
+  panelist TEXT NOT NULL REFERENCES panelists,
+  text     TEXT NOT NULL,
+  at_us    INTEGER NOT NULL,
+  PRIMARY KEY (panelist, text)
+) STRICT;
+
 -- The votes that count, as the close of their round fixed them, in their order. This is what
 -- updates, reports and fits read; open rounds have none yet.
 CREATE VIEW counted_votes AS

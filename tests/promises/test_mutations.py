@@ -27,6 +27,7 @@ EXCLUDED = {
         "revoked_us",
     ),
     "contacts": ("panelist", "name"),
+    "remarks": ("panelist", "text", "at_us"),
 }  # fmt: skip
 SOUND = {
     ("controller", "lease"): "lease = 'x:1:y', expires_us = 5",
@@ -65,6 +66,7 @@ def original(tmp_path_factory):
     with small_run(path) as ledger:
         who = ledger.query("SELECT panelist FROM panelists LIMIT 1")[0]["panelist"]
         ledger.execute("INSERT INTO contacts VALUES (?, 'Ann')", (who,))
+        ledger.execute("INSERT INTO remarks VALUES (?, 'kind', 1)", (who,))
         ledger.execute(
             "INSERT INTO credentials (credential, panelist, role, secret_sha256, created_us, "
             "expires_us, revoked_us) VALUES ('c', ?, 'panelist', 's', 1, 2, 3)",

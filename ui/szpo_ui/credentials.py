@@ -343,7 +343,8 @@ def _delete(ledger: Ledger, name: str, by: str) -> bool:
     rows = of_name(ledger, name)
     found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
     panelist = found[0]["panelist"] if found else None
-    if not rows:
+    remarks = ledger.execute("DELETE FROM remarks WHERE panelist = ?", (panelist,)).rowcount
+    if not remarks and not rows:
         return False
     role = rows[0]["role"] if rows else "panelist"
     ledger.record_event("erase", by, {"role": role, "panelist": panelist})
