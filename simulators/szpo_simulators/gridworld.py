@@ -116,7 +116,7 @@ TRUE: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
 }  # fmt: skip
 """Reference methods without votes: they learn from each walk's true return."""
 PUBLISHED: Final[Mapping[str, dict[str, Any]]] = {
-    "known, as published": {"rule": "known", "alpha": 0.3, "smoothing": "trim"},
+    "known, as published": {"rule": "known", "alpha": 0.3},
     "sign, as published": {"rule": "sign", "alpha": 0.2},
 }
 """θ against θ + μv, v ~ N(0, I), N = 8, M = 5, D = 1, without common random numbers."""

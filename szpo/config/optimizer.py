@@ -46,8 +46,11 @@ FIRST_RULE: Final = "regression"
 """The rule that auto chooses where it can work."""
 OTHER_RULE: Final = "known"
 """The rule that auto chooses elsewhere."""
-GONE: Final[Mapping[str, tuple[Any, ...]]] = {"prior": (None,), "score_share": (None, 0.0)}
-"""Keys of runs that an earlier version began, with the values that changed nothing."""
+GONE: Final[Mapping[str, tuple[Any, ...]]] = {
+    "prior": (None,), "score_share": (None, 0.0), "guarded": (True, False),
+}  # fmt: skip
+"""Keys of runs that an earlier version began, with the values that can be read: with ``guarded``
+a point that was held back is told by its step."""
 FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")
 RENAMED: Final = {"directions": "K", "comparisons": "N", "votes": "M", "rows": "D"}
@@ -84,7 +87,8 @@ class Optimizer(Section):
     pairing: Pairing = Field(
         "antithetic",
         description="antithetic: compare θ+μv with θ−μv, by answers from the same random "
-        "numbers; forward: with θ, by answers from their own, as published.",
+        "numbers; forward: with θ, by answers from their own, as published, and known trims "
+        "vote shares of 0 and 1.",
     )
     K: Count = Field(1, description="Directions per step; default: 8 under regression, else 1.")
     N: Count = Field(
@@ -125,6 +129,11 @@ class Optimizer(Section):
         idle = {name for name in lacks & given.keys() if given[name] in (None, getattr(cls, name))}
         return {name: value for name, value in given.items() if name not in idle}
 
+    @property
+    def smoothing(self) -> str:
+        """How the rule known moves a vote share of 0 or 1 into (0, 1)."""
+        return "trim" if self.pairing == "forward" else "haldane"
+
     @classmethod
     def refuse(cls, name: str, place: str) -> str:
         """Why a key cannot stand here, and what was meant."""
@@ -146,9 +155,6 @@ class OnePoint(Optimizer):
     link: Annotated[str, OneOf(LINK_NAMES)] = Field(
         "logistic", description=f"{list_names(LINK_NAMES)}."
     )
-    smoothing: Literal["haldane", "trim"] = Field(
-        "haldane", description="How the rule known moves a vote share of 0 or 1 into (0, 1)."
-    )
 
     kl_budget: ClassVar[float | Literal["off"]] = "off"
 
@@ -169,7 +175,6 @@ class Regression(Optimizer):
 
     kl_step: ClassVar[float] = 0.03
     link: ClassVar[str] = "logistic"
-    smoothing: ClassVar[str] = "haldane"
 
 
 class Steps(Section):
@@ -317,9 +322,11 @@ def read_settings(body: Mapping[str, Any], root_seed: int, layout: Layout) -> Se
 
 def section_keys(body: Mapping[str, Any]) -> dict[str, Any]:
     """Of recorded settings the section's keys, without those that are gone and had no effect."""
+    trims = ("trim" if body.get("pairing") == "forward" else "haldane",)
+    gone = {**GONE, "smoothing": trims}
     return {
         name: value for name, value in body.items()
-        if name not in FACTS and not (name in GONE and value in GONE[name])
+        if name not in FACTS and not (name in gone and value in gone[name])
     }  # fmt: skip
 
 
