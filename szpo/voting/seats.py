@@ -206,16 +206,6 @@ def balance_of(ledger: Ledger) -> Balance:
     return "step" if rule is not None and rule.two_points else "direction"
 
 
-def less_used_side(used: Iterable[str], root_seed: int, comparison: str, panelist: str) -> Letter:
-    """The side of plus that was used less often, where no plan balances sides; ties are drawn."""
-    sides = list(used)
-    a, b = sides.count("A"), sides.count("B")
-    if a == b:
-        key = seeds.derive(root_seed, "side", name=f"{comparison}/{panelist}")
-        return LETTERS[seeds.integer(key, 0, 2)]
-    return "A" if a < b else "B"
-
-
 def side_in_step(root_seed: int, step: int, rank: int, k: int = 0) -> Letter:
     """The side of plus that gets one more vote where M is odd; sides alternate over the ranks.
 

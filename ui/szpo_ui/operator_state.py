@@ -76,8 +76,6 @@ EXAMPLE: Final = Comparison(
     ),
 )  # fmt: skip
 """Stands in for the first comparison before its answers are written."""
-REMARKS: Final = 20
-"""Lines of panelists that are shown, the newest."""
 ONLINE_US: Final = 150_000_000
 """A person seen within this time (µs) counts as online; use is recorded once a minute."""
 _CAST: Final = (
