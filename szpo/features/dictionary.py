@@ -33,35 +33,6 @@ TONE_READS: Final = 4_000
 TONE_EMOJI: Final = 100
 """Emoji that VADER reads; of a text with more it reads none, since it puts words for each."""
 
-_FINISHED: Final = re.compile("[.!?。！？…]['\")\\]”’*_]*$")
-_BLANK_LINES: Final = re.compile(r"\n[ \t\r]*\n[ \t\r\n]*")
-_PICTURES: Final = (
-    "[¦©®°\u2100\u2101\u2103-\u2106\u2108\u2109\u2114\u2116\u2117\u211e-\u2123\u2195-\u2199"
-    "\u219c-\u219f\u21a7-\u21ad\u21af-\u21cd\u2300-\u2307\u230c-\u231f\u2322-\u2328\u232b-\u237b"
-    "\u23b4-\u23db\u23e2-\u2426\u249c-\u24e9\u2500-\u25b6\u25b8-\u25c0\u25c2-\u25f7\u2600-\u266e"
-    "\u2670-\u2767\u2794-\u27bf\u2800-\u28ff\u2b00-\u2b2f\u2b4d-\u2b73\u2b76-\u2bff\u3012\u3013"
-    "\u3020\ufffc\ufffd\U0001f000-\U0001f3fa\U0001f400-\U0001faff]"
-)
-_UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-_NAMES: Final[re.Pattern[str]] = re.compile(
-    r"(?<=[a-z0-9,;:)] )[A-Z\xc0-\xd6\xd8-\xde][a-z\xdf-\xf6\xf8-\xff]"
-)
-_NOT_ING: Final = (
-    "thing something nothing everything anything during morning evening spring king bring sing "
-    "ring wing string ceiling swing sling"
-)
-_NOT_LY: Final = "only family early lovely lonely friendly daily holy ugly silly reply supply july"
-_NOT_ED: Final = (
-    "need seed feed speed indeed hundred bleed breed weed exceed proceed succeed sacred"
-)
-_NOUNS: Final = (
-    "tion", "tions", "sion", "ment", "ments", "ness", "ity", "ities", "ance", "ence"
-)  # fmt: skip
-_LISTED: Final = (*(row[4] for row in LISTS), POLITE, HEDGES)
-_PHRASES: Final[dict[str, list[tuple[int, tuple[str, ...]]]]] = {}
-_WORDS: Final = "share of words"
-_YES: Final = "0 or 1"
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -145,6 +116,9 @@ def _first(reading: Reading) -> Ratio:
     return (len(reading.sentences[0]) if reading.sentences else 0), 1
 
 
+_FINISHED: Final = re.compile("[.!?。！？…]['\")\\]”’*_]*$")
+
+
 def _finished(reading: Reading) -> Ratio:
     return int(bool(reading.lines) and _FINISHED.search(reading.lines[-1]) is not None), 1
 
@@ -159,13 +133,19 @@ def _paragraphs(reading: Reading) -> Ratio:
     ), 1
 
 
+_BLANK_LINES: Final = re.compile(r"\n[ \t\r]*\n[ \t\r\n]*")
+
+
 def _lines(starting: str) -> Count:
     found = re.compile(starting)
     return lambda r: (sum(found.match(line) is not None for line in r.lines), 1)
 
 
 def _reading_ease(reading: Reading) -> Ratio:
-    """206.835 − 1.015 · words per sentence − 84.6 · syllables per word (Flesch, 1948)."""
+    """206.835 − 1.015 · words per sentence − 84.6 · syllables per word (Flesch, 1948).
+
+    Cut to [-100, 122]; 0 without words.
+    """
     n, parts = len(reading.words), len(reading.sentences)
     if not n:
         return 0, 1
@@ -228,7 +208,29 @@ def _opening(wanted: str) -> Count:
 
 # ---- the entries ----
 
+_PICTURES: Final = (
+    "[¦©®°\u2100\u2101\u2103-\u2106\u2108\u2109\u2114\u2116\u2117\u211e-\u2123\u2195-\u2199"
+    "\u219c-\u219f\u21a7-\u21ad\u21af-\u21cd\u2300-\u2307\u230c-\u231f\u2322-\u2328\u232b-\u237b"
+    "\u23b4-\u23db\u23e2-\u2426\u249c-\u24e9\u2500-\u25b6\u25b8-\u25c0\u25c2-\u25f7\u2600-\u266e"
+    "\u2670-\u2767\u2794-\u27bf\u2800-\u28ff\u2b00-\u2b2f\u2b4d-\u2b73\u2b76-\u2bff\u3012\u3013"
+    "\u3020\ufffc\ufffd\U0001f000-\U0001f3fa\U0001f400-\U0001faff]"
+)
+_UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_NAMES: Final[re.Pattern[str]] = re.compile(
+    r"(?<=[a-z0-9,;:)] )[A-Z\xc0-\xd6\xd8-\xde][a-z\xdf-\xf6\xf8-\xff]"
+)
+_NOT_ING: Final = (
+    "thing something nothing everything anything during morning evening spring king bring sing "
+    "ring wing string ceiling swing sling"
+)
+_NOT_LY: Final = "only family early lovely lonely friendly daily holy ugly silly reply supply july"
+_NOT_ED: Final = (
+    "need seed feed speed indeed hundred bleed breed weed exceed proceed succeed sacred"
+)
 
+_NOUNS: Final = (
+    "tion", "tions", "sion", "ment", "ments", "ness", "ity", "ities", "ance", "ence"
+)  # fmt: skip
 _IN_A_WORD: Final[dict[str, Callable[[str], int]]] = {
     "letters": lambda word: min(len(word), 20),
     "long": lambda word: len(word) >= 7,
@@ -255,11 +257,15 @@ def _in_words(name: str) -> Count:
     return lambda r: _per_word(r.sums[place], r)
 
 
+_LISTED: Final = (*(row[4] for row in LISTS), POLITE, HEDGES)
+_PHRASES: Final[dict[str, list[tuple[int, tuple[str, ...]]]]] = {}
 for _number, _row in enumerate(_LISTED):
     for _phrase in dict.fromkeys(_row.split()):
         _head, *_rest = _phrase.split("_")
         _PHRASES.setdefault(_head, []).append((_number, tuple(_rest)))
 
+_WORDS: Final = "share of words"
+_YES: Final = "0 or 1"
 
 _COUNTED: Final[tuple[tuple[str, str, str, Languages, str, str, Count], ...]] = (
     ("length", "length", "words", "spaced", "shorter", "longer", lambda r: (len(r.words), 1)),
