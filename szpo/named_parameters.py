@@ -9,12 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from numbers import Real
 from typing import Any, Self
 
 from szpo.errors import UsageError
 from szpo.types import Floats
 
 FORMS = 'give (low, high) or (low, high, "log")'
+MOST = 1e300
+"""Largest bound: a width must be a number too."""
+APART = 1e6
+"""How many numbers lie at least between two bounds, so that points differ."""
+
+
+def is_number(given: object) -> bool:
+    """Whether it is a real number of Python or NumPy, and not True or False."""
+    return isinstance(given, Real) and not isinstance(given, bool)
+
+
+def as_float(number: Any) -> float:
+    """A real number as float; infinite where no float holds it."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +55,16 @@ class Parameter:
             raise UsageError(f"Optimizer: bounds[{name!r}]: give a text as name")
         where = f"Optimizer: bounds[{name!r}] is {given!r}"
         low, high, *kinds = given if isinstance(given, tuple) and len(given) > 1 else (None, None)
-        numbers = all(isinstance(n, (int, float)) and math.isfinite(n) for n in (low, high))
-        if not numbers or kinds not in ([], ["log"]):
+        if not is_number(low) or not is_number(high) or kinds not in ([], ["log"]):
             raise UsageError(f"{where}; {FORMS}")
+        low, high = as_float(low), as_float(high)
+        if not (low >= -MOST and high <= MOST):  # also refuses nan
+            raise UsageError(f"Optimizer: bounds[{name!r}] go beyond {MOST:g}; give nearer ones")
         if not low < high or (kinds and low <= 0):
             raise UsageError(f"{where}; low must be below high{', above 0' * len(kinds)}")
-        return cls(name, float(low), float(high), bool(kinds))
+        if high - low < APART * math.ulp(max(abs(low), abs(high))):
+            raise UsageError(f"{where}; low and high differ by rounding alone: shift them to 0")
+        return cls(name, low, high, bool(kinds))
 
     def to_json(self) -> list[Any]:
         """The parameter as plain JSON values; `Parameter` takes them."""
@@ -59,7 +81,7 @@ class Parameter:
         Raises:
             UsageError: it is outside the range.
         """
-        if not isinstance(value, (int, float)) or not self.low <= value <= self.high:
+        if not is_number(value) or not self.low <= as_float(value) <= self.high:
             raise UsageError(
                 f"Optimizer: start[{self.name!r}] is {value!r}; give a number from {self.low:g} "
                 f"to {self.high:g}"

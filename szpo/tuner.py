@@ -278,7 +278,7 @@ class Tuner:
                 raise UsageError(f"{record.path.name}: {lack if better is None else more}")
             if more_votes:
                 with lease.hold(record):
-                    budget.add_votes(record, "szpo.Tuner.resume", more_votes)
+                    budget.add_votes(record, "szpo.Tuner.resume", _plain(more_votes))
                 parts = replace(parts, config=with_budget(parts.config, record))
             if better is not None:
                 asked = FunctionPanel(better, parts.config.panel.size, parts.config.asks_rows)
@@ -374,7 +374,7 @@ class Tuner:
             service = self._votes()
             if voter not in self._seats:
                 raise UsageError(f"tell: {voter} was asked nothing; call ask() first")
-            word = vote.strip().lower() if isinstance(vote, str) else vote
+            word = vote.strip().lower() if isinstance(vote, str) else _plain(vote)
             if isinstance(word, bool):
                 word = "a" if word else "b"
             if word not in CHOICES:
@@ -562,7 +562,14 @@ def _make_config(
         settings_file.merge(tree, each)
     if kind == FUNCTION:
         tree["panel"].setdefault("size", tree.get("optimizer", {}).get("M", 1))
-    return settings_file.check(tree, where="Tuner")
+    return settings_file.check(_plain(tree), where="Tuner")
+
+
+def _plain(value: Any) -> Any:
+    """Settings with Python's numbers in place of NumPy's."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def find_place(ledger: str | Path) -> Path:

@@ -27,7 +27,7 @@ from szpo.config.section import suggest
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.canonical import sha256
-from szpo.named_parameters import Parameter
+from szpo.named_parameters import APART, MOST, Parameter, is_number
 from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import has_two_points
 from szpo.optim.settings import Settings
@@ -37,8 +37,6 @@ Bounds: TypeAlias = Sequence[float] | Sequence[Sequence[float]] | Floats | Mappi
 
 FORMAT: Final = 6
 """Format of `Optimizer.to_dict`; it moves with what the settings hold."""
-MOST: Final = 1e300
-"""Largest weight of a vote."""
 AT_ONCE: Final = 10_000
 """Most pairs that can await votes together."""
 STRETCH: Final = 1_000
@@ -103,6 +101,11 @@ class VectorSpace:
         """What the user gets of a point z (d,): a vector (d,), or the values of the parameters."""
         x = self.to_vector(z)
         return named_parameters.values(self.parameters, x) if self.parameters else x
+
+    def coincide(self, one: ArrayLike, other: ArrayLike) -> bool:
+        """Whether two points (d,) are mirrored to about the same place at the bounds."""
+        seen = np.abs(self.to_vector(one) - self.to_vector(other))
+        return bool((seen <= 0.01 * self.scale * np.abs(np.subtract(one, other))).all())
 
     def to_json(self) -> dict[str, Any]:
         """The space as plain JSON values; `from_json` makes an equal space from them."""
@@ -201,6 +204,12 @@ def _fill(
     if steps.ndim > 1 or not (steps > 0).all():
         raise UsageError("Optimizer: scale must be a positive number, or one per coordinate")
     wide = np.array(np.broadcast_to(steps, (count,)), dtype=np.float64)
+    if (near := np.flatnonzero(wide < APART * np.spacing(np.abs(first)))).size:
+        i = int(near[0])
+        raise UsageError(
+            f"Optimizer: points {wide[i]:g} from {first[i]:g} (coordinate {i}) differ by rounding "
+            "alone; shift the vector towards 0, or give a larger scale"
+        )
     return VectorSpace(first, wide, box)
 
 
@@ -212,10 +221,12 @@ def _whole(given: Any) -> int | None:
 def _numbers(name: str, given: Any) -> Floats:
     try:
         found = np.array(given, dtype=np.float64)
+    except OverflowError:
+        found = np.array(np.inf)
     except (TypeError, ValueError):
         raise UsageError(f"Optimizer: {name} {given!r} is not made of numbers") from None
-    if not np.isfinite(found).all():
-        raise UsageError(f"Optimizer: {name} {given!r} is not finite")
+    if not (np.abs(found) <= MOST).all():  # also refuses nan
+        raise UsageError(f"Optimizer: {name} {given!r:.60} is not finite, or beyond {MOST:g}")
     return found
 
 
@@ -431,12 +442,13 @@ class Optimizer:
         query = self._begin_step(count)
         pairs = []
         for shifts, turned in zip(query.shifts, self._flipped, strict=True):
-            plus, minus = (
-                self._space.to_point(
-                    parameters.shift(self._state.settings.space, self._centre, each)["z"]
-                )
+            sides = [
+                parameters.shift(self._state.settings.space, self._centre, each)["z"]
                 for each in shifts
-            )
+            ]
+            if self._space.coincide(*sides):  # centre at an edge: the same as from either side
+                sides[1] = self._centre["z"]
+            plus, minus = map(self._space.to_point, sides)
             pairs.append(Pair(minus, plus) if turned else Pair(plus, minus))
         self._pending, self._single = tuple(pairs), single
 
@@ -698,6 +710,9 @@ def check_votes(votes: Any, weight: Any, pairs: int, single: bool) -> tuple[Cast
         UsageError: the number of votes or weights differs from that of the pairs, or a vote or
             weight is invalid.
     """
+    votes, weight = (
+        each.tolist() if hasattr(each, "tolist") else each for each in (votes, weight)
+    )
     listed = isinstance(votes, Sequence) and not isinstance(votes, str)
     given = list(votes) if listed else [votes]
     if listed and single:
@@ -729,12 +744,8 @@ def _count(cast: Sequence[CastVote], flipped: Sequence[bool]) -> list[tuple[floa
     return [(b, a, tie) if turned else (a, b, tie) for (a, b, tie), turned in rows]
 
 
-def _is_number(given: object) -> bool:
-    return isinstance(given, (int, float, np.number)) and not isinstance(given, bool)
-
-
 def _check(vote: Any, weight: Any) -> CastVote:
-    if not _is_number(weight):
+    if not is_number(weight):
         raise UsageError(f"tell: the weight {weight!r} is no number")
     if not 0 <= weight <= MOST:  # also refuses nan
         raise UsageError(f"tell: the weight is {weight!s:.20}; it must be 0 or more, to {MOST:g}")
@@ -744,7 +755,7 @@ def _check(vote: Any, weight: Any) -> CastVote:
         return CastVote(WORDS[word], float(weight))
     if isinstance(vote, (bool, np.bool_)):
         return CastVote("a" if vote else "b", float(weight))
-    if not _is_number(vote):
+    if not is_number(vote):
         raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
     if not 0 <= vote <= 1:  # also refuses nan
         raise UsageError(f"tell: the vote is {vote}; a share of votes for a is from 0 to 1")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 
 import szpo
@@ -221,7 +222,8 @@ def test_two_people_vote_at_once(model):
                 told += 1
         return told
 
-    with szpo.Tuner(model, PROMPTS, votes=8, settings={**SMALL, "run.seed": 0}) as tuner:
+    numpy = {**SMALL, "run.seed": np.int64(0)}
+    with szpo.Tuner(model, PROMPTS, votes=np.int64(8), settings=numpy) as tuner:
         mine, yours = tuner.ask("me"), tuner.ask("you")
         assert mine is not None and yours is not None and mine != yours
         tuner.tell("b", "you")

@@ -301,7 +301,7 @@ def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path):
     saved["votes"][2][0][0] = "tie"
     with pytest.raises(IntegrityError, match="another point than was saved"):
         szpo.Optimizer.from_dict(saved)
-    for name, other in (("start", [0.0, 1e308]), ("scale", [1.0, 2.0]), ("bounds", [[-9, 9]] * 2)):
+    for name, other in (("start", [0.0, 1e3]), ("scale", [1.0, 2.0]), ("bounds", [[-9, 9]] * 2)):
         moved = {**saved, "votes": [], "space": {**saved["space"], name: other}}
         empty = szpo.Optimizer(dim=2).to_dict() | {"space": moved["space"]}
         with pytest.raises(IntegrityError, match="another point than was saved"):
@@ -447,3 +447,77 @@ def test_run_asks_again_after_a_typo_and_not_for_ever(capsys):
     with pytest.raises(UsageError, match="the vote 'maybe' is unknown"):
         opt.run(lambda a, b: "maybe", pairs=1)
     assert opt.steps == 3 and len(opt.waiting) == 1
+
+
+# ---- what other people give ----
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"bounds": [(0, 1)], "start": [0.0]},
+        {"bounds": [(0, 1)] * 2, "start": [0.0, 1.0]},
+        {"bounds": {"x": (0, 1), "y": (1e-3, 1.0, "log")}, "start": {"x": 0, "y": 1.0}},
+    ],
+)
+def test_no_point_is_compared_with_itself_also_at_an_edge(bounds):
+    """At a corner both sides of every direction are mirrored to one place."""
+    opt, best = szpo.Optimizer(**bounds, seed=1), None
+
+    def loss(point):
+        values = np.array([*point.values()] if isinstance(point, dict) else point)
+        return np.abs(values - 0.6).sum()
+
+    for number in range(30):
+        pair = opt.ask() if number % 2 else opt.ask(1)[0]
+        a, b = (np.array([*p.values()] if isinstance(p, dict) else p) for p in pair)
+        assert np.abs(a - b).max() > 1e-3, number
+        opt.tell("a" if loss(pair.a) < loss(pair.b) else "b", pair=pair)
+        best = opt.best
+    assert loss(best) < loss(szpo.Optimizer(**bounds).best)
+    assert szpo.Optimizer.from_dict(opt.to_dict()).digest() == opt.digest()
+    assert all(not np.array_equal(told.a, told.b) for told in opt.history)
+
+
+def test_numbers_of_numpy_are_taken_wherever_those_of_python_are():
+    plain = szpo.Optimizer(bounds={"x": (0.5, 1.0), "n": (1, 9)}, start={"n": 4}, seed=3)
+    named = {"x": (np.float32(0.5), np.float16(1)), "n": (np.int64(1), np.uint8(9))}
+    numpy = szpo.Optimizer(
+        bounds=named, start={"n": np.int32(4)}, seed=np.int64(3), rule=np.str_("known")
+    )
+    for votes, weights in ((np.array([1.0, 0.0]), np.array([1, 2])), ([True, None], [1.0, 1.0])):
+        assert plain.ask(2) == numpy.ask(np.int64(2))
+        numpy.tell(votes, weight=weights)
+        plain.tell(list(votes), weight=list(map(float, weights)))
+    for vote in (np.bool_(True), np.float32(0.25), np.array(1), np.str_("a")):
+        assert plain.ask() == numpy.ask()
+        plain.tell(vote.item())
+        numpy.tell(vote, weight=np.int8(1))
+    assert plain.digest() == numpy.digest()
+
+
+HUGE = math.factorial(200)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"bounds": {"n": (1, HUGE)}}, r"bounds\['n'\] go beyond 1e\+300"),
+        ({"bounds": {"n": (-math.inf, 0)}}, "go beyond"),
+        ({"bounds": {"n": (math.nan, 0)}}, "go beyond"),
+        ({"bounds": [(-1e308, 1e308)]}, "not finite, or beyond"),
+        ({"bounds": [(0, HUGE)]}, "not finite, or beyond"),
+        ({"start": [HUGE]}, "not finite, or beyond"),
+        ({"dim": 1, "scale": math.inf}, "not finite, or beyond"),
+        ({"bounds": [(1e16, 1e16 + 4)]}, "differ by rounding"),
+        ({"bounds": {"n": (1, 1 + 1e-12)}}, "differ by rounding"),
+        ({"start": [1e20]}, "differ by rounding"),
+        ({"bounds": {"n": (0, True)}}, "give .low, high."),
+        ({"bounds": {"n": (np.array([0]), 1)}}, "give .low, high."),
+    ],
+)
+def test_bounds_that_no_number_holds_are_refused_in_one_line(given, words):
+    with pytest.raises(UsageError, match=words) as caught, np.errstate(all="raise"):
+        szpo.Optimizer(**given)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
