@@ -105,7 +105,7 @@ def pairs(
     rows_of_batches: bool = typer.Option(
         False,
         "--rows-of-batches",
-        help="Also copy a run's verdict on a batch to each row, which nobody judged singly.",
+        help="Also copy a run's vote on a batch to each of its pairs, which nobody judged singly.",
     ),
     first: int | None = FIRST,
     skip_bad: bool = SKIP_BAD,
@@ -124,8 +124,8 @@ def pairs(
             found = asking.read_recorded_pairs(ledger, rows_of_batches=rows_of_batches)
         what = "comparison"
     more = (
-        f"left out: {console.count(found.unused, 'vote')} on batches, whose rows nobody judged; "
-        "--rows-of-batches copies each verdict to the rows"
+        f"left out: {console.count(found.unused, 'vote')} on batches, whose pairs nobody judged; "
+        "--rows-of-batches copies each vote to the pairs"
     )
     if out is not None:
         if not found.pairs:

@@ -297,7 +297,7 @@ class _Sitting:
                 return False
             why = self.model.error or f"the model's process ended with code {code}"
             raise child_process.failed(
-                code, f"{why}; your verdicts are stored, go on with: {self.again}"
+                code, f"{why}; your votes are stored, go on with: {self.again}"
             )
         if status.state == "finished":
             return False
@@ -380,7 +380,7 @@ class _Sitting:
         if row.given is not None:
             choice, reason = row.given
             said = reason if reason == counting.HARMFUL else ENGLISH.choices[choice]
-            console.say(f"your verdict so far: {said}")
+            console.say(f"your vote so far: {said}")
         out.print(SHORT_HELP, style="dim", markup=False)
 
     def _left(self) -> str:
@@ -464,7 +464,7 @@ class _Sitting:
             "SELECT count(DISTINCT assignment) AS n FROM votes JOIN assignments "
             "USING (assignment) WHERE panelist = ?", (self.me,),
         )[0]["n"]  # fmt: skip
-        console.say(f"your verdicts stored: {given}. Continue with: {self.again}")
+        console.say(f"your votes stored: {given}. Continue with: {self.again}")
         return 0
 
     def _conclude(self) -> int:

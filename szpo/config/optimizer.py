@@ -99,7 +99,7 @@ class Optimizer(Section):
     M: Count = Field(1, description="Panelists (votes) per comparison.")
     D: Count = Field(
         8,
-        description="Prompts of a comparison. 1: each verdict is on a row, a pair of answers; "
+        description="Prompts of a comparison. 1: each vote is on a pair of answers; "
         "more: on two sets of answers, as in the published algorithms; default: 1 under "
         "regression, else 8.",
     )

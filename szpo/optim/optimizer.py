@@ -269,7 +269,7 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     budget = "none" if s.kl_budget is None else f"{s.kl_budget:g} nats"
     votes = step_votes(o.K, o.N, o.M, o.D, own=s.own_share == 1)
     if s.own_share == 1:
-        return f"rule {o.rule}, verdicts on rows, {end}", f"a step: {votes}; KL budget {budget}"
+        return f"rule {o.rule}, votes on pairs, {end}", f"a step: {votes}; KL budget {budget}"
     if s.own_share:
         how += "; every other row is a pair of the policy's own answers"
     return (
@@ -290,7 +290,7 @@ def step_votes(K: int, N: int, M: int, D: int, *, own: bool = False) -> str:
     if own:
         return (
             f"{K * N} × {M} votes (rows × evaluators), each on two of the policy's own answers to "
-            "a prompt, chosen for what a verdict says"
+            "a prompt, chosen for what a vote says"
         )
     unit = "rows" if D == 1 else "batches"
     about = "each on two answers to a prompt" if D == 1 else f"D = {D} answers a batch"

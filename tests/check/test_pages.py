@@ -181,3 +181,4 @@ def test_pages_stay_short():
     assert words(ROOT / "README.md") <= 900
     assert len(TEXTS[ROOT / "README.md"].splitlines()) <= 120
     assert sum(map(words, {ROOT / "README.md", *DOCS.rglob("*.md")})) <= 30_000
+    assert words(ROOT / "CHANGELOG.md") <= 1_500

@@ -115,7 +115,7 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
     assert app.call(arguments) == 2 and not out.exists()  # its votes are on batches of two rows
     told = capsys.readouterr().err
     votes = sum(pair.votes for pair in recorded.pairs) // 2
-    assert f"; left out: {votes} votes on batches, whose rows nobody judged; " in told
+    assert f"; left out: {votes} votes on batches, whose pairs nobody judged; " in told
     assert app.call([*arguments, "--rows-of-batches"]) == 0
     count, ties = len(recorded.pairs), recorded.ties
     reported = f"{recorded.records} comparisons: {count} pairs, {ties} ties; wrote {out}\n"

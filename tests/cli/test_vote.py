@@ -60,14 +60,14 @@ def test_who_leaves_after_five_of_eight_has_given_five_and_finds_the_same_sheet(
     code, seen = type_in(["", "a", "right", "x", "S", "?", "h"], path)
     assert code == 0 and "row 6 of 8, sheet 1 of about " in seen
     assert seen.count("left or a: A is better; right or b: B;") == 1  # x is none of the keys
-    assert f"your verdicts stored: 5. Continue with: szpo vote {path}" in seen
+    assert f"your votes stored: 5. Continue with: szpo vote {path}" in seen
     five = given(driven.ledger)
     assert [(row["choice"], row["skip_reason"]) for row in five] == [
         ("A", None), ("B", None), ("tie", None), ("skip", None), ("skip", counting.HARMFUL),
     ]  # fmt: skip
     code, seen = type_in(["u", "b", "left", "q"], path)
     assert [re.findall(r"row (\d) of 8", seen), code] == [["6", "5", "6", "7"], 0]
-    assert "Enter: agree" not in seen and "your verdict so far: harmful" in seen
+    assert "Enter: agree" not in seen and "your vote so far: harmful" in seen
     more = given(driven.ledger)[5:]
     assert [(row["choice"], row["revision"]) for row in more] == [("B", 1), ("A", 0)]
     assert more[0]["assignment"] == five[4]["assignment"]
@@ -203,7 +203,7 @@ def test_who_begins_a_run_reads_what_the_words_named(tmp_path, type_in):
 def test_a_model_that_cannot_load_ends_it_with_one_line(staged, type_in):
     path = staged(begun=False, sets=ROWS).ledger.path  # of a model that nobody can load
     code, seen = type_in(["y"], path)
-    then = f"; your verdicts are stored, go on with: szpo vote {path}"
+    then = f"; your votes are stored, go on with: szpo vote {path}"
     assert code == 5 and seen.count("error: ") == 1  # its record names no model's weights
     assert re.fullmatch(rf"error: .*{re.escape(then)}", seen.splitlines()[-1])
 

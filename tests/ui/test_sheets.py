@@ -175,7 +175,7 @@ def test_the_end_of_a_round_takes_no_verdict_and_no_focus_shows_a_side(stage, an
     stage.advance()
     ann.clock.fast_forward(4_000)
     ann.wait_for_selector("#szpo-root[data-step='1']")
-    assert "your verdicts on it are saved" in ann.inner_text("#sz-notice")
+    assert "your votes on it are saved" in ann.inner_text("#sz-notice")
     assert "Votes in round 1: 16" in ann.inner_text(".sz-intro")
     assert verdicts(ann) == [""] * 8 and ann.locator("[data-do=undo]").count() == 0
 
