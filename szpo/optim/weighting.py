@@ -1,7 +1,7 @@
 """How much each voter counts: ``equal`` counts every vote once, ``skill`` weighs voters.
 
 ``skill`` learns from earlier steps how far each voter agrees with the others, and gives one weight
-per voter; docs/reference/weights-of-voters.md says when to use it. Pure arithmetic over arrays
+per voter; docs/explanation/why-these-choices.md says when to use it. Pure arithmetic over arrays
 with any leading axes; voters are in the order of their ids.
 """
 
