@@ -29,7 +29,7 @@ from szpo.features import dictionary, differences
 from szpo.optim.joint_fit import fit_joint
 from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.state_regression import fit_states
-from szpo.optim.vote_regression import Votes
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
 from szpo.types import Answer, Floats, Ints, Prompt
 from szpo_simulators.records import Spec
 from szpo_simulators.study import Study
@@ -39,7 +39,7 @@ COUNTS: Final = (20, 40, 60, 80)
 DRAWS: Final = 30
 SEED: Final = 1
 FITS: Final = ("number of words", "named", "states", "joint")
-ODDS: Final = (2.0, 3.0, 5.0, 9.0)
+ODDS: Final = (3.0, 4.0, 5.0, 6.0, 9.0)
 """Odds at which shares of draws and of runs are told."""
 RUNS: Final = 1000
 """Runs of each kind of verdicts without information."""
@@ -97,8 +97,8 @@ def main(
     heads = {"taste": "taste", "regressors": "regressors"}
     for count in COUNTS:
         heads[str(count)] = partial(_cell, count)  # type: ignore[assignment]
-    study.table("verdicts left out: share right, nats above a coin's, share of draws past 9 : 1",
-                rows, heads, "foretell")  # fmt: skip
+    title = "verdicts left out: share right, nats above a coin's, share of draws past "
+    study.table(f"{title}{BAYES_FACTOR_NEEDED:g} : 1", rows, heads, "foretell")
     kinds: list[Spec] = [{"kind": kind, "runs": 20 if quick else RUNS} for kind in NOTHING]
     chance = study.cells("chance", kinds, partial(count_chance, read))
     title = f"share of runs whose evidence ever passes these odds, a look every {LOOK} verdicts"
@@ -223,7 +223,7 @@ def _score(agreed: Floats, factor: float) -> list[float]:
 
 def _cell(count: int, row: Mapping[str, Any]) -> str:
     right, nats, *past = row[str(count)]
-    return f"{right:.3f} {nats:+.3f} {past[-1]:.2f}"
+    return f"{right:.3f} {nats:+.3f} {past[ODDS.index(BAYES_FACTOR_NEEDED)]:.2f}"
 
 
 def count_chance(read: Read, spec: Spec) -> dict[str, Any]:

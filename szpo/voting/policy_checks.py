@@ -20,11 +20,12 @@ from typing import Any, Final
 from szpo.errors import RunError
 from szpo.ledger import theta as recorded
 from szpo.ledger.database import Ledger
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED as NEEDED
 from szpo.types import Theta, Vote
 from szpo.voting import counting, lease, withdrawals
 from szpo.voting.withdrawals import Withdrawal
 
+NEEDED: Final = 9
+"""Odds against the new answers from which the policy goes back; a taste takes fewer."""
 RETURN: Final = recorded.RETURNED
 
 

@@ -38,7 +38,7 @@ def test_a_taste_of_states_is_foretold_by_states_and_not_by_names():
 def test_chance_is_seldom_taken_for_a_taste():
     for kind in ("coins", "all A"):
         found = readers.count_chance(planted(dims=60), {"kind": kind, "runs": 40})
-        assert found["9 : 1"] <= 0.05
+        assert found["5 : 1"] <= 0.05
 
 
 def test_verdicts_without_information_do_not_depend_on_the_texts():

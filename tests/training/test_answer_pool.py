@@ -11,12 +11,11 @@ from szpo.ledger import theta
 from szpo.ledger.theta import recommended_digests
 from szpo.optim import informative, named_features
 from szpo.optim.informative import NOISE
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay, verification
 from szpo.runs import answer_pool, services
 from szpo.types import Answer, Comparison, Prompt
 from szpo.voting import counting, policy_checks, withdrawals
-from szpo.voting.policy_checks import factor_against
+from szpo.voting.policy_checks import NEEDED, factor_against
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
@@ -223,7 +222,7 @@ def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
             (back,) = [event["body"] for event in ledger.events(theta.RETURNED)]
             steps, (new, start) = back["steps"], (back["new"], back["start"])
             assert 3 <= steps < 8 and start >= 5
-            assert factor_against(new, start) >= BAYES_FACTOR_NEEDED
+            assert factor_against(new, start) >= NEEDED
             assert theta.read_adopted(ledger) is None
             assert theta.read_adopted(ledger, steps - 1) is not None
             assert not any(replay.fold(ledger)["z"]) and any(replay.fold(ledger, steps - 1)["z"])

@@ -10,7 +10,6 @@ from scipy import special
 
 from szpo.errors import LeaseError, RunError
 from szpo.ledger.theta import adopted_bodies, append_adopted, read_adopted
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay, verification
 from szpo.voting import lease, policy_checks, withdrawals
 from szpo.voting.policy_checks import Checks, factor_against
@@ -62,7 +61,7 @@ def test_a_coin_returns_the_policy_in_at_most_one_of_nine_runs_however_often_it_
                 ahead[new + more] = ahead.get(new + more, Fraction(0)) + chance / 2
         stopped += sum(c for new, c in ahead.items() if Checks(new, i - new).against)
         alive = {new: c for new, c in ahead.items() if not Checks(new, i - new).against}
-    assert stopped <= 1 / Fraction(BAYES_FACTOR_NEEDED)
+    assert stopped <= Fraction(1, policy_checks.NEEDED)
     assert sum(alive.values()) + stopped == 1
 
 
