@@ -186,7 +186,11 @@ def root(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
 ) -> None:
-    """Tune a language model's LoRA adapter from pairwise votes, without a neural reward model."""
+    """Tune a language model's LoRA adapter from pairwise votes.
+
+    A small linear preference model, on named features of the texts and on hidden states, is fitted
+    to the votes; with rule known or sign none is.
+    """
     del debug  # read in call(), so it may stand before or after the command's name
     if version:
         typer.echo(f"szpo {__version__}")
