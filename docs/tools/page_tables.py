@@ -16,10 +16,8 @@ of tiny four) that each was measured beside, ``cells/base.csv`` what lies betwee
 from __future__ import annotations
 
 import csv
-import itertools
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -37,15 +35,6 @@ MARKED = re.compile(r"<!-- table (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 HEAD = ("# command: ", "# commit: ", "# machine: ", "# date: ")
 FEW = 5
 FIVE = "gain by prompt, from five base answers"
-CALLED = {
-    "more-length-12": "twelve words",
-    "more-readability": "Flesch, hundredths",
-    "more-word-length": "letters a word",
-    "question": "question, 80 votes",
-}
-"""Tastes of the frozen plan of named features, by what their gain counts."""
-OTHERWISE = "64", "lag", "shipped", "two", "scores", "classes", "dropped", "reading"
-"""What the names of other groups of that plan begin with."""
 METHODS = {
     "known, as published": ("sentiment-known", "short-known"),
     "sign, as published": ("sentiment-sign", "short-sign"),
@@ -111,13 +100,6 @@ MIXING = {
     "*when and where*": ("", "sealed-when-and-where-regression"),
 }
 """Groups of the frozen plans of adapters and of improving; sealed tastes are in italics."""
-NOTES = {
-    "eight adapters, batches": ("eight-batches", ("sign",)),
-    "eight adapters, rows": ("eight-rows", ("known", "sign")),
-    "all weights, batches": ("all-batches", ("sign",)),
-    "all weights, rows": ("all-rows", ("known", "sign")),
-}
-"""Groups of that plan on the tiny model, and their rules; by batches both rules are the same."""
 NOTES_AT = {"0.3333333333333333": "640", "1.0": "1,920"}
 """Answers read at two shares of that part's cells."""
 SAID = {
@@ -209,29 +191,6 @@ def checkpoints(group: str) -> list[list[Mapping[str, str]]]:
         seeds.setdefault(cell["seed"], []).append(cell)
     most = max(map(len, seeds.values()))
     return [[each[i] for each in seeds.values() if len(each) > i] for i in range(most)]
-
-
-def forty() -> Table:
-    """Named tastes after forty votes; *asked* is the frozen plan's target."""
-    plan = tomllib.loads((EXPERIMENTS / "frozen" / "features.toml").read_text(encoding="utf-8"))
-    asked = {
-        group["name"]: f"{group['targets'][0]['gain']:+.2f}"
-        for group in plan["group"]
-        if "gain" in group.get("targets", [{}])[0]
-    }
-    rows = [
-        [
-            CALLED.get(group, group.removeprefix("more-").replace("-", " ")),
-            asked.get(group, ""),
-            around(gains(cells), 2),
-            f"{gains(cells).mean(1).min():+.2f}, {gains(cells).mean(1).max():+.2f}",
-            nats_of(cells),
-            f"{held(cells, 4)}/{len(cells)}",
-        ]
-        for group, cells in groups_of("features").items()
-        if group.partition("-")[0] not in OTHERWISE
-    ]
-    return ("taste", "asked", "mean gain", "least, most", "mean KL", "all four guards hold"), rows
 
 
 def pair_up(group: str) -> tuple[Cells, Cells]:
@@ -422,21 +381,6 @@ def gain_of(cells: Cells) -> str:
     return around(np.array([by_prompt(c["by_prompt"]) for c in cells]), 2) if cells else ""
 
 
-def notes() -> Table:
-    """`known` and `sign` at their simplest on the tiny model, in adapters and in all weights."""
-    tastes, rows = ("sentiment", "first person"), []
-    for title, (where, rules) in NOTES.items():
-        for rule in rules:
-            row = [title, rule]
-            for share, taste in itertools.product(NOTES_AT, tastes):
-                group = f"t-{where}-{taste.replace(' ', '-')}-{rule}"
-                cells = chosen(group, "share", share)
-                row.append(f"{gain_of(cells)}, {nats_of(cells)}")
-            rows.append(row)
-    columns = [f"{taste}, {n}" for n, taste in itertools.product(NOTES_AT.values(), tastes)]
-    return ("where, asked by", "rule", *columns), rows
-
-
 def departures() -> dict[str, list[tuple[Cells, Floats]]]:
     """Cells and gains of the published rules, and of each departure, at both votes, on tiny."""
     found: dict[str, dict[str, list[Mapping[str, str]]]] = {}
@@ -484,23 +428,6 @@ def claims(votes: str, classes: Sequence[str], taste: str = "") -> list[list[str
     ]
 
 
-def shown() -> Table:
-    """In how many runs the votes name something, also where the dictionary lacks the taste."""
-    cells = read_cells("said")
-    every = dict.fromkeys(row["votes"] for row in cells)
-
-    def some(votes: str, kind: str, taste: str = "") -> str:
-        found = claims(votes, [kind], taste)
-        return f"{sum(map(bool, found))}" + f"/{len(found)}" * (kind != "dropped")
-
-    rows = [
-        [taste, *(f"{some(n, 'core', taste)} ({some(n, 'dropped', taste)})" for n in every)]
-        for taste in dict.fromkeys(row["taste"] for row in cells if row["class"] == "dropped")
-    ]
-    rows.append(["five absent", *(some(n, "absent") for n in every)])
-    return ("by verdicts (own entries dropped)", *every), rows
-
-
 def said() -> Table:
     """Claims of a run's last look that were right, by class of tastes and votes of the run."""
     every, rows = dict.fromkeys(row["votes"] for row in read_cells("said")), []
@@ -534,11 +461,9 @@ def right_of(runs: Floats) -> str:
 
 
 MADE: Mapping[str, Callable[[], Table]] = {
-    "forty": forty, "published": published,
-    "published-smollm2": published_smollm2, "equal": equal, "mixing": mixing,
-    "both": both, "notes": notes, "rivals": rivals, "tuned": tuned, "same": same,
-    "classes": classes,
-    "said": said, "shown": shown,
+    "published": published, "published-smollm2": published_smollm2, "equal": equal,
+    "mixing": mixing, "both": both, "rivals": rivals, "tuned": tuned, "same": same,
+    "classes": classes, "said": said,
 }  # fmt: skip
 """Tables that are worked out from cells."""
 
