@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PAGE, GOLDEN = ROOT / "docs/reference/features.md", ROOT / "szpo/features/golden.json"
 USUAL = "share of words"
 LEGEND = """\
-By group: what less and more of each is called, and its unit; without one it is the share of words.
+By group: what less and more of each is called, and its unit, where it is no share of words and no
+number.
 *Commas* stands for fewer and more commas, *says "I"* for less and more of it.
 """
 LANGUAGES = {"any": "All languages", "spaced": "Languages with spaces", "en": "English"}
@@ -41,8 +42,8 @@ def shown(entry: Entry) -> str:
     unit = f" ({entry.unit})"
     if entry.unit == USUAL or (entry.unit == said and " per " in said):
         unit = ""
-    elif entry.unit == said:
-        unit = " (number)"
+    elif entry.unit in (said, "number", "0 or 1"):
+        unit = ""
     return f"`{entry.name}`{'' if said == entry.name else f': {said}'}{unit}"
 
 

@@ -25,7 +25,6 @@ from statistics import mean
 
 import numpy as np
 
-from szpo.metrics import wilson
 from szpo.types import Floats
 from szpo_simulators.summary import bootstrap
 
@@ -57,16 +56,6 @@ EQUAL = {
     "DPO": ("trial-sentiment-0-dpo", "1.0"),
 }
 """Groups of the frozen plans of adapters and of improving, and the shares of their votes shown."""
-RIVALS = {
-    "`regression`": ("adapters", "sentiment-rows-regression", "38 entries of the log", "all"),
-    "the same, improved": ("improve", "sentiment-regression", "3 more", "three others"),
-    "`known`": ("adapters", "sr-sixteen-rows-sentiment-known", "5, simulated", "none"),
-    "iterative DPO": ("adapters", "trial-sentiment-0-iterative-dpo", "1 of 4", "sentiment"),
-    "DPO": ("adapters", "trial-sentiment-0-dpo", "1 of 4", "sentiment"),
-    "reward model + RLOO": ("adapters", "trial-sentiment-0-rloo", "1 of 4", "sentiment"),
-}
-"""Files and groups of the plans of adapters and of improving; how many settings were tried, and on
-which tastes."""
 TUNED = {
     "`regression`, named features": "z-features-{}-regression",
     "`known`, all weights": "z-all-{}-known",
@@ -102,12 +91,6 @@ MIXING = {
 """Groups of the frozen plans of adapters and of improving; sealed tastes are in italics."""
 NOTES_AT = {"0.3333333333333333": "640", "1.0": "1,920"}
 """Answers read at two shares of that part's cells."""
-SAID = {
-    "near or in parts": ("core", "named", "near", "parts"),
-    "own entries dropped": ("dropped",),
-    "absent": ("absent",),
-}
-"""Classes of tastes whose claims are counted together."""
 Table = tuple[Sequence[str], list[list[str]]]
 """The heading's cells, and rows of cells."""
 Cells = Sequence[Mapping[str, str]]
@@ -276,15 +259,6 @@ def untrained(taste: str, votes: int) -> str:
     return f"{float(found[0]['gain']):+.2f}" if found else ""
 
 
-def rivals() -> Table:
-    """Settings tried, answers drawn, processor minutes and peak memory to learn sentiment."""
-    columns = "settings tried", "on tastes", "answers drawn", "processor minutes", "peak GiB"
-    return ("method", *columns), [
-        [title, *tried, *cost_of(chosen(group, "share", "1.0", file)).split("; ")]
-        for title, (file, group, *tried) in RIVALS.items()
-    ]
-
-
 def cost_of(cells: Cells) -> str:
     """What cells took: answers drawn, and the least and the most minutes and memory."""
     minutes = [float(cell["cpu_seconds"]) / 60 for cell in cells]
@@ -396,15 +370,6 @@ def departures() -> dict[str, list[tuple[Cells, Floats]]]:
     }
 
 
-def published() -> Table:
-    """The published rules and each departure from them, on the tiny model."""
-    rows = []
-    for title, points in departures().items():
-        said = [f"{around(values, 3)}, {nats_of(of)}, {held(of, 3)}" for of, values in points]
-        rows.append([title, str(len(points[0][0])), *said])
-    return ("method", "seeds", "240 votes: gain, KL, guards", "2,400 votes"), rows
-
-
 def classes() -> Table:
     """Gains by class of tastes, and in how many runs something was named."""
     columns = {"features 40": "40 votes", "scores 40": "on scores",
@@ -418,52 +383,10 @@ def classes() -> Table:
     return ("class of tastes", *columns.values(), "name something"), rows
 
 
-def claims(votes: str, classes: Sequence[str], taste: str = "") -> list[list[str]]:
-    """What each run of a class, or of one taste of it, said at its end, after so many votes."""
-    return [
-        [claim for claim in run.split(",") if claim != "none"]
-        for cell in read_cells("said")
-        if cell["votes"] == votes and cell["class"] in classes and taste in ("", cell["taste"])
-        for run in cell["claims by run"].split()
-    ]
-
-
-def said() -> Table:
-    """Claims of a run's last look that were right, by class of tastes and votes of the run."""
-    every, rows = dict.fromkeys(row["votes"] for row in read_cells("said")), []
-    for kind, classes in SAID.items():
-        for title, low, high in (("50–90 %", 500, 900), ("over 90 %", 900, 1001)):
-            row = [kind, title]
-            for votes in every:
-                each = [
-                    [claim[-1] == "+" for claim in run if low <= int(claim[:-1]) < high]
-                    for run in claims(votes, classes)
-                ]
-                row.append(right_of(np.array([[sum(run), len(run)] for run in each], float)))
-            rows.append(row)
-    return ("tastes, by verdicts", "said", *every), rows
-
-
-def right_of(runs: Floats) -> str:
-    """Right claims of all (runs, 2), with the interval over resampled runs.
-
-    Where all or none are right nothing varies: Wilson's over the runs that claim something.
-    """
-    (right, claims), some = runs.sum(0), int((runs[:, 1] > 0).sum())
-    if some < FEW:
-        return f"{right:.0f}/{claims:.0f}" if claims else ""
-    if right in (0, claims):
-        low, high = wilson(some if right else 0, some)
-    else:
-        found = bootstrap(runs[:, 0], runs[:, 1])
-        low, high = found["low"], found["high"]
-    return f"{right:.0f}/{claims:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
-
-
 MADE: Mapping[str, Callable[[], Table]] = {
-    "published": published, "published-smollm2": published_smollm2, "equal": equal,
-    "mixing": mixing, "both": both, "rivals": rivals, "tuned": tuned, "same": same,
-    "classes": classes, "said": said,
+    "published-smollm2": published_smollm2, "equal": equal,
+    "mixing": mixing, "both": both, "tuned": tuned, "same": same,
+    "classes": classes,
 }  # fmt: skip
 """Tables that are worked out from cells."""
 

@@ -180,5 +180,6 @@ def words(page: Path) -> int:
 def test_pages_stay_short():
     assert words(ROOT / "README.md") <= 900
     assert len(TEXTS[ROOT / "README.md"].splitlines()) <= 120
-    assert sum(map(words, {ROOT / "README.md", *DOCS.rglob("*.md")})) <= 30_000
+    written = {ROOT / "README.md", *DOCS.rglob("*.md")} - {DOCS / "reference" / "settings.md"}
+    assert sum(map(words, written)) <= 20_500
     assert words(ROOT / "CHANGELOG.md") <= 1_500
