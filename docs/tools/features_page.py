@@ -40,9 +40,7 @@ def shown(entry: Entry) -> str:
     """An entry's name, its ends, and its unit where that says more."""
     said = ends(entry)
     unit = f" ({entry.unit})"
-    if entry.unit == USUAL or (entry.unit == said and " per " in said):
-        unit = ""
-    elif entry.unit in (said, "number", "0 or 1"):
+    if entry.unit == USUAL or (entry.unit == said and " per " in said) or entry.unit in (said, "number", "0 or 1"):
         unit = ""
     return f"`{entry.name}`{'' if said == entry.name else f': {said}'}{unit}"
 
