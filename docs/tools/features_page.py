@@ -15,6 +15,7 @@ from szpo.features.dictionary import ENTRIES, GROUPS, Entry, ratios
 ROOT = Path(__file__).parents[2]
 PAGE, GOLDEN = ROOT / "docs/reference/features.md", ROOT / "szpo/features/golden.json"
 USUAL = "share of words"
+COUNTS = "number", "0 or 1"
 LEGEND = """\
 By group: what less and more of each is called, and its unit, where it is no share of words and no
 number.
@@ -39,9 +40,7 @@ def table() -> str:
 def shown(entry: Entry) -> str:
     """An entry's name, its ends, and its unit where that says more."""
     said = ends(entry)
-    unit = f" ({entry.unit})"
-    if entry.unit == USUAL or (entry.unit == said and " per " in said) or entry.unit in (said, "number", "0 or 1"):
-        unit = ""
+    unit = "" if entry.unit in (USUAL, said, *COUNTS) else f" ({entry.unit})"
     return f"`{entry.name}`{'' if said == entry.name else f': {said}'}{unit}"
 
 
