@@ -4,19 +4,18 @@ With a tiny model's few words, the last digits of a processor decide whether its
 """
 
 import contextlib
-import math
 from collections.abc import Iterator
 
 import pytest
 
 from szpo.policies import text_guards
 
-LIMITS = {"logprob": (-9.0, math.inf), "tokens": (-0.9, 9.0), "margin": (-9.0, math.inf)}
-
 
 @contextlib.contextmanager
 def wide() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_guards, "MOST_DROP", 9.0)
         patch.setattr(text_guards, "LEAST_VARIETY", 0.0)
-        patch.setattr(text_guards, "LIMITS", LIMITS)
+        patch.setattr(text_guards, "LENGTH_BAND", (0.1, 10.0))
+        patch.setattr(text_guards, "LEAST_TOPIC", -8.0)
         yield
