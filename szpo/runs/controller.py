@@ -162,10 +162,6 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if (paused := outcome_if_paused(run, at)) is not None:
         return paused
     submit(run, step, comparisons, watch)
-    if step == 0:
-        run.behind()
-        if (paused := outcome_if_paused(run, at)) is not None:
-            return paused
     if run.settings.features is not None or not run.settings.idle:
         record_inputs(run, at, step, comparisons)
     # A step planned under lag 1 keeps its head, even if the run continues without lag.

@@ -170,8 +170,6 @@ class Services:
     and for reports where the estimate is too rough; None where it cannot be measured."""
     entries: Mapping[str, Entry] | None = None
     """Counts the run's named features, and maybe others; None without them, or to look them up."""
-    behind: Callable[[], None] = lambda: None
-    """Called in the first step once its answers stand, while people read them."""
     features: Callable[[], NamedFeatures] | None = None
     """Reads the start's answers for the features of a run without coordinates."""
     timer: Callable[[], float] = seconds

@@ -40,7 +40,15 @@ def drive(settings, ledger):
         come(ledger, PEOPLE[min(0 if report is None else report.step + 1, len(PEOPLE) - 1)])
 
     panel = panel_of(ledger, judge=named_run.Likes())
-    go(settings, ledger, MarkedPolicy(settings), panel, behind=arrive, on_step=arrive,
+    submit = panel.submit
+
+    def submit_first(comparisons):
+        submit(comparisons)
+        panel.submit = submit
+        arrive()
+
+    panel.submit = submit_first
+    go(settings, ledger, MarkedPolicy(settings), panel, on_step=arrive,
        until_step=None, votes_budget=60, sheet=SHEET, lag=1)  # fmt: skip
 
 
