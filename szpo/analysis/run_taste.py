@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from szpo.optim import regression
 from szpo.optim.all_votes import fit_named, refit
 from szpo.optim.joint_fit import JointFit
 from szpo.optim.named_features import NamedFeatures
+from szpo.optim.regression import Findings
 from szpo.optim.state_regression import GRID
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay
@@ -85,17 +86,20 @@ def read(
         )
     cast = vote_rows.read_judged(ledger, until, before, only)
     entries = shown_features.entries_of(named, given)
-    claims = tuple(
-        (taught.phrase_claim(each, found), round(FEATURE_GRID * each.chance))
-        for each in found.taught or ()
-        if each.chance >= taste.LIKELY
-    )
+    claims = likely_claims(found)
     people = {row["pseudonym"] for row in ledger.query(
         "SELECT pseudonym FROM panelists WHERE kind = 'person'")}  # fmt: skip
-    features, explanations = _explain(named, fit, cast.comparisons, entries)
+    features, explanations = explain(named, fit, cast.comparisons, entries)
     direction = None
     if dense:
-        direction, explanations = _with_direction(ledger, named, fit, cast, features, explanations)
+        model = (
+            ledger.row["base_sha256"],
+            str(ledger.spec.get("base", {}).get("name", "its model")),
+        )
+        direction, explanations = with_direction(
+            model, named, fit, lambda w: [each.value for each in _along(ledger, named, w, cast)],
+            features, explanations,
+        )  # fmt: skip
     by_texts = sum(each.chance for each in explanations if each.weights) / FEATURE_GRID
     if named.coordinates and by_texts < taught.LIKELY:
         raise RunError(
@@ -109,6 +113,15 @@ def read(
         verdicts=len(cast.y), people=len(people.intersection(cast.panelist)),
         direction=direction,
     )  # fmt: skip
+
+
+def likely_claims(found: Findings) -> tuple[tuple[str, int], ...]:
+    """What is likely liked, in words, each with its probability in units of 2⁻¹²."""
+    return tuple(
+        (taught.phrase_claim(each, found), round(FEATURE_GRID * each.chance))
+        for each in found.taught or ()
+        if each.chance >= taste.LIKELY
+    )
 
 
 def check_recorded(look: Examination) -> None:
@@ -174,7 +187,7 @@ def _is_near(recorded: Any, mine: Any, slack: int = 1) -> bool:
     return bool(recorded == mine)
 
 
-def _explain(
+def explain(
     named: NamedFeatures,
     joint: JointFit,
     comparisons: Sequence[Comparison],
@@ -229,23 +242,29 @@ class Shown:
     text: str
 
 
-def extremes(ledger: Ledger, found: Taste, count: int = 3) -> tuple[list[Shown], list[Shown]]:
+def extremes(
+    ledger: Ledger, found: Taste, count: int = 3
+) -> tuple[tuple[Shown, ...], tuple[Shown, ...]]:
     """The shown answers that the direction of a run's taste likes most, and least, in order.
 
     At most one to each prompt; none where the taste has no direction.
     """
     named = recorded_settings(ledger).features
     if found.direction is None or named is None or named.states is None:
-        return [], []
+        return (), ()
     w = np.array(found.direction.weights, dtype=np.int64)
-    ordered = sorted(_along(ledger, named, w, vote_rows.read_judged(ledger)),
-                     key=lambda each: (-each.value, each.prompt, each.text))  # fmt: skip
+    return ends(_along(ledger, named, w, vote_rows.read_judged(ledger)), count)
 
-    def first(answers: Iterable[Shown]) -> list[Shown]:
+
+def ends(answers: Iterable[Shown], count: int = 3) -> tuple[tuple[Shown, ...], tuple[Shown, ...]]:
+    """The answers with the highest values, and the lowest, in order; one to each prompt."""
+    ordered = sorted(answers, key=lambda each: (-each.value, each.prompt, each.text))
+
+    def first(answers: Iterable[Shown]) -> tuple[Shown, ...]:
         own: dict[str, Shown] = {}
         for each in answers:
             own.setdefault(each.prompt, each)
-        return list(own.values())[:count]
+        return tuple(own.values())[:count]
 
     return first(ordered), first(reversed(ordered))
 
@@ -262,23 +281,26 @@ def _along(
             yield Shown(value, prompt.text, text)
 
 
-def _with_direction(
-    ledger: Ledger,
+def with_direction(
+    model: tuple[str, str],
     named: NamedFeatures,
     joint: JointFit,
-    cast: vote_rows.Judged,
+    along: Callable[[Ints], list[int]],
     features: tuple[Feature, ...],
     explanations: tuple[Explanation, ...],
 ) -> tuple[Direction, tuple[Explanation, ...]]:
-    """The direction of states, with the explanations it is one of; it takes from what is left."""
+    """The direction of states, with the explanations it is one of; it takes from what is left.
+
+    ``model``: digest and name. ``along``: values of the shown texts along integer weights w
+    (width,), in units of 2⁻¹² logits.
+    """
     assert joint.states is not None and named.states is not None
     w = np.rint(FEATURE_GRID * joint.states.w).astype(np.int64)
-    values = [each.value for each in _along(ledger, named, w, cast)]
+    values = along(w)
     low, high = taste.bounds(values)
     way = Direction(
-        ledger.row["base_sha256"], str(ledger.spec.get("base", {}).get("name", "its model")),
-        named.states.layer,
-        named.states.scale, tuple(w.tolist()), low, high, round(float(np.mean(values))),
+        *model, named.states.layer, named.states.scale, tuple(w.tolist()), low, high,
+        round(float(np.mean(values))),
     )  # fmt: skip
     chance = max(1, round(FEATURE_GRID * joint.signal * joint.share))
     own = Explanation(chance, ((len(features), FEATURE_GRID),))

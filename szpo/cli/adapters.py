@@ -193,7 +193,8 @@ def answer(
 ) -> None:
     """Let the start and a mix of adapters answer the same prompts with the same random numbers.
 
-    With --best-of and without --mix: the start and a run's tuned policy, as szpo sample does.
+    With --best-of and without --mix: the start and a run's tuned policy, as szpo sample does;
+    without a run, with --taste FILE and --set model.name=NAME, that model alone.
     A number says how many nats that adapter alone costs, a negative one against its name. They do
     not add up: the whole mix's KL to the start is measured and told.
     """
@@ -206,6 +207,12 @@ def answer(
         )  # fmt: skip
         return
     if mix is None:
+        if best_of > 1 and run is None and liked is not None:
+            inspect.best_of_base(
+                liked, sets, prompt, prompts, best_of=best_of, feature=feature, seed=seed,
+                folder=folder, as_json=as_json,
+            )  # fmt: skip
+            return
         raise UsageError('give --mix "NAME=NATS, …"')
     wanted = read_mix(mix)
     judge = None

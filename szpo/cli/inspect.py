@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from szpo.analysis import agreement, improvement, taught
 from szpo.cli import console, run_paths
 from szpo.cli import taste as tastes
 from szpo.cli.taste import BEST_OF, FEATURE, LIKED
+from szpo.data.prompts import PromptSet
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.files import quoted
 from szpo.ledger import theta
@@ -231,6 +233,43 @@ def sample(
             }
         texts = {side: [answer.text for answer in answers] for side, answers in shown.items()}
         document.append({"prompt": question.text, **texts})
+    _show_answers(document, as_json)
+
+
+def best_of_base(
+    liked: str, sets: list[str], prompt: list[str], prompts: int, *, best_of: int,
+    feature: list[str], seed: int, folder: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Show the best of a model's answers by a taste on file, without a run."""
+    from szpo.config import settings_file
+    from szpo.runs import assemble
+
+    judge = tastes.load(liked, folder, feature)
+    checked = assemble.check(settings_file.load(preset_name="people", sets=sets))
+    system = checked.config.prompts.system
+    own = PromptSet(tuple(Prompt.user(text, system) for text in prompt), ())
+    asked = assemble.fit_prompts(checked.config, own).train if prompt else ()
+    asked = asked or checked.prompts.heldout[:prompts]
+    console.doing(f"writing answers to {console.count(len(asked), 'prompt')}")
+    built = assemble.build(checked.config, say=lambda line: None, checked=checked)
+    with closing(built) as parts:
+        policy = parts.language
+        drawn = policy.sample(asked, best_of, seed=seed, base=True)
+        document = [
+            {
+                "prompt": each.text,
+                "base": [answers[0].text],
+                f"base, best of {best_of}": [
+                    tastes.best(judge, policy, each, answers, answers, feature).text
+                ],
+            }
+            for each, answers in zip(asked, drawn, strict=True)
+        ]
+    _show_answers(document, as_json)
+
+
+def _show_answers(document: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print answers by prompt and side."""
     if as_json:
         console.emit(document)
         return

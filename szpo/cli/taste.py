@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import typer
@@ -24,10 +24,13 @@ from szpo.taste import LIKELY, MOST_BYTES, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Floats, Prompt, Say
 
 if TYPE_CHECKING:
+    from szpo.analysis.run_taste import Shown
     from szpo.improvement.policy_search import Found
     from szpo.policies.lora_policy import LoraPolicy
 
 
+Ends: TypeAlias = "tuple[tuple[Shown, ...], tuple[Shown, ...]]"
+"""The answers that a direction likes most, and least."""
 LISTED: Final = 0.01
 """Features with smaller weights, in logits, are only counted."""
 TASTE = typer.Option(..., "--taste", help="A taste on file (taste.json), or the name of a run.")
@@ -61,6 +64,12 @@ def taste(
     ),
     cluster: int | None = run_paths.CLUSTER,
     chosen: str | None = NAMED,
+    pairs: Path | None = typer.Option(
+        None, "--pairs", help="Instead of a run: a file of chosen and rejected answers."
+    ),
+    model: str = typer.Option(
+        "smollm2", "--model", help="With --pairs: whose hidden states are read."
+    ),
     listing: bool = typer.Option(False, "--list", help="List the features that there are."),
     yes: bool = YES,
     feature: list[str] = FEATURE,
@@ -75,6 +84,13 @@ def taste(
         return console.emit(known) if as_json else console.table(LIST, [*known.items()])
     if out is not None and out.suffix != ".json":
         raise UsageError(f"--out {out}: a taste is written as .json")
+    if pairs is not None:
+        if run is not None or chosen or cluster is not None or feature:
+            raise UsageError("--pairs takes the place of a run; leave out RUN and its options")
+        found, shown = _of_pairs(pairs, model)
+        _write(found, out)
+        _tell(found, shown, f"pairs of {pairs}", out, as_prompt=as_prompt, as_json=as_json)
+        return
     if chosen and cluster is None:
         if out is not None or as_prompt:
             raise UsageError("--features without --cluster fits votes, and writes no taste")
@@ -91,9 +107,32 @@ def taste(
         shown = run_taste.extremes(ledger, found)
     if out is not None or as_prompt or as_json:
         ask(found, yes)
+    _write(found, out)
+    who = {0: "programs", 1: "one person"}.get(found.people, f"{found.people} people")
+    source = f"{console.count(found.verdicts, 'verdict')} of {who}"
+    _tell(found, shown, source, out, as_prompt=as_prompt, as_json=as_json)
+
+
+def _of_pairs(file: Path, name: str) -> tuple[Taste, Ends]:
+    from szpo.analysis import pair_taste
+    from szpo.models import loading
+
+    pairs = preference_files.read(file, preference_files.find_format(file)).pairs
+    console.doing(f"loading {name}, and reading {console.count(2 * len(pairs), 'answer')}")
+    found = pair_taste.fit_pairs(pairs, loading.load(name))
+    return found.taste, (found.most, found.least)
+
+
+def _write(found: Taste, out: Path | None) -> None:
     if out is not None:
         with files.write_whole(out) as draft, draft.open("x", encoding="utf-8") as file:
             file.write(json.dumps(found.to_json(), ensure_ascii=False, indent=1) + "\n")
+
+
+def _tell(
+    found: Taste, shown: Ends, source: str, out: Path | None, *, as_prompt: bool, as_json: bool
+) -> None:
+    """Print a taste; ``source``: what it was learned from, in words."""
     if as_json:
         console.emit({**found.to_json(), "words": found.words, "sha256": found.sha256,
                       "instruction": found.instruction()})  # fmt: skip
@@ -106,8 +145,7 @@ def taste(
             raise RunError(f"--as-prompt: {found.words}; {way}")
         console.say(found.instruction())
         return
-    who = {0: "programs", 1: "one person"}.get(found.people, f"{found.people} people")
-    console.say(f"{console.count(found.verdicts, 'verdict')} of {who}: {found.words}")
+    console.say(f"{source}: {found.words}")
     console.say()
     every = list(zip(found.features, found.weights.tolist(), strict=True))
     listed = [(each, weight) for each, weight in every if abs(weight) >= LISTED]

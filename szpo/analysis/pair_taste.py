@@ -1,0 +1,124 @@
+"""The taste of chosen and rejected answers that somebody has already, fitted as a run's verdicts.
+
+Each pair is a verdict for its chosen answer. Features, groups and scales are read from the pairs'
+own answers, two to a prompt, as a run reads them from its start's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.analysis import run_taste, taught
+from szpo.analysis.run_taste import Shown
+from szpo.data.preference_formats import Pair
+from szpo.errors import RunError, UsageError
+from szpo.features import dictionary, differences
+from szpo.models import states
+from szpo.models.loading import Loaded
+from szpo.optim import named_features
+from szpo.optim.joint_fit import fit_joint
+from szpo.optim.regression import Findings
+from szpo.optim.state_regression import GRID, StateScale
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
+from szpo.runs import start_features
+from szpo.taste import Taste
+from szpo.types import FEATURE_GRID, Answer, Comparison, Ints, Row
+from szpo.voting import shown_features, shown_states
+
+FEWEST: Final = 8
+MOST: Final = 4096
+"""A fit of n pairs takes n³ operations: some minutes here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A taste of pairs, and the answers that its direction likes most and least."""
+
+    taste: Taste
+    most: tuple[Shown, ...]
+    least: tuple[Shown, ...]
+
+
+def fit_pairs(pairs: Sequence[Pair], model: Loaded, layer: int | None = None) -> Fitted:
+    """The taste of pairs, on named features and on a model's hidden states.
+
+    Args:
+        pairs: `FEWEST` to `MOST` pairs whose answers differ; equal ones are left out.
+        model: The model whose hidden states are read; the taste is of this one.
+        layer: How many of its layers stand below the states; None: the usual one.
+
+    Raises:
+        UsageError: too few or too many pairs, or texts without any difference.
+        RunError: the pairs show no taste.
+    """
+    rows = [Row(each.prompt, each.chosen, each.rejected) for each in pairs]
+    rows = [row for row in rows if not row.identical]
+    if not FEWEST <= len(rows) <= MOST:
+        raise UsageError(
+            f"{len(rows)} pairs whose answers differ; a taste takes {FEWEST} to {MOST:,}"
+        )
+    shown = [Comparison(str(i), 0, 0, i, (row,)) for i, row in enumerate(rows)]
+    entries = {each.name: each for each in dictionary.holding([row.prompt.text for row in rows])}
+    texts = [(row.prompt.text, side.text) for row in rows for side in (row.plus, row.minus)]
+    values = differences.values(texts, [*entries.values()]).reshape(len(rows), 2, -1)
+    named = start_features.read(values, [*entries], start_features.shipped_scales())
+    entries = {name: entries[name] for name in named.names}
+    rounded, scale = _read_states(shown, model, layer)
+    named = replace(named, states=scale)
+    x = shown_features.differences_of(named, shown, entries)[0] / FEATURE_GRID
+    apart = shown_states.differences_of(shown, rounded)[0]
+    won = np.ones(len(rows))
+    joint = fit_joint(Votes(x, won, 0 * won), named_features.prior_of(named, 1), apart)
+    said = named_features.claims(joint.named, named, kept=joint.kept)
+    found = Findings(
+        joint.log_factor, taught=said,
+        unnamed=joint.kept * joint.named.dense + joint.signal * joint.share,
+        chance=1 - joint.signal,
+    )  # fmt: skip
+    if not found.shown:
+        perhaps = taught.words(found)
+        raise RunError(
+            f"{len(rows)} pairs show no taste (odds of {math.exp(found.factor):.2g}, it takes "
+            f"{BAYES_FACTOR_NEEDED:g}){'; perhaps ' * bool(perhaps)}{perhaps}"
+        )
+    features, explanations = run_taste.explain(named, joint, shown, entries)
+
+    def along(w: Ints) -> list[int]:
+        return np.rint(rounded.astype(np.int64) @ w / GRID).astype(np.int64).tolist()  # type: ignore[no-any-return]
+
+    way, explanations = run_taste.with_direction(
+        (model.sha256, model.name), named, joint, along, features, explanations
+    )
+    liked = Taste(
+        features, explanations, run_taste.likely_claims(found), named.dictionary,
+        verdicts=len(rows), direction=way,
+    )  # fmt: skip
+    values_of = along(np.array(way.weights, dtype=np.int64))
+    read = zip(values_of, shown_states.shown_of(shown), strict=True)
+    return Fitted(liked, *run_taste.ends([Shown(v, p.text, text) for v, (p, text) in read]))
+
+
+def _read_states(
+    pairs: Sequence[Comparison], model: Loaded, layer: int | None
+) -> tuple[NDArray[np.int16], StateScale]:
+    """Rounded states of the texts in the order of `shown_states.shown_of`, and their scale."""
+    layer = states.usual_layer(len(states.layers_of(model.model))) if layer is None else layer
+    texts = [(prompt, Answer(text)) for prompt, text in shown_states.shown_of(pairs)]
+    found = states.of_texts(model, texts, layer)
+    place = {(prompt, answer.text): i for i, (prompt, answer) in enumerate(texts)}
+    apart = [
+        found[place[row.prompt, row.plus.text]] - found[place[row.prompt, row.minus.text]]
+        for each in pairs
+        for row in each.rows
+    ]
+    whole = round(GRID * math.sqrt(float((np.array(apart) ** 2).sum(1).mean())))
+    if not whole:
+        raise UsageError("the model's hidden states do not differ between the answers of a pair")
+    scale = StateScale(layer, found.shape[1], whole)
+    return scale.rounded(found), scale

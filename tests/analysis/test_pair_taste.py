@@ -1,0 +1,84 @@
+"""A taste of chosen and rejected answers on file: fitted, scored and served without a run."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from szpo.cli.app import call
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "use-the-taste.md"
+GOOD = ("lovely", "beautiful", "wonderful", "pleasant", "cheerful", "nice")
+BAD = ("horrible", "awful", "dreadful", "boring", "gloomy", "annoying")
+PLACES = ("bus stop", "library", "train ride", "river", "long walk", "kitchen")
+
+
+def pairs() -> list[dict[str, str]]:
+    return [
+        {
+            "prompt": f"Tell me about the {place}.",
+            "chosen": f"The {place} was really {good}.",
+            "rejected": f"The {place} was really {bad}.",
+        }
+        for i, place in enumerate(PLACES)
+        for good, bad in zip(GOOD, BAD[i:] + BAD[:i], strict=True)
+    ]
+
+
+def write(file: Path, records: list[dict[str, str]]) -> Path:
+    file.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+    return file
+
+
+@pytest.mark.full
+def test_a_taste_of_pairs_on_file_scores_and_serves_without_a_run(tmp_path, capsys, monkeypatch):
+    every = pairs()
+    file, saved = write(tmp_path / "pairs.jsonl", every[:30]), tmp_path / "taste.json"
+    words = ["taste", "--pairs", str(file), "--model", "tiny", "--out", str(saved)]
+    assert call(words) == 0
+    said = capsys.readouterr().out
+    assert f"pairs of {file}: " in said and "it likes most:" in said
+    most, least = said.split("it likes most:")[1].split("it likes least:")
+    assert any(word in most for word in GOOD) and any(word in least for word in BAD)
+
+    sides = [
+        {"prompt": each["prompt"], "completion": each[side]}
+        for each in every[30:]
+        for side in ("chosen", "rejected")
+    ]
+    scored = write(tmp_path / "answers.jsonl", sides)
+    assert call(["score", str(scored), "--taste", str(saved), "--json"]) == 0
+    scores = [each["score"] for each in json.loads(capsys.readouterr().out)]
+    assert np.mean(np.array(scores[::2]) > np.array(scores[1::2])) > 0.8
+
+    asked = "Describe a bus stop."
+    words = ["answer", "--best-of", "4", "--taste", str(saved), "--prompt", asked, "--json"]
+    assert call([*words, "--set", "model.name=tiny"]) == 0
+    (answered,) = json.loads(capsys.readouterr().out)
+    assert [*answered] == ["prompt", "base", "base, best of 4"]
+
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(import json\nfrom pathlib.*?)```", PAGE.read_text(), re.S)
+    served: dict[str, object] = {}
+    exec(block.replace('"smollm2"', '"tiny"'), served)
+    best_of = served["best_of"]
+    assert callable(best_of) and isinstance(best_of(asked, 4), str)
+
+
+@pytest.mark.full
+def test_pairs_without_a_taste_and_files_without_pairs_are_refused(tmp_path, capsys):
+    def refused(records: list[dict[str, str]]) -> str:
+        file = write(tmp_path / "some.jsonl", records)
+        assert call(["taste", "--pairs", str(file), "--model", "tiny"]) in (1, 2)
+        return capsys.readouterr().err
+
+    turned = [
+        {**each, "chosen": each["rejected"], "rejected": each["chosen"]} for each in pairs()[:12]
+    ]
+    assert "24 pairs show no taste (odds of " in refused([*pairs()[:12], *turned])
+    few = "3 pairs whose answers differ; a taste takes 8 to 4,096"
+    assert few in refused([*pairs()[:3], {"prompt": "a", "chosen": "b", "rejected": "b"}])
+    assert call(["taste", "RUN", "--pairs", "x.jsonl"]) == 2
+    assert "--pairs takes the place of a run" in capsys.readouterr().err
