@@ -460,6 +460,30 @@ def _text(answer: Answer) -> RenderableType:
     return written
 
 
+_PLACES: Final = str.maketrans(
+    dict(
+        pair
+        for letters, places in (
+            ("йцукенгшщзфывапролдячсмитьіў", "qwertyuiopasdfghjklzxcvbnmso"),
+            ("ςερτυθιοπασδφγηξκλζχψωβνμ", "wertyuiopasdfghjklzxcvbnm"),
+            ("קראטוןםפשדגכעיחלךזסבהנמצ", "ertyuiopasdfghjklzxcvbnm"),
+            ("ضصثقفغعهخحشسيبلاتنمئءؤرىة", "qwertyuiopasdfghjklzxcvnm"),
+        )
+        for pair in zip(letters, places, strict=True)
+    )
+)
+"""Letters of Cyrillic, Greek, Hebrew and Arabic keyboards, as the Latin letter of the same key."""
+
+
+def at_place(key: str) -> str:
+    """A key of another script as the Latin letter in its place; any other key as it is.
+
+    >>> at_place("ф"), at_place("σ"), at_place("left")
+    ('a', 's', 'left')
+    """
+    return key.translate(_PLACES) if len(key) == 1 else key
+
+
 class Keys:
     """Reads one key at a time; whole lines where stdin is no terminal. A context manager."""
 
@@ -476,11 +500,14 @@ class Keys:
         self._modes.close()
 
     def read(self) -> str:
-        """The next key in lower case: a letter, or an arrow's name; "" for Enter."""
+        """The next key in lower case: a letter, or an arrow's name; "" for Enter.
+
+        A letter of another script is the Latin one in its place on the keyboard.
+        """
         if not self._single:
             line = sys.stdin.readline()
-            return line.strip().lower() if line else LEAVE
-        return (_key(None) or "").lower()
+            return at_place(line.strip().lower()) if line else LEAVE
+        return at_place((_key(None) or "").lower())
 
     def line(self) -> str:
         """A line of text, which the terminal shows while it is typed."""
@@ -495,7 +522,7 @@ class Keys:
         if not self._single:
             time.sleep(seconds)
             return False
-        return (_key(seconds) or "").lower() == LEAVE
+        return at_place((_key(seconds) or "").lower()) == LEAVE
 
 
 if sys.platform == "win32":

@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -212,6 +214,41 @@ def test_merged_model_needs_no_adapter(run, adapter, tmp_path):
     adapted = PeftModel.from_pretrained(base(run), str(adapter))
     ids = [20, 21, 22]
     assert torch.allclose(logits(whole, ids), logits(adapted, ids), atol=1e-5)
+
+
+@pytest.mark.full
+def test_transformers_takes_the_adapter_by_name_and_switches_it_off(run, adapter):
+    ids, model = [20, 21, 22, 30], base(run)
+    before = logits(model, ids)
+    with quiet():
+        model.load_adapter(str(adapter), adapter_name="tuned")
+    adapted = logits(PeftModel.from_pretrained(base(run), str(adapter)), ids)
+    assert torch.allclose(logits(model, ids), adapted, atol=1e-5)
+    model.disable_adapters()
+    assert torch.equal(logits(model, ids), before)
+    assert json.loads((adapter / "adapter_config.json").read_text("utf-8"))["lora_alpha"] > 0
+
+
+@pytest.mark.full
+def test_llama_cpps_converters_know_every_key_of_what_is_exported(run, adapter, tmp_path):
+    """Of their published map of names (the package gguf); the conversion itself is not run."""
+    merged = tmp_path / "merged"
+    assert call(["export", str(run), "--merged", "--anyway", "--out", str(merged)]) == 0
+    config = json.loads((merged / "config.json").read_text("utf-8"))
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    every = load_file(merged / "model.safetensors")
+    factors = load_file(adapter / "adapter_model.safetensors")
+    for name, value in factors.items():
+        begin, letter = re.fullmatch(
+            r"base_model\.model\.(.+)\.lora_([AB])\.weight", name
+        ).groups()
+        every[f"{begin}.weight"] = value
+        assert value.ndim == 2 and value.shape[letter == "B"] == 1, "rank 1"
+    unknown = [name for name in every if names.get_name(name, (".weight",)) is None]
+    assert unknown == []
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        assert (merged / file).is_file() and (adapter / file).is_file()
 
 
 def test_votes_as_jsonl_csv_and_a_table_of_sqlite_hold_the_same(run, tmp_path):

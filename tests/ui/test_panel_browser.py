@@ -204,6 +204,39 @@ def test_what_is_no_command_changes_nothing(stage, ann):
     assert ann.evaluate("JSON.parse(localStorage['szpo.prefs.P-01']).keys") is False
 
 
+SHIFT = 8  # as the browser's protocol numbers it
+
+
+def test_keys_of_other_keyboards_act_by_their_place(stage, ann):
+    """As the keyboard sends them: AZERTY's digits, Cyrillic, Greek, Arabic; Dvorak has letters."""
+    wire = ann.context.new_cdp_session(ann)
+
+    def press(key, code, modifiers=0):
+        sent = {"key": key, "code": code, "text": key, "modifiers": modifiers}
+        wire.send("Input.dispatchKeyEvent", {"type": "keyDown", **sent})
+        wire.send("Input.dispatchKeyEvent", {"type": "keyUp", **sent})
+
+    for key, code, modifiers, choice in (
+        ("&", "Digit1", 0, "A"), ("\"", "Digit3", 0, "B"), ("à", "Digit0", 0, "tie"),
+        ("1", "Digit1", SHIFT, "A"), ("٣", "Digit3", 0, "B"), ("é", "Digit2", 0, "tie"),
+        ("1", "Numpad1", 0, "A"), ("!", "Digit1", SHIFT, None), ("ü", "BracketLeft", 0, None),
+    ):  # fmt: skip
+        press("Escape", "Escape")
+        press(key, code, modifiers)
+        pressed = ann.locator(".sz-choice[aria-pressed=true]")
+        found = pressed.get_attribute("data-choice") if pressed.count() else None
+        assert found == choice, (key, code)
+    press("'", "KeyQ")  # Dvorak: its Q is elsewhere
+    press("é", "KeyW")  # Bépo
+    assert not ann.locator(".sz-note input:checked").count()
+    for key, code, note in (("й", "KeyQ", "A"), ("ς", "KeyW", "tie"), ("ث", "KeyE", "B")):
+        press(key, code)
+        first = ann.locator(".sz-note input:checked").first
+        assert first.get_attribute("value") == note, (key, code)
+    press("?", "Digit7", SHIFT)  # as on a Cyrillic or German keyboard
+    assert ann.locator("dialog[open]").count() == 1
+
+
 def long_answers(step, i, side):
     return ("This\n" if side == "plus" else "That\n") * 30
 

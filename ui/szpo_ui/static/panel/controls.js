@@ -125,6 +125,13 @@ const KEYS = {
   p: () => press("[data-do=break]"),
   "?": () => press("[data-do=help]"),
 };
+// A key's name; by its place where it writes no Latin letter or digit: Cyrillic, AZERTY's digits.
+function named({ key, code }) {
+  const [, kind, place] = /^(Key|Digit)(.)$/.exec(code) ?? [];
+  const other = kind === "Key" ? /^\p{L}/u.test(key) && !/^\p{Script=Latin}/u.test(key)
+    : kind === "Digit" && !/^(\d|\?|..+)$/.test(key);
+  return (other ? place : key.length === 1 ? key : "").toLowerCase() || key;
+}
 function typed(event) {
   const target = event.target, sheet = root()?.dataset.state === "sheet";
   const arrow = sheet && event.key.startsWith("Arrow");
@@ -145,9 +152,9 @@ function typed(event) {
     if ((!control || chosen) && press("#sz-confirm")) event.preventDefault();
     return;
   }
-  if (event.shiftKey && event.key !== "?") return;
+  if (event.shiftKey && !/^[?\d]$/.test(event.key)) return;
   if (!prefs.keys && event.key !== "Escape" && !arrow) return;
-  const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const name = named(event);
   const keys = sheet ? { ...KEYS, ...ROW_KEYS } : KEYS;
   if (Object.hasOwn(keys, name) && keys[name]()) event.preventDefault();
 }
