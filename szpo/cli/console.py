@@ -6,6 +6,7 @@ Texts come from models. No escape sequence, hidden character or markup in them h
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import logging
@@ -566,6 +567,8 @@ else:
         key = _byte(seconds)
         if key == "\x1b":
             return _arrow()
+        if key and not key.isascii():
+            return _letter(key)
         return {None: None, "": LEAVE, "\n": ""}.get(key, key)
 
     def _arrow() -> str:
@@ -576,6 +579,13 @@ else:
             if not letter or (len(sequence) > 1 and "@" <= letter <= "~"):
                 break
         return ARROWS.get(sequence[1:], "?key") if sequence[:1] in ("[", "O") else "?key"
+
+    def _letter(part: str | None) -> str:
+        """A letter of several bytes, of which this is the first."""
+        decoder, found = codecs.getincrementaldecoder("utf-8")("replace"), ""
+        while part and not (found := decoder.decode(part.encode("latin-1"))):
+            part = _byte(ESCAPE_S)
+        return found or "?key"
 
     def _byte(seconds: float | None) -> str | None:
         """The next byte as a character, "" at the end of input, None if none came in time."""

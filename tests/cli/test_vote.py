@@ -6,6 +6,7 @@ import pty
 import re
 import shlex
 import signal
+import string
 import subprocess
 import sys
 import termios
@@ -122,12 +123,22 @@ def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdi
             os.write(ours, b"\x1b[D\x1bOC\x1b[1;5B\x1b[3~A\r?\x1b")
             found = [keys.read() for _ in range(8)]
             assert found == ["left", "right", "?key", "?key", "a", "", "?", "?key"]
+            os.write(ours, "фшьы\u03b2é\xff日".encode() + b"\xe9")
+            found = [keys.read() for _ in range(9)]
+            assert found == ["a", "i", "m", "s", "b", "é", "ÿ", "日", "?key"]  # by their place
             os.write(ours, b"ab")
             assert [keys.pause(0.2), keys.pause(0.2), keys.pause(0)] == [False] * 3
             os.write(ours, b"q")
             assert keys.pause(5)
         assert termios.tcgetattr(theirs) == before
     os.close(ours)
+
+
+def test_every_key_of_the_terminal_has_its_place_on_other_keyboards():
+    for alphabet in ("фышрйгцу", "ασχθς", "שד", "شسحاضعصي"):
+        assert {console.at_place(letter) for letter in alphabet} <= set(string.ascii_lowercase)
+    for letters, keys in (("фиырйгц", "abshquw"), ("αβσηθς", "abshuw"), ("ضعاس", "quhs")):
+        assert [*map(console.at_place, letters)] == [*keys]
 
 
 def test_a_signal_leaves_the_terminal_as_it_was(driven):
