@@ -172,14 +172,19 @@ def test_the_page_of_settings_is_what_the_code_says(monkeypatch):
     assert page == made, "run python docs/tools/settings_page.py"
 
 
-def words(page: Path) -> int:
-    """The words of a page: what has a letter or a digit between two spaces."""
-    return sum(any(map(str.isalnum, each)) for each in page.read_text(encoding="utf-8").split())
+def words(text: str) -> int:
+    """The words of a text: what has a letter or a digit between two spaces."""
+    return sum(any(map(str.isalnum, each)) for each in text.split())
+
+
+def by_hand(page: Path) -> str:
+    """A page without what scripts of docs/tools write: tables, settings, entries."""
+    text = page.read_text(encoding="utf-8").partition("## The entries")[0]
+    return "" if page.name == "settings.md" else re.sub(r"(?s)<!-- table.*?<!-- end -->", "", text)
 
 
 def test_pages_stay_short():
-    assert words(ROOT / "README.md") <= 900
-    assert len(TEXTS[ROOT / "README.md"].splitlines()) <= 120
-    written = {ROOT / "README.md", *DOCS.rglob("*.md")} - {DOCS / "reference" / "settings.md"}
-    assert sum(map(words, written)) <= 20_500
-    assert words(ROOT / "CHANGELOG.md") <= 1_500
+    readme = TEXTS[ROOT / "README.md"]
+    assert words(readme) <= 900 and len(readme.splitlines()) <= 120
+    assert words((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")) <= 1_500
+    assert words(" ".join(map(by_hand, {ROOT / "README.md", *DOCS.rglob("*.md")}))) <= 20_000
