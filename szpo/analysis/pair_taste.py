@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.analysis import run_taste, taught
+from szpo.analysis import in_words, run_taste, taught
+from szpo.analysis.in_words import InWords
 from szpo.analysis.run_taste import Shown
 from szpo.data.preference_formats import Pair
 from szpo.errors import RunError, UsageError
@@ -41,6 +42,7 @@ class Fitted:
     """A taste of pairs, and the answers that its direction likes most and least."""
 
     taste: Taste
+    words: InWords
     most: tuple[Shown, ...]
     least: tuple[Shown, ...]
 
@@ -101,7 +103,10 @@ def fit_pairs(pairs: Sequence[Pair], model: Loaded, layer: int | None = None) ->
     )  # fmt: skip
     values_of = along(np.array(way.weights, dtype=np.int64))
     read = zip(values_of, shown_states.shown_of(shown), strict=True)
-    return Fitted(liked, *run_taste.ends([Shown(v, p.text, text) for v, (p, text) in read]))
+    assert joint.states is not None
+    told = apart @ joint.states.w
+    words = in_words.explain(x, told, run_taste.prompts_of(shown), named)
+    return Fitted(liked, words, *run_taste.ends([Shown(v, p.text, text) for v, (p, text) in read]))
 
 
 def _read_states(

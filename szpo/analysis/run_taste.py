@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import taste
-from szpo.analysis import taught, vote_rows
+from szpo.analysis import in_words, taught, vote_rows
+from szpo.analysis.in_words import InWords
 from szpo.errors import RunError, UsageError
 from szpo.features.dictionary import Entry, ratios
 from szpo.ledger import theta
@@ -43,7 +44,19 @@ def read(
     before: int = 2**62,
     only: frozenset[str] | None = None,
 ) -> Taste:
-    """The taste of a run's votes up to its last step; needs no model.
+    """The taste of a run's votes up to its last step; needs no model, as in `read_in_words`."""
+    return read_in_words(ledger, given, present=present, before=before, only=only)[0]
+
+
+def read_in_words(
+    ledger: Ledger,
+    given: Sequence[str] = (),
+    *,
+    present: bool = False,
+    before: int = 2**62,
+    only: frozenset[str] | None = None,
+) -> tuple[Taste, InWords | None]:
+    """The taste of a run's votes, and what the dictionary says of its direction, if it has one.
 
     ``given``: the user's own features that are code, anew. ``present``: the fit as it is now must
     show a taste, not only one before. ``before``: by what was on record before this event.
@@ -67,11 +80,11 @@ def read(
     carried = refit(settings, state.carried, left)
     found = regression.findings_of(settings, carried)
     fit = carried.fit or fit_named(settings, carried)
-    shown = found.shown
+    was_shown = found.shown
     if present:
         found = replace(found, factor=fit.log_factor)
     if not found.shown:
-        since = "show no taste any more" if shown else "show no taste yet"
+        since = "show no taste any more" if was_shown else "show no taste yet"
         perhaps, more = taught.words(found), budget.describe_more(ledger)
         raise RunError(
             f"{where}: its votes {since} (odds of {math.exp(found.factor):.2g}, "
@@ -90,8 +103,15 @@ def read(
     people = {row["pseudonym"] for row in ledger.query(
         "SELECT pseudonym FROM panelists WHERE kind = 'person'")}  # fmt: skip
     features, explanations = explain(named, fit, cast.comparisons, entries)
-    direction = None
-    if dense:
+    direction, words = None, None
+    if carried.states is not None and fit.states is not None:
+        shown = [
+            each
+            for step in range(until)
+            for each in sorted(ledger.comparisons(step), key=lambda each: (each.k, each.n))
+        ]
+        x, apart = carried.votes.x[:, : len(named.names)], carried.states @ fit.states.w
+        words = in_words.explain(x, apart, prompts_of(shown), named)
         model = (
             ledger.row["base_sha256"],
             str(ledger.spec.get("base", {}).get("name", "its model")),
@@ -107,12 +127,18 @@ def read(
             "any feature of the texts; add a feature that counts it (features.add)"
         )
     names = {each.name for each in features}
-    return Taste(
+    found_taste = Taste(
         features, explanations, claims, named.dictionary,
         tuple(each for each in named.own if each[0] in names),
         verdicts=len(cast.y), people=len(people.intersection(cast.panelist)),
         direction=direction,
     )  # fmt: skip
+    return found_taste, words
+
+
+def prompts_of(comparisons: Sequence[Comparison]) -> list[str]:
+    """The prompts of each comparison, as one text."""
+    return ["\n".join(row.prompt.text for row in each.rows) for each in comparisons]
 
 
 def likely_claims(found: Findings) -> tuple[tuple[str, int], ...]:

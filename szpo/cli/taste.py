@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -24,6 +24,7 @@ from szpo.taste import LIKELY, MOST_BYTES, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Floats, Prompt, Say
 
 if TYPE_CHECKING:
+    from szpo.analysis.in_words import InWords
     from szpo.analysis.run_taste import Shown
     from szpo.improvement.policy_search import Found
     from szpo.policies.lora_policy import LoraPolicy
@@ -87,9 +88,10 @@ def taste(
     if pairs is not None:
         if run is not None or chosen or cluster is not None or feature:
             raise UsageError("--pairs takes the place of a run; leave out RUN and its options")
-        found, shown = _of_pairs(pairs, model)
+        found, said, shown = _of_pairs(pairs, model)
         _write(found, out)
-        _tell(found, shown, f"pairs of {pairs}", out, as_prompt=as_prompt, as_json=as_json)
+        source = f"pairs of {pairs}"
+        _tell(found, said, shown, source, out, as_prompt=as_prompt, as_json=as_json)
         return
     if chosen and cluster is None:
         if out is not None or as_prompt:
@@ -103,24 +105,24 @@ def taste(
             from szpo.cli.clusters import members_of
 
             only = frozenset(members_of(ledger, chosen, cluster))
-        found = run_taste.read(ledger, feature, only=only)
+        found, words = run_taste.read_in_words(ledger, feature, only=only)
         shown = run_taste.extremes(ledger, found)
     if out is not None or as_prompt or as_json:
         ask(found, yes)
     _write(found, out)
     who = {0: "programs", 1: "one person"}.get(found.people, f"{found.people} people")
     source = f"{console.count(found.verdicts, 'verdict')} of {who}"
-    _tell(found, shown, source, out, as_prompt=as_prompt, as_json=as_json)
+    _tell(found, words, shown, source, out, as_prompt=as_prompt, as_json=as_json)
 
 
-def _of_pairs(file: Path, name: str) -> tuple[Taste, Ends]:
+def _of_pairs(file: Path, name: str) -> tuple[Taste, InWords, Ends]:
     from szpo.analysis import pair_taste
     from szpo.models import loading
 
     pairs = preference_files.read(file, preference_files.find_format(file)).pairs
     console.doing(f"loading {name}, and reading {console.count(2 * len(pairs), 'answer')}")
     found = pair_taste.fit_pairs(pairs, loading.load(name))
-    return found.taste, (found.most, found.least)
+    return found.taste, found.words, (found.most, found.least)
 
 
 def _write(found: Taste, out: Path | None) -> None:
@@ -130,12 +132,14 @@ def _write(found: Taste, out: Path | None) -> None:
 
 
 def _tell(
-    found: Taste, shown: Ends, source: str, out: Path | None, *, as_prompt: bool, as_json: bool
-) -> None:
+    found: Taste, words: InWords | None, shown: Ends, source: str, out: Path | None, *,
+    as_prompt: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Print a taste; ``source``: what it was learned from, in words."""
     if as_json:
         console.emit({**found.to_json(), "words": found.words, "sha256": found.sha256,
-                      "instruction": found.instruction()})  # fmt: skip
+                      "instruction": found.instruction(),
+                      "in_words": None if words is None else asdict(words)})  # fmt: skip
         return
     if as_prompt:
         if not found.claims:
@@ -153,9 +157,8 @@ def _tell(
         _show_weights(listed, len(every) - len(listed))
     if found.direction is not None:
         console.say(
-            f"{100 * found.unsaid:.0f} % for a direction of {found.direction.name}'s hidden "
-            "states, which no words of the dictionary say; of the answers that were shown, in "
-            "logits above their mean,"
+            f"{100 * found.unsaid:.0f} % for a direction of {found.direction.name}'s hidden states"
+            f"{'; ' * bool(words)}{words or ''}. Of the answers, in logits above their mean,"
         )
         for sense, texts in zip(("most", "least"), shown, strict=True):
             console.say(f"it likes {sense}:")

@@ -240,7 +240,7 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
     assert Taste.from_json(json.loads(out.read_text())) == run_taste.read(run)
     assert "64 verdicts of programs: fewer commas" in capsys.readouterr().out
     alone = replace(run_taste.read(run), people=1)
-    monkeypatch.setattr(run_taste, "read", lambda *_, **__: alone)
+    monkeypatch.setattr(run_taste, "read_in_words", lambda *_, **__: (alone, None))
     second = tmp_path / "second.json"
     for door in (["--as-prompt"], ["--json"], ["--out", str(second)]):
         assert call(["taste", str(run.path), *door]) == 2
@@ -248,7 +248,7 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
         assert "describes one person" in shown.err and not shown.out and not second.exists()
         assert call(["taste", str(run.path), *door, "--yes"]) == 0 and capsys.readouterr().out
     unclear = replace(alone, people=0, claims=())
-    monkeypatch.setattr(run_taste, "read", lambda *_, **__: unclear)
+    monkeypatch.setattr(run_taste, "read_in_words", lambda *_, **__: (unclear, None))
     assert call(["taste", str(run.path), "--as-prompt"]) == 1
     assert "none of them likely; let its panel vote more" in capsys.readouterr().err
     monkeypatch.undo()
@@ -303,7 +303,7 @@ def test_what_only_coordinates_explain_cannot_be_read_in_texts(tmp_path, monkeyp
     with ledger:
         assert dict(run_taste.read(ledger).claims)["fewer commas"] > 0.5 * FEATURE_GRID
         unseen = (), (Explanation(FEATURE_GRID, ()),)
-        monkeypatch.setattr(run_taste, "_explain", lambda *_: unseen)
+        monkeypatch.setattr(run_taste, "explain", lambda *_: unseen)
         with pytest.raises(RunError, match="follow the adapters themselves, fewer commas"):
             run_taste.read(ledger)
 

@@ -287,7 +287,7 @@ def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_r
         capsys.readouterr()
         assert call(["taste", str(ledger.path)]) == 0
         told = capsys.readouterr().out
-        assert "it likes most:" in told and "which no words of the dictionary say" in told
+        assert "it likes most:" in told and "hidden states; " in told
         prompts, texts = [PROMPTS[0]] * 2, [Answer("Ah!!!"), Answer("Oh")]
         states = policy.mean_states(prompts, texts, 3)
         asked = [prompt.text for prompt in prompts], [text.text for text in texts]
