@@ -334,7 +334,7 @@ def baseline(
         None,
         "--rows",
         min=1,
-        help="Rows in a vote of --fresh; the panel is fitted to them; default: 1.",
+        help="Pairs in a vote of --fresh; the panel is fitted to them; default: 1.",
     ),
     recipe: list[str] = typer.Option(
         [], "--recipe", help="Change the method's recipe: field=value; may be repeated."
