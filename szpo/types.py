@@ -19,6 +19,7 @@ Verdict: TypeAlias = Literal["plus", "minus", "tie", "skip"]
 DECIDED: Final[tuple[Verdict, ...]] = ("plus", "minus")
 """Verdicts that prefer a side."""
 Kind: TypeAlias = Literal["train", "gold", "aa", "final"]
+"""Of a comparison; ``gold`` and ``aa`` are of runs that an earlier version began."""
 Pairing: TypeAlias = Literal["antithetic", "forward"]
 
 Say: TypeAlias = Callable[[str], None]

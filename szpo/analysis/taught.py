@@ -43,7 +43,6 @@ LENGTH: Final = "length"
 """The feature that is often liked without being meant."""
 DRAWN: Final = 5
 """The most groups in a chart."""
-"""Names for people of the figures of predicted guards."""
 GREW: Final = math.log(1.25)
 """Evidence that has grown by so many nats since half of the votes is called growing."""
 SURE: Final = 10

@@ -148,10 +148,9 @@ def skill(history: History, view: View | None = None) -> Skill:
     view of a direction is t = tanh(½ Σ log((1 + r)/(1 − r)) · (votes for − against)). A voter's r
     is estimated from the agreement of their votes with t; its prior is the panel's r or, with
     probability 1 − `_TYPICAL`, any value. r and t are updated in turns, starting from equal
-    voters. Wrong gold answers lower a voter's agreement, right ones never raise it: a voter who
-    answers gold well may still be hostile where nobody knows the answer. Weights are proportional
-    to the log-odds of r, below 0 only for z ≤ −3, and scaled so that Σw² = Σ|w|: silencing a
-    voter does not make the others louder. With a ``view``, t is its mean 2σ − 1 and stays fixed.
+    voters. Weights are proportional to the log-odds of r, below 0 only for z ≤ −3, and scaled so
+    that Σw² = Σ|w|: silencing a voter does not make the others louder. With a ``view``, t is its
+    mean 2σ − 1 and stays fixed.
     """
     verdicts = history.verdicts[..., -ROWS:, :]
     net = ((verdicts == PLUS).sum(-1) - (verdicts == MINUS).sum(-1)).astype(

@@ -22,6 +22,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET, read_budget, recorded_config, with_budget
 from szpo.metrics import Z
 from szpo.optim.optimizer import RULES, equations, step_votes
+from szpo.optim.sample_directions import NORMALISE_UP_TO
 from szpo.optim.settings import Settings
 from szpo.runs import answer_pool, start_features
 from szpo.runs.services import ASIDE
@@ -373,7 +374,8 @@ def describe_cost(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     votes = step_votes(o.K, o.N, o.M, o.D, own=config.shows_own)
     yield "steps", f"{plan.steps}, each of {votes}"
     if not RULES[config.optimizer.rule].two_points:
-        yield "a step", equations(config.optimizer_settings((("z", (1,)),), 1.0))
+        wide = NORMALISE_UP_TO + 1 if config.coordinates == "full" else 1
+        yield "a step", equations(config.optimizer_settings((("z", (wide,)),), 1.0))
     kind = config.panel.kind
     people = "" if kind in ("people", "judge") else "simulated "
     sheets = f", on about {math.ceil(plan.votes / config.sheet)} sheets of {config.sheet} rows"

@@ -11,6 +11,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
+from szpo.runs import budget
 from tests.support.cases import case
 
 
@@ -248,6 +249,8 @@ def test_the_published_presets_draw_two_batches_and_record_the_trimmed_estimate(
     config = settings_file.load(preset_name=name)
     assert config.optimizer.pairing == "forward"
     assert config.optimizer.smoothing == "trim"
+    told = dict(budget.describe_cost(budget.estimate_cost(config), config))
+    assert "v ~ N(0, I);" in told["a step"]
 
 
 def test_adapters_keep_their_radius_beside_a_file_of_every_default():

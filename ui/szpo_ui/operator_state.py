@@ -125,7 +125,7 @@ def _votes(ledger: Ledger) -> Iterator[Line]:
 
 def _describe_vote(row: Mapping[str, Any]) -> str:
     if row["kind"] != "train":
-        return f"answered a {_KINDS[row['kind']]}"
+        return f"answered a {_KINDS.get(row['kind'], 'comparison outside training')}"
     where = f"in round {row['step'] + 1}"
     if row["late"]:
         return f"voted {where} after it had closed"
