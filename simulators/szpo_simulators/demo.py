@@ -28,6 +28,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import SzpoError, UsageError
+from szpo.files import quoted
 from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
@@ -230,7 +231,7 @@ def demo(
     plugins.read_reward(config.panel.reward, lambda *_: 0.0)  # refused before it begins
     path = find_free_path(folder, f"demo-{config.run.root_seed}")
     if stopped := find_stopped(path, config):
-        way_on = f"szpo run --resume {stopped}"
+        way_on = f"szpo run --resume {quoted(stopped)}"
         if not as_json and sys.stdin.isatty():
             if typer.confirm(f"{stopped} was stopped; go on with it?", default=True, err=True):
                 return call(["run", "--resume", str(stopped)])
@@ -238,7 +239,7 @@ def demo(
             to_user.complain(f"{stopped} was stopped; it goes on with: {way_on}")
     if path.stem != f"demo-{config.run.root_seed}":
         to_user.complain(f"there is a demo of this seed already; this one is {path.stem}")
-    to_user.set_resumable(f"szpo run --resume {path}", once=path)
+    to_user.set_resumable(f"szpo run --resume {quoted(path)}", once=path)
     found = run_demo(config, path, quiet=as_json, verbose=verbose)
     if as_json:
         print(json.dumps(found, indent=1))
@@ -346,10 +347,10 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         f"a 1024 × 1024 fp32 matrix product takes {1000 * machine['matrix_seconds']:.0f} ms",
         "",
         "next:",
-        f"  szpo sample {path} --best-of 8 -p 'Describe a rainy Monday.'",
-        f"  szpo report {path}        # one HTML page: curves, samples, votes",
-        f"  szpo verify {path}        # recompute everything from the votes",
-        f"  szpo export {path}        # the adapter, for PeftModel.from_pretrained",
+        f"  szpo sample {quoted(path)} --best-of 8 -p 'Describe a rainy Monday.'",
+        f"  szpo report {quoted(path)}        # one HTML page: curves, samples, votes",
+        f"  szpo verify {quoted(path)}        # recompute everything from the votes",
+        f"  szpo export {quoted(path)}        # the adapter, for PeftModel.from_pretrained",
         "  szpo init                        # settings for a run of your own",
     ]
 
@@ -361,7 +362,8 @@ def _describe_taste(nearest: str, lesson: str, path: Path) -> tuple[str, str]:
         vague or any(m in lesson for m in taught.UNNAMED)
     ):
         why = "the votes show a taste, not which" if vague else lesson
-        return nearest, f"not found yet: {why}; more votes: szpo run --resume {path} --votes +40"
+        again = f"szpo run --resume {quoted(path)} --votes +40"
+        return nearest, f"not found yet: {why}; more votes: {again}"
     return nearest, lesson
 
 

@@ -40,7 +40,7 @@ RETRIED: Final = (408, 409, 429)
 _QUOTA: Final = re.compile("quota|billing|credit|balance", re.I)
 _PASSES: Final = re.compile(
     r"rate_limit_exceeded|per.?(?:min|sec)|(?:try again|retry) (?:in|after)\s"
-    r"(?:(?P<minutes>\d+)\s?m(?!s))?\s?(?:(?P<seconds>\d+(?:\.\d+)?)\s?(?P<unit>m?s))?",
+    r"(?:(?P<minutes>\d{1,6})\s?m(?!s))?\s?(?:(?P<seconds>\d{1,9}(?:\.\d{1,9})?)\s?(?P<unit>m?s))?",
     re.I,
 )
 """What says that a refusal passes, although its text links to a page about quotas."""

@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import logging
+import time
 import unicodedata
 
 import numpy as np
 import pytest
 
-from szpo.data import preference_files, prompts
+from szpo.data import messages, preference_files, prompts
 from szpo.errors import UsageError
 from szpo.types import Prompt
 from szpo.visible_text import is_blank, visible
@@ -85,6 +86,13 @@ def test_messages_as_python_prints_them_are_refused_by_their_line(tmp_path, prin
     rated = [{"response": printed([YES]), "score": 2}, {"response": "No.", "score": 1}]
     path = jsonl(tmp_path, {"prompt": "Rain?", "completions": rated})
     assert words in refusal(lambda p: preference_files.read(p, "ultrafeedback"), path)
+
+
+@pytest.mark.parametrize("text", ["{'role': }" * 9000 + "x", "[{'" * 9000 + "}]", "[" * 30_000])
+def test_no_text_takes_long_to_be_told_from_messages(text):
+    began = time.process_time()
+    assert messages.unpack(text, "line 1") == text
+    assert time.process_time() - began < 1
 
 
 def test_parts_of_a_message_that_are_not_read_are_refused_never_dropped(tmp_path):

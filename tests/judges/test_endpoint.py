@@ -231,6 +231,7 @@ def test_a_used_up_quota_ends_a_run_also_where_it_says_when_to_come_back(monkeyp
         ("Please try again in 20s.", 20), ("try again in 6m0s", 360), ("retry in 28.4s", 28.4),
         ("try again in 350ms", 0.35), ("Please try again in 1m3.5s", 63.5), ("retry after 2 s", 2),
         ("try again in a while, 3s at most", None), ("slow down", None),
+        (f"try again in {'9' * 5000}m", None), (f"retry in {'9' * 5000}s", None),
     ],
 )  # fmt: skip
 def test_the_wait_that_a_server_asks_for_in_words(text, seconds):

@@ -281,7 +281,9 @@ def test_a_verdict_is_read_where_a_reader_sees_one_and_not_where_two_contradict(
     assert "Answer of Assistant 2 to request 1:\n| no" in text and "Verdict: Assistant 1" in text
 
 
-@pytest.mark.parametrize("piece", ["{", "*", ". ", "- ", "verdict: ", ", the ", "`\n"])
+@pytest.mark.parametrize(
+    "piece", ["{", "*", ". ", "- ", "verdict: ", ", the ", "`\n", ", no ", "<think>", "</think>"]
+)
 def test_no_reply_takes_long_to_read(piece):
     began = time.process_time()
     assert prompting.read_verdict(piece * 9000) is None

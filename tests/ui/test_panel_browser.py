@@ -212,8 +212,8 @@ def test_keys_of_other_keyboards_act_by_their_place(stage, ann):
     wire = ann.context.new_cdp_session(ann)
 
     def press(key, code, modifiers=0):
-        sent = {"key": key, "code": code, "text": key, "modifiers": modifiers}
-        wire.send("Input.dispatchKeyEvent", {"type": "keyDown", **sent})
+        sent = {"key": key, "code": code, "modifiers": modifiers}
+        wire.send("Input.dispatchKeyEvent", {"type": "rawKeyDown", **sent})
         wire.send("Input.dispatchKeyEvent", {"type": "keyUp", **sent})
 
     for key, code, modifiers, choice in (

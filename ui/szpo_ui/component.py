@@ -32,6 +32,7 @@ from starlette.concurrency import run_in_threadpool
 from szpo.config.sentences import ENGLISH
 from szpo.config.tables import Panel
 from szpo.errors import SzpoError, UsageError
+from szpo.files import quoted
 from szpo.ledger.database import Record
 from szpo.voting import seats
 from szpo.voting.casting import VoteConflictError
@@ -224,7 +225,7 @@ def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file b
     if people:
         site.ledger.close()
         raise UsageError(
-            f"{run} has invited people, who vote with their own login: szpo serve {run}; "
+            f"{run} has invited people, who vote with their own login: szpo serve {quoted(run)}; "
             "a component without a login votes for one local evaluator"
         )
     panelist = site.service.enroll("person", name)

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from szpo.errors import StorageError, UsageError
+from szpo.files import quoted
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.replay import replay
@@ -252,7 +253,7 @@ def _erase(site: Site, by: str, command: Command) -> Reply:
     try:
         credentials.erase(site.ledger, command.name, by, wait_s=credentials.ERASE_WAIT_S)
     except StorageError as error:  # an erased operator is no longer on the page
-        again = f"szpo invite {site.ledger.path} --erase {command.name}"
+        again = f"szpo invite {quoted(site.ledger.path)} --erase {command.name}"
         raise StorageError(f"{error}; from a terminal: {again}") from None
     return Reply(
         f"What was personal of {command.name} is deleted. The votes stay, by pseudonym; "

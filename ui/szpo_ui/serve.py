@@ -43,6 +43,7 @@ from szpo.cli.child_process import (
     start,
 )
 from szpo.errors import UsageError
+from szpo.files import quoted
 from szpo.runs import setup_progress
 from szpo_ui.markup import STATIC, entrance
 from szpo_ui.requests import OwnSiteOnly, refuse
@@ -181,7 +182,7 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
             say(f"starting; how far it is: {address.url}")
         chosen, path, config = _find_target(chosen)
         page.run, child = path, None
-        console.set_resumable(f"szpo serve {path}", once=path)
+        console.set_resumable(f"szpo serve {quoted(path)}", once=path)
         if config is not None:
             child = _begin(chosen, path)
             say(f"how far it is: {address.url}")
@@ -282,7 +283,7 @@ def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> 
     if not chosen.demo:
         say(f"next: {_describe_first_thing(ledger)}")
         if not any(each.role == "panelist" for each in credentials.list_people(ledger)):
-            say(f"then, in another terminal: szpo invite {ledger.path} --count 3")
+            say(f"then, in another terminal: szpo invite {quoted(ledger.path)} --count 3")
     say(f"operator's link (once): {link(address.url, made.token)}")
     if chosen.demo:
         person = credentials.invite(ledger, "panelist", days=OPERATOR_DAYS)
