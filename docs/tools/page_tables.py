@@ -48,8 +48,8 @@ BEST = "best of n, true reward"
 OF_FOUR = "0.6363"
 """Its KL bound where n is four: log 4 − ¾."""
 EQUAL = {
-    "the default": ("sentiment-rows-regression", "0.25", "1.0"),
-    "improved between rounds": ("sentiment-regression", "1.0"),
+    "szpo, default rule": ("sentiment-rows-regression", "0.25", "1.0"),
+    "the same, improved": ("sentiment-regression", "1.0"),
     "`known`, antithetic, in adapters": ("sr-sixteen-rows-sentiment-known", "1.0"),
     "`sign`, antithetic, in adapters": ("sr-sixteen-rows-sentiment-sign", "1.0"),
     "iterative DPO": ("trial-sentiment-0-iterative-dpo", "0.25", "1.0"),
