@@ -54,8 +54,14 @@ _CORRECTS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
-_THINKS = re.compile(rf"[<\[]{_THOUGHT}[>\]]", re.IGNORECASE)
-_THOUGHT_OUT = re.compile(rf"[<\[]/{_THOUGHT}[>\]]", re.IGNORECASE)
+_THINKS = re.compile(
+    rf"[<\[◁](?:\w{{1,9}}:|\|begin_of_)?{_THOUGHT}\|?[>\]▷]|<\|channel\|>analysis", re.IGNORECASE
+)
+_THOUGHT_OUT = re.compile(
+    rf"[<\[◁](?:/(?:\w{{1,9}}:)?|\|end_of_){_THOUGHT}\|?[>\]▷]|<\|channel\|>final<\|message\|>",
+    re.IGNORECASE,
+)
+"""How models begin and end a thought: as DeepSeek, Qwen, Mistral, Kimi, Seed and gpt-oss do."""
 _ALIEN = re.compile(r"[|>]|```\w*$")
 _UNSURE = re.compile(r"\b(?:not|neither|cannot|if|whether|unless)\b|n['’]t\b", re.I)
 _DENIED = re.compile(

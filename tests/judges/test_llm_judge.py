@@ -260,6 +260,12 @@ THOUGHT = {
     "<THINK>\nAnswer: A\n</THINK>\nB": "second",
     "Verdict: A\n<think>Verdict: B": "first",
     f"<think>{'Verdict: A. ' * 2000}": None,
+    "◁think▷Verdict: A◁/think▷Verdict: B": "second",
+    "<seed:think>Verdict: A</seed:think>\nVerdict: B": "second",
+    "<|begin_of_thought|>Verdict: A<|end_of_thought|>Verdict: B": "second",
+    "<|channel|>analysis<|message|>Verdict: A<|channel|>final<|message|>Verdict: B": "second",
+    "<|channel|>analysis<|message|>Verdict: A": None,
+    "I [really think] so.\nVerdict: B": "second",  # no tag
 }
 
 
