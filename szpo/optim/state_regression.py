@@ -36,6 +36,8 @@ _SETTLED: Final = 1e-10
 
 GRID: Final = 1024
 """Recorded states are whole numbers, in units of 1/`GRID` of the start's scale s."""
+WIDEST: Final = 2**14
+"""Most dimensions: a record of somebody else says them, and its states are unpacked to that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class StateScale:
         numbers = self.layer, self.width, self.scale
         if not all(type(number) is int and 0 < number < 2**31 for number in numbers):
             raise UsageError("states: layer, width and scale must be whole numbers above 0")
+        if self.width > WIDEST:
+            raise UsageError(f"states: {self.width:,} dimensions; at most {WIDEST:,} are read")
 
     def rounded(self, states: Floats) -> NDArray[np.int16]:
         """States (..., width) as they are recorded: h/s in units of 1/`GRID`, clipped."""

@@ -24,6 +24,14 @@ def draw(seed: int, rows: int, dims: int) -> tuple[np.ndarray, ...]:
     return x, up, 1 - up, np.where(rng.random(rows) < 0.5, 1.0, -1.0)
 
 
+@pytest.mark.parametrize("numbers", [(1, 2**14 + 1, 1), (1, 2**40, 1), (0, 9, 1), (1, 9, True)])
+def test_a_record_cannot_ask_for_states_of_any_width(numbers):
+    """Packed zeros of a stranger's ledger are unpacked up to the width that it says."""
+    with pytest.raises(UsageError, match="states: "):
+        state_regression.StateScale(*numbers)
+    state_regression.StateScale(1, 2**14, 1)
+
+
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.sampled_from([1.0, 10.0]))
 def test_the_dual_is_the_fit_in_coordinates(seed, rows, dims, width):
     """Newton in the number of rows and Newton in that of weights find one posterior."""
