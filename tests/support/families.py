@@ -207,7 +207,9 @@ def decode(folder: Path) -> Decoded:
         theirs = plain.gather(1, torch.tensor(new)[:, None])[:, 0].numpy()
         (alone,) = engine.logprobs([prompt], [new], [0], one)
         worst = max(worst, float(np.abs(mine - theirs).max()), abs(alone.sum() - theirs.sum()))
-        drawn = draw(plain, torch.from_numpy(uniforms[: len(new)]), sampling)
+        drawn = draw(
+            plain, torch.from_numpy(uniforms[: len(new)]), sampling, loading.wordless(loaded)
+        )
         equal += list(new) == drawn.tolist()
     return Decoded(type(engine).__name__, equal, len(made), worst)
 
