@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from szpo.analysis import measuring
+from szpo.improvement import guidance
 from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.runs import callbacks as calls
@@ -63,10 +64,15 @@ class Driving:
         measuring.before(self._measures)
         self._improving.look()
         loop = driver.prepare(self._ledger, self._parts, self._say)
-        outcome = controller.run(replace(loop, on_step=self._on_step, wait=wait, lease=held))
+        loop = replace(loop, on_step=self._on_step, wait=wait, guide=self._guide, lease=held)
+        outcome = controller.run(loop)
         self._improving.at_end(outcome, turn)
         measuring.after(self._measures, outcome)
         return outcome
+
+    def _guide(self, step: int, epoch: int) -> None:
+        if guidance.renew(self._ledger, self._parts, step, epoch):
+            self._say(guidance.describe(self._ledger))
 
     def _on_step(self, report: StepReport) -> None:
         for each in self._callbacks:

@@ -44,6 +44,8 @@ from szpo_simulators.study import interval, measure_machine
 
 WIDTH = 96
 """Longest quoted answer, in characters."""
+GUIDED = ("subspace.kind=full", "optimizer.D=1", "run.votes=320")
+"""Settings of a demo of the rules `known` and `sign`."""
 command = typer.Typer(add_completion=False)
 """The entry point of `szpo.commands`."""
 
@@ -211,6 +213,9 @@ def demo(
     improve: bool = typer.Option(
         False, "--improve", help="Then improve the model on the taste that the votes showed."
     ),
+    rule: str = typer.Option(
+        "", "--rule", help="known or sign: by 320 votes, in all weights along guided directions."
+    ),
     preset: str = typer.Option("demo", "--preset", help="Settings to start from."),
     sets: list[str] = typer.Option(
         [], "--set", help="Change one setting: section.key=value; may be repeated."
@@ -225,7 +230,8 @@ def demo(
 
     The exit code is 1 if a guard of fluency, variety or length failed, else 0.
     """
-    sets = [f"run.seed={seed}", f"panel.reward={text_rewards.find_asked(taste)}", *sets]
+    own = [f"optimizer.rule={rule}", *GUIDED] if rule else []
+    sets = [f"run.seed={seed}", f"panel.reward={text_rewards.find_asked(taste)}", *own, *sets]
     sets += [f"improve.nats={BUDGET:g}", "improve.when=end"] if improve else []
     config = settings_file.load(preset_name=preset, sets=sets)
     plugins.read_reward(config.panel.reward, lambda *_: 0.0)  # refused before it begins

@@ -12,6 +12,7 @@ import numpy as np
 from szpo import taste
 from szpo.analysis import in_words, taught, vote_rows
 from szpo.analysis.in_words import InWords
+from szpo.config.optimizer import fitting
 from szpo.errors import RunError, UsageError
 from szpo.features.dictionary import Entry, ratios
 from szpo.ledger import theta
@@ -43,9 +44,12 @@ def read(
     present: bool = False,
     before: int = 2**62,
     only: frozenset[str] | None = None,
+    anyway: bool = False,
 ) -> Taste:
     """The taste of a run's votes up to its last step; needs no model, as in `read_in_words`."""
-    return read_in_words(ledger, given, present=present, before=before, only=only)[0]
+    return read_in_words(ledger, given, present=present, before=before, only=only, anyway=anyway)[
+        0
+    ]
 
 
 def read_in_words(
@@ -55,18 +59,20 @@ def read_in_words(
     present: bool = False,
     before: int = 2**62,
     only: frozenset[str] | None = None,
+    anyway: bool = False,
 ) -> tuple[Taste, InWords | None]:
     """The taste of a run's votes, and what the dictionary says of its direction, if it has one.
 
     ``given``: the user's own features that are code, anew. ``present``: the fit as it is now must
     show a taste, not only one before. ``before``: by what was on record before this event.
-    ``only``: the taste of these panelists, by pseudonym.
+    ``only``: the taste of these panelists, by pseudonym. ``anyway``: as far as the votes say, also
+    where they do not show one yet.
 
     Raises:
         UsageError: its coordinates have no names, or nobody has voted.
         RunError: its votes show no taste that has a name.
     """
-    settings, where = recorded_settings(ledger), ledger.path.name
+    settings, where = fitting(recorded_settings(ledger)), ledger.path.name
     named = settings.features
     if named is None:
         raise UsageError(
@@ -83,7 +89,7 @@ def read_in_words(
     was_shown = found.shown
     if present:
         found = replace(found, factor=fit.log_factor)
-    if not found.shown:
+    if not (found.shown or anyway):
         since = "show no taste any more" if was_shown else "show no taste yet"
         perhaps, more = taught.words(found), budget.describe_more(ledger)
         raise RunError(
@@ -92,7 +98,7 @@ def read_in_words(
             f"let its panel vote more{': ' * bool(more)}{more}"
         )
     dense = carried.states is not None and fit.states is not None
-    if not dense and found.unnamed + found.chance >= taught.LIKELY:
+    if not (dense or anyway) and found.unnamed + found.chance >= taught.LIKELY:
         raise RunError(
             f"{where}: its votes show a taste that is not named yet; add a feature that names it "
             "(features.add)"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -25,7 +25,7 @@ from szpo.optim import optimizer
 from szpo.optim.links import LINKS
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.optimizer import RULES
-from szpo.optim.parameters import layout_dim
+from szpo.optim.parameters import NO_COORDINATES, layout_dim
 from szpo.optim.regression import BUDGET
 from szpo.optim.rule import Rule
 from szpo.optim.sample_directions import NORMALISE_UP_TO, ORTHONORMAL_UP_TO
@@ -40,6 +40,8 @@ REGRESSION_UP_TO_DIM: Final = 64
 RADIUS: Final = {"adapters": 2.0, "regression": 4.5, "others": 1.62}
 """The default `kl_radius`, nats. `regression` compares widely, since such a vote says more;
 adapters as coordinates carry far, so they need less."""
+GUIDED: Final = 0.8
+"""The default of `optimizer.guided` in all weights of a model."""
 WARMUP: Final = 5
 """Default number of warm-up steps where the step size has to be measured."""
 FIRST_RULE: Final = "regression"
@@ -55,8 +57,10 @@ FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")
 RENAMED: Final = {"directions": "K", "comparisons": "N", "votes": "M", "rows": "D"}
 """What the keys of szpo 0.2 are called."""
-FACTS: Final = tuple(field.name for field in fields(Settings))[1:]
-"""What `Settings` hold besides the section."""
+LATER: Final = ("regressors", "spans")
+"""What events of a run add to its settings."""
+FACTS: Final = tuple(each.name for each in fields(Settings) if each.name not in LATER)[1:]
+"""What `Settings` hold besides the section when a run begins."""
 
 
 def find_rule(name: str) -> Rule | None:
@@ -156,6 +160,15 @@ class OnePoint(Optimizer):
         "logistic", description=f"{list_names(LINK_NAMES)}."
     )
 
+    guided: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="s: share of each direction, in nats, in the span of what the verdicts so far "
+        f"propose; 0: none, as published; default: {GUIDED:g} for antithetic pairs in all weights "
+        "of a model (subspace.kind full), else 0.",
+    )
+
     kl_budget: ClassVar[float | Literal["off"]] = "off"
 
 
@@ -173,6 +186,7 @@ class Regression(Optimizer):
         "off: no limit.",
     )
 
+    guided: ClassVar[float] = 0.0
     kl_step: ClassVar[float] = 0.03
     link: ClassVar[str] = "logistic"
 
@@ -284,6 +298,21 @@ def place(section: Of, root_seed: int, layout: Layout, **facts: Any) -> Settings
     return settings
 
 
+def fitting(settings: Settings) -> Settings:
+    """The settings by which a run's verdicts are fitted to teach a taste.
+
+    The run's own under `regression`. Under a rule that fits no verdicts they are those of a run
+    without coordinates on the features that it records; without these the run's own.
+    """
+    o = settings.section
+    if isinstance(o, Regression) or settings.regressors is None:
+        return settings
+    kept = {name: getattr(o, name) for name in ("K", "N", "M", "D", "weighting", "pairing")}
+    section = checked(Regression, {**kept, "kl_budget": "off"})
+    placed = place(section, settings.root_seed, NO_COORDINATES)
+    return replace(placed, features=settings.regressors)
+
+
 def record_settings(settings: Settings) -> dict[str, Any]:
     """The settings as plain JSON values, without seed and layout, which the run has itself."""
     usual = Settings(settings.section, 0, settings.layout)
@@ -321,10 +350,13 @@ def read_settings(body: Mapping[str, Any], root_seed: int, layout: Layout) -> Se
 
 
 def section_keys(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Of recorded settings the section's keys, without those that are gone and had no effect."""
+    """Of recorded settings the section's keys, without those that are gone and had no effect.
+
+    Directions of runs from before they could be guided are not.
+    """
     trims = ("trim" if body.get("pairing") == "forward" else "haldane",)
     gone = {**GONE, "smoothing": trims}
-    return {
+    return {"guided": 0.0} | {
         name: value for name, value in body.items()
         if name not in FACTS and not (name in gone and value in gone[name])
     }  # fmt: skip

@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 
 from szpo.config.optimizer import (
     FIRST_RULE,
+    GUIDED,
     OTHER_RULE,
     RADIUS,
     REGRESSION_UP_TO_DIM,
@@ -116,6 +117,9 @@ class Config(Section):
             raise ValueError(str(error)) from None
         if space.adapters:
             keys.setdefault("kl_radius", RADIUS["adapters"])
+        whole = space.kind in ("auto", "full") and not space.adapters
+        if tag_of(keys["rule"]) == "known" and whole and keys.get("pairing") != "forward":
+            keys.setdefault("guided", GUIDED)
         return keys
 
     @model_validator(mode="after")
@@ -187,13 +191,21 @@ class Config(Section):
         return with_said(features, named)
 
     def optimizer_settings(
-        self, layout: Layout, scale: float, features: NamedFeatures | None = None
+        self,
+        layout: Layout,
+        scale: float,
+        features: NamedFeatures | None = None,
+        *,
+        guides: bool = True,
     ) -> Settings:
         """The optimizer's settings for a run in coordinates of this layout and scale.
 
-        ``features``: the named features that the coordinates were made from, if any.
+        ``features``: the named features that the coordinates were made from, if any. ``guides``:
+        the policy has gradients that can guide its directions.
         """
         o, facts = self.optimizer, dict[str, Any](scale=scale)
+        if isinstance(o, OnePoint) and not (guides and self.engine.is_local):
+            o = o.model_copy(update={"guided": 0.0})
         if features is not None and self.regresses:
             facts["features"] = features = self.with_said(features)
             if o.D > 1 or features.coordinates:  # otherwise no policy is perturbed
@@ -219,13 +231,16 @@ class Config(Section):
 
         auto is adapters if some are given or `szpo.policies.subspace_setup.take_set` found a set
         for the model; features under `FIRST_RULE` if no other setting
-        excludes them and the set-up has at least `FEWEST_SAMPLES` answers; else score.
+        excludes them and the set-up has at least `FEWEST_SAMPLES` answers, else score; full under
+        rules that move the point they ask around.
         """
         chosen, o = self.subspace.kind, self.optimizer
         if chosen != "auto":
             return chosen
         if self.subspace.adapters:
             return "adapters"
+        if not self.regresses:
+            return "full"
         return "features" if o.rule == FIRST_RULE and self._samples_are_enough else "score"
 
     @property
@@ -249,6 +264,7 @@ class Config(Section):
         usual = type(self.optimizer).model_fields["kl_radius"].default
         if self.optimizer.kl_radius == usual:  # as `szpo init --all` writes it
             tree.get("optimizer", {}).pop("kl_radius", None)
+        tree.get("optimizer", {}).pop("guided", None)
         return self.model_validate(tree)
 
     @property
@@ -274,6 +290,13 @@ class Config(Section):
         generates = self.engine.kind != "local" or self.model.quantization is not None
         usual = "zeroth" if generates else "natural"
         return usual if self.improve.way == "auto" else self.improve.way
+
+    @property
+    def guides(self) -> bool:
+        """Whether directions are guided; see `szpo.optim.guided_directions`."""
+        o = self.optimizer
+        whole = self.coordinates == "full" and self.engine.is_local
+        return isinstance(o, OnePoint) and o.guided > 0 and whole
 
     @property
     def improves(self) -> bool:

@@ -268,7 +268,7 @@ class Subspace(Section):
         "need a local model); adapters: the weights of the given adapters; full: every weight of "
         "A and B, where the others move B; none: votes on rows are explained, and nothing moves; "
         "auto: given adapters; else those of a set for the model; without one features under "
-        "regression, score under other rules; score too with fewer than 256 samples.",
+        "regression (score with fewer than 256 samples), full under known and sign.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,

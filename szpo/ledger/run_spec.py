@@ -11,6 +11,7 @@ from szpo.config import optimizer, settings_file
 from szpo.config.optimizer import read_settings, section_keys
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, MissingPluginError, UsageError
+from szpo.ledger import spans
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.settings import Settings
@@ -24,7 +25,8 @@ BUDGET: Final = "budget"
 def recorded_settings(ledger: Ledger) -> Settings:
     """The optimizer's settings as the run's spec records them.
 
-    A run without coordinates draws its features behind its first rounds (the event `FEATURES`).
+    A run without coordinates, or with guided directions, draws its features behind its first
+    rounds (the event `FEATURES`); the spans that guide directions are events, too.
 
     Raises:
         IntegrityError: the spec has none, or its features cannot be read.
@@ -37,12 +39,16 @@ def recorded_settings(ledger: Ledger) -> Settings:
         body = ledger.spec["optimizer"]
         ledger.checked["optimizer"] = read_settings(body, ledger.root_seed, ledger.layout)
     found: Settings = ledger.checked["optimizer"]
-    drawn = list(ledger.events(FEATURES)) if found.idle and found.features is None else []
+    drawn = list(ledger.events(FEATURES)) if found.awaits_features else []
     try:
         if drawn:
-            found = replace(found, features=NamedFeatures.from_json(drawn[0]["body"]))
+            named = NamedFeatures.from_json(drawn[0]["body"])
+            if found.idle:
+                found = replace(found, features=named)
+            else:
+                found = replace(found, regressors=named)
             ledger.checked["optimizer"] = found
-        return found
+        return replace(found, spans=spans.read(ledger)) if found.guides else found
     except (KeyError, TypeError, UsageError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: its features cannot be read ({error})"

@@ -311,6 +311,8 @@ def equations(s: Settings) -> str:
     """What a step compares and how it moves, in the symbols of the paper."""
     both = "θ ± μv" if s.section.pairing == "antithetic" else "θ and θ + μv"
     length = ", |v| = √d" if s.law.scaled else ""
+    if s.guides:
+        length = f", {100 * s.section.guided:g} % of it guided once verdicts propose where"
     shares = {
         "trim": f"k/M trimmed to [σ(−{TRIM:g}), σ({TRIM:g})]",
         "haldane": "(k + ½)/(M + 1)",

@@ -1,7 +1,8 @@
 """The master coordinates θ: the one module that perturbs and updates them.
 
 Everything is fp32 NumPy. A coefficient has 13 significant bits and a direction value 11, so their
-product is exact in fp32 and θ + coef · v is rounded once, with or without fused multiply-add.
+product is exact in fp32 and θ + coef · v is rounded once, with or without fused multiply-add; that
+of a guided direction is rounded twice, by two ufuncs.
 No perturbation is undone by subtracting it: both sides of a step are made from the stored θ.
 """
 
@@ -12,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -20,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from szpo import seeds
 from szpo.errors import RunError, UsageError
-from szpo.optim import sample_directions
+from szpo.optim import guided_directions, sample_directions
+from szpo.optim.guided_directions import Span
 from szpo.optim.sample_directions import Law
 from szpo.types import Floats, Grid, Layout, Shift, Theta, Update
 
@@ -47,6 +49,8 @@ class Space:
     root_seed: int
     layout: Layout
     law: Law
+    spans: tuple[Span, ...] = field(default=(), compare=False)
+    """What guides directions, in order of the steps from which on (`guided_directions`)."""
 
     def __post_init__(self) -> None:
         seeds.derive(self.root_seed, "direction")  # says what is wrong with a bad seed
@@ -88,22 +92,25 @@ def layout_dim(layout: Layout) -> int:
 def direction(
     space: Space, step: int, k: int, grid: Grid | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """The direction's grid values (integer / 256, without factor), exact in fp32, per tensor."""
+    """The direction's grid values (integer / 256, without factor), exact in fp32, per tensor.
+
+    Of a guided direction, its values as they are.
+    """
     unit = np.float32(1 / sample_directions.PER_UNIT)
-    return {
+    drawn = {
         name: values.astype(np.float32).reshape(shape) * unit
         for (name, shape), values in zip(
             space.layout, _integers(space, step, k, grid), strict=True
         )
     }
+    span = guided_directions.in_force(space.spans, step)
+    return drawn if span is None else span.guide(space.root_seed, step, k, drawn)
 
 
 def direction_vector(space: Space, step: int, k: int, grid: Grid | None = None) -> Floats:
-    """The direction's grid values as one float64 vector of d entries, in layout order."""
-    return (
-        np.concatenate(_integers(space, step, k, grid)).astype(np.float64)
-        / sample_directions.PER_UNIT
-    )
+    """The values of `direction` as one float64 vector of d entries, in layout order."""
+    values = direction(space, step, k, grid)
+    return np.concatenate([values[name].ravel() for name, _ in space.layout]).astype(np.float64)
 
 
 def factor(space: Space, step: int, k: int, grid: Grid | None = None) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
+from szpo.optim.guided_directions import Span
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import NO_COORDINATES, Space, layout_dim
 from szpo.optim.sample_directions import Law
@@ -68,6 +69,8 @@ class Section(Protocol):
     @property
     def smoothing(self) -> str: ...
     @property
+    def guided(self) -> float: ...
+    @property
     def kl_budget(self) -> float | Literal["off"]: ...
     def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
     def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]: ...
@@ -86,6 +89,8 @@ class Settings:
     ``horizon``: the number of steps after which α is halved (`alpha_share`); ∞: it stays.
     ``narrows``: μ falls with the step (`mu_at`).
     ``centre_step``: the longest step of the centre of a rule with two points, in whitened units.
+    ``regressors``: the named features that are recorded of shown texts under a rule that fits no
+    votes, so that its votes teach a taste; ``spans``: what has guided directions, in order.
     """
 
     section: Section
@@ -100,6 +105,8 @@ class Settings:
     horizon: float = math.inf
     narrows: bool = False
     centre_step: float = 1.0
+    regressors: NamedFeatures | None = None
+    spans: tuple[Span, ...] = ()
 
     def change(self, **changes: Any) -> Settings:
         """The settings with other values in the rule's section."""
@@ -108,7 +115,7 @@ class Settings:
     @property
     def space(self) -> Space:
         """The coordinates and the law of their directions."""
-        return Space(self.root_seed, self.layout, self.law)
+        return Space(self.root_seed, self.layout, self.law, self.spans)
 
     @property
     def dim(self) -> int:
@@ -136,6 +143,22 @@ class Settings:
     def idle(self) -> bool:
         """The run has no coordinates: votes are explained, and nothing moves."""
         return self.layout == NO_COORDINATES
+
+    @property
+    def guides(self) -> bool:
+        """A part of each direction is to lie in a span of proposals (`guided_directions`)."""
+        shape = [name for name, _ in self.layout] != ["z"] and not self.idle
+        return self.section.guided > 0 and shape and not self.law.scaled
+
+    @property
+    def awaits_features(self) -> bool:
+        """The features by which the shown texts are recorded are still to be drawn."""
+        return (self.idle or self.guides) and self.described is None
+
+    @property
+    def described(self) -> NamedFeatures | None:
+        """The features by which the shown texts are recorded; None where none are."""
+        return self.regressors if self.features is None else self.features
 
     @property
     def own_share(self) -> float:

@@ -218,7 +218,7 @@ def require_recorded(ledger: Ledger, facts: ModelFacts) -> Identity | None:
 
 def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
     """Make the policy at its start."""
-    return LoraPolicy(
+    policy = LoraPolicy(
         base.loaded,
         base.subspace,
         root_seed=settings.root_seed,
@@ -227,6 +227,9 @@ def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
         crn=config.optimizer.pairing == "antithetic",
         host=base.host,
     )
+    if settings.spans:
+        policy.guide(settings.spans)
+    return policy
 
 
 def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from szpo.models.lora import Site
 from szpo.models.sampling import Sampling, row_key
 from szpo.models.scores import ScoredLaw
 from szpo.optim import parameters
+from szpo.optim.guided_directions import Span
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.backend import (
@@ -104,6 +106,11 @@ class LoraPolicy:
         layout = self._layout_of(theta)
         parameters.check_theta(theta, layout)
         self._theta = {name: np.array(theta[name]) for name, _ in layout}
+
+    def guide(self, spans: tuple[Span, ...]) -> None:
+        """Draw directions with these spans from now on, in their order all of a run's."""
+        self.space = replace(self.space, spans=spans)
+        self.backend = self.backend.at(self.subspace, self.space, run=True)
 
     def apply(self, update: Update) -> None:
         """θ ← θ + coef · v(step, k), or θ ← θ + vector, on the fp32 master coordinates."""

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from szpo.errors import SzpoError
-from szpo.ledger import canonical, run_spec, witness
+from szpo.ledger import canonical, run_spec, spans, witness
 from szpo.ledger.canonical import BASIS, sha256
 from szpo.ledger.creation import schema
 from szpo.ledger.database import Ledger, Record
@@ -309,6 +309,30 @@ def check_adopted(look: Examination) -> None:
         )
 
 
+def check_spans(look: Examination) -> None:
+    """Read what guides directions; no span may have come after an answer along it."""
+    ledger = look.ledger
+    events = list(ledger.events(spans.SPAN))
+    if not events:
+        return
+    share = run_spec.recorded_settings(ledger).section.guided
+    noise, known = float(np.float32(np.sqrt(1 - share))), spans.read(ledger)
+    for event, span in zip(events, known, strict=True):
+        sql = (
+            "SELECT count(*) AS n FROM events WHERE kind = 'generated' AND event < ? "
+            "AND json_extract(body, '$.step') >= ?"
+        )
+        if ledger.query(sql, (event["event"], span.first))[0]["n"]:
+            problem = f"it guides step {span.first}, whose answers were drawn before"
+            raise Broken("events", event["event"], problem)
+        if span.noise != noise:
+            raise Broken("events", event["event"], f"noise is not that of a share of {share:g}")
+    look.notes.append(
+        f"proposals of the verdicts' taste that guide directions ({len(known)}) are recorded, not "
+        "recomputed; every direction and step is"
+    )
+
+
 def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:
     """The digest of weights that were moved along directions drawn by an improvement's seed."""
     from szpo.policies import subspaces
@@ -534,8 +558,9 @@ def _check_rule_met(ledger: Ledger, row: Record, train: Sequence[Comparison]) ->
 
 
 def _check_features(ledger: Ledger) -> None:
-    """Check that a run without coordinates drew its features once, before its first fit."""
-    if not run_spec.recorded_settings(ledger).idle:
+    """Check that a run that draws features drew them once, before its first fit."""
+    settings = run_spec.recorded_settings(ledger)
+    if not (settings.idle or settings.guides):
         return
     order = [
         row["kind"]
@@ -553,7 +578,8 @@ def check_step_events(look: Examination) -> None:
     ledger = look.ledger
     _check_features(ledger)
     events: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
-    two_points = rule_of(run_spec.recorded_settings(ledger).section.rule).two_points
+    settings = run_spec.recorded_settings(ledger)
+    fits = rule_of(settings.section.rule).two_points or settings.regressors is not None
     for kind in ("generated", "regressors", "close", "step"):
         events[kind] = {}
         for event in ledger.events(kind):
@@ -564,8 +590,7 @@ def check_step_events(look: Examination) -> None:
             "generated": stored(ledger, number),
             "close": by not in (None, "rule"),
             "step": state == "applied",
-            "regressors": two_points
-            and (state == "applied" or bool(events["regressors"].get(number))),
+            "regressors": fits and (state == "applied" or bool(events["regressors"].get(number))),
         }
         for kind, is_wanted in wanted.items():
             found = len(events[kind].get(number, ()))

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from szpo.config.optimizer import fitting
 from szpo.errors import MissingPluginError, StorageError, SzpoError
 from szpo.features import own
 from szpo.ledger import canonical
@@ -139,7 +140,10 @@ class Recomputation:
             centre = {name: inputs.centre.astype(np.float32).reshape(shape)}
             if _digest(self.ledger, centre) != step["head_sha256"]:
                 raise Broken("events", f"step {number}", "centre is not the head of its step")
-        named = self.settings.features
+        named = self.settings.described
+        if self.settings.regressors is not None:
+            fitted = fitting(self.settings)
+            inputs = read_step(self.ledger, number).inputs(self.ledger, fitted)
         shown = [] if named is None else self.ledger.comparisons(number)
         rated = shown_features.recorded(shown, inputs.ratings)
         if named is not None and (entries := shown_features.entries_of(named, rated=rated)):
@@ -270,7 +274,7 @@ def check_updates(look: Examination) -> None:
     recomputation = Recomputation(ledger) if look.deep else None
     weights = Weights(ledger) if look.deep else None
     heads, steps = theta_digests(ledger), ledger.steps()
-    named = None if recomputation is None else recomputation.settings.features
+    named = None if recomputation is None else recomputation.settings.described
     if named is not None:
         counted_here = shown_features.entries_of(named)
         rated = [name for name, kind, *_ in named.own if kind == own.JUDGE]
@@ -366,6 +370,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     checks.check_comparisons,
     checks.check_step_events,
     checks.check_returns,
+    checks.check_spans,
     check_updates,
     checks.check_adopted,  # from weights that are checked
     checks.check_end,

@@ -94,7 +94,7 @@ class RunParts:
     @cached_property
     def entries(self) -> Mapping[str, Entry] | None:
         """The functions that count the run's named features; None where it has none."""
-        named = self.settings.features
+        named = self.settings.described
         return None if named is None else shown_features.entries_of(named, self.given, self.rate)
 
     @property
@@ -224,7 +224,7 @@ def build(
         say(line)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
-        settings = config.optimizer_settings(policy.layout, 1.0)
+        settings = config.optimizer_settings(policy.layout, 1.0, guides=False)
         for line in describe_words(config, None, prompts.train):
             say(line)
         parts = RunParts(config, settings, policy, prompts, given=given, maker=policy_factory)

@@ -21,6 +21,7 @@ from szpo.files import quoted
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET, read_budget, recorded_config, with_budget
 from szpo.metrics import Z
+from szpo.optim.guided_directions import EVERY
 from szpo.optim.optimizer import RULES, equations, step_votes
 from szpo.optim.sample_directions import NORMALISE_UP_TO
 from szpo.optim.settings import Settings
@@ -43,6 +44,8 @@ USUAL_TRAIN: Final = 160
 """Training prompts that ship."""
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
+PROPOSED_ANSWERS: Final = 240
+"""Answers of the policy for a proposal that guides directions, and to measure it, roughly."""
 IMPROVING_STEPS: Final = 10
 """Of a round of improving, about; 40 are the most."""
 COMPARED, DRAWN, CHECKED = 4, 96, 64
@@ -259,6 +262,7 @@ def estimate_cost(
     fits = config.coordinates in SCORED and RULES[config.optimizer.rule].two_points
     points = config.steps * KL_PROMPTS if fits else 0
     simulated = config.panel.kind not in ("people", "judge", "function")
+    setup += start_features.ANSWERS if config.guides else 0
     setup += SHARPNESS_ANSWERS if simulated and config.panel.beta is None else 0
     e = config.evaluation
     asked = e.prompts if heldout is None else min(e.prompts, heldout)
@@ -402,6 +406,9 @@ def describe_cost(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         f"at most {plan.tokens:,} tokens"
     )
     yield "generation", made + _describe_minutes(plan.generation_minutes)
+    if config.guides and (count := plan.votes // EVERY):
+        drawn = count * PROPOSED_ANSWERS
+        yield "guiding", f"besides, {count} proposals by about {drawn:,} answers that nobody reads"
     if plan.improving_rounds:
         when = "when the votes are spent"
         if plan.improving_rounds > 1:

@@ -98,10 +98,10 @@ def record_inputs(
     They depend on no vote: they are measured on the shown texts while panelists read them.
     """
     ledger, settings = run.ledger, run.settings
-    two_points = rule_of(settings.section.rule).two_points
-    if not two_points or read_step(ledger, step).body("regressors"):
+    fits = rule_of(settings.section.rule).two_points or settings.described is not None
+    if not fits or read_step(ledger, step).body("regressors"):
         return
-    named, scores = settings.features, None
+    named, scores = settings.described, None
     differences, ratings = None, dict[str, tuple[int, ...]]()
     if named is not None and not named.coordinates:
         scores = np.zeros((settings.section.K, len(comparisons) // settings.section.K, 0))
@@ -152,6 +152,7 @@ def run(services: Services) -> Outcome:
 def _do_step(run: Services, at: Position) -> Position | Outcome:
     """Do one step; returns an outcome if the run was paused while the step was open."""
     watch, step = Stopwatch(run.timer), at.step
+    run.guide(step, run.epoch)
     if sample_batches.plan(run, at, step):
         sample_batches.generate(run, at, step, watch, then_open=run.lag == 0 or step == 0)
     sample_batches.open_stored(run, at, step)
@@ -162,10 +163,12 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if (paused := outcome_if_paused(run, at)) is not None:
         return paused
     submit(run, step, comparisons, watch)
-    if run.settings.features is not None or not run.settings.idle:
+    if not run.settings.awaits_features:
         record_inputs(run, at, step, comparisons)
     # A step planned under lag 1 keeps its head, even if the run continues without lag.
     ahead = run.lag or run.ledger.step(step + 1) is not None
+    if ahead:
+        run.guide(step + 1, run.epoch)
     if ahead and sample_batches.plan(run, at, step + 1):
         sample_batches.generate(run, at, step + 1, watch, then_open=False)
     at = start_features.begin(run, at)

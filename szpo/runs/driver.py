@@ -82,8 +82,9 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
 
 
 def _choose_features(parts: RunParts) -> Chosen | None:
-    """What a run without coordinates draws its features from; None where they are known."""
-    if not parts.settings.idle or parts.settings.features is not None:
+    """What a run draws its features from; None where they are known, or none are wanted."""
+    settings = parts.settings
+    if not settings.awaits_features or (settings.guides and parts.base is None):
         return None
     features = parts.config.features
     holding = dictionary.holding([prompt.text for prompt in parts.prompts.train])
@@ -91,7 +92,7 @@ def _choose_features(parts: RunParts) -> Chosen | None:
 
 
 def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
-    """Read the features of a run without coordinates; say which of the user's own never differ."""
+    """Read the features of a run's first step; say which of the user's own never differ."""
     found = start_features.draw(
         parts.policy, parts.prompts.train, parts.settings.root_seed, *chosen,
         layer=_layer_of_states(parts),
@@ -113,7 +114,7 @@ def _quadratic_kl(parts: RunParts) -> Callable[[Theta], float] | None:
     """KL to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats per completion."""
     # It costs nothing, but is too large far from the start; `LoraPolicy.kl` measures by
     # sampling.
-    if parts.base is None:
+    if parts.base is None or parts.settings.guides:
         return None
     start, scale = parts.language.start(), parts.settings.scale
 

@@ -171,7 +171,9 @@ class Services:
     entries: Mapping[str, Entry] | None = None
     """Counts the run's named features, and maybe others; None without them, or to look them up."""
     features: Callable[[], NamedFeatures] | None = None
-    """Reads the start's answers for the features of a run without coordinates."""
+    """Reads the start's answers for the features of a run that is still to draw them."""
+    guide: Callable[[int, int], object] = lambda step, epoch: None
+    """Renews what guides directions from a step on, where that is due; called before its plan."""
     timer: Callable[[], float] = seconds
     """Seconds that do not jump with the system clock: for deadlines and durations in reports."""
     repeats: float = 0.0
@@ -201,7 +203,7 @@ class Services:
     @cached_property
     def counted_features(self) -> Mapping[str, Entry]:
         """What counts the run's named features; empty without them."""
-        named = self.settings.features
+        named = self.settings.described
         if self.entries is None:
             return {} if named is None else shown_features.entries_of(named)
         names = self.entries if named is None else named.names

@@ -1,4 +1,4 @@
-"""Which features may explain the votes of a run without coordinates, read behind its first sheet.
+"""Which features may explain the votes of a run whose coordinates have none; read behind a sheet.
 
 Features, groups, scales and so the prior are functions of the first `ANSWERS` answers that the
 run's seed draws at the start, never of votes or of shown pairs. They join the chain as an event
@@ -43,15 +43,15 @@ BASES: Final = Path(__file__).parents[1] / "data" / "bases"
 
 
 def begin(run: Services, at: Position) -> Position:
-    """Draw and record the features of a run without coordinates before its first fit."""
+    """Draw and record the features of a run that has none yet before its first fit."""
     settings = run.settings
-    if not settings.idle or settings.features is not None or run.features is None:
+    if not settings.awaits_features or run.features is None:
         return at
     body = asdict(run.features())
     with run.ledger.transaction("controller"):
         lease.check(run.ledger, run.epoch)
         run.ledger.record_event(FEATURES, "controller", body)
-    return replace(at, state=optimizer.init(run.settings))
+    return replace(at, state=optimizer.init(run.settings)) if settings.idle else at
 
 
 def draw(

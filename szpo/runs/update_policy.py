@@ -29,6 +29,9 @@ from szpo.voting.step_record import Stopwatch, count, figures_of, flatten, plain
 QUADRATIC_UP_TO: Final = 0.5
 """Nats up to which |z|²/2 is used as KL; beyond, measured KL has been three times as large."""
 
+MEASURED_EVERY: Final = 5
+"""Steps of a run with guided directions after which KL is measured."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingStep:
@@ -136,7 +139,7 @@ def describe(
         found = regression.findings_of(run.settings, new.after.state.carried)
         found = found if recorded.last_adopted(run.ledger) is None else found.replaced
         more["findings"] = found.to_json()
-    kl, measured = _kl(run, new)
+    kl, measured = _kl(run, at, new)
     if measured:
         more["kl_measured"] = True
     return {
@@ -159,16 +162,20 @@ def describe(
     }
 
 
-def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
+def _kl(run: Services, at: Position, new: PendingStep) -> tuple[float | None, bool]:
     """KL to the start for a step's report, and whether it was measured on answers."""
     # A rule without a KL budget can go where the quadratic estimate is wrong, so there KL is
-    # measured. With a budget, the estimate is scaled by the last measurement. That of
-    # adopted weights was measured when they were adopted.
+    # measured; in guided directions now and then. With a budget, the estimate is scaled by the
+    # last measurement. That of adopted weights was measured when they were adopted.
     if (adopted := recorded.last_adopted(run.ledger)) is not None:
         return (0.0 if recorded.went_back(adopted) else adopted.get("nats")), True
     two_points = rule_of(run.settings.section.rule).two_points
     if new.reach is not None and new.reach.measured is not None:
         return new.reach.measured, True
+    if run.settings.guides and run.measured_kl is not None:
+        # The length of a step in a span says nothing of what it costs.
+        due = run.bands.kl is not None or (at.step + 1) % MEASURED_EVERY == 0
+        return (float(run.measured_kl(new.after.theta)), True) if due else (None, False)
     if run.kl is None:
         return None, False
     kl = float(run.kl(new.after.theta))

@@ -124,7 +124,7 @@ class Step:
             if features is not None and (features != np.rint(features)).any():
                 raise IntegrityError(f"step {step}: the recorded features are not whole numbers")
         wanted = {
-            "centre": centre is None,
+            "centre": centre is None and not settings.idle,
             "scores": by_scores and scores is None,
             "features": named is not None and bool(named.names) and features is None,
         }

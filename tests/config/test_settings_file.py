@@ -59,9 +59,9 @@ def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets
         (("subspace.samples=255",), "score", 255),  # too few for the directions of features
         (("subspace.kind=score",), "score", 384),
         (("subspace.kind=features", "subspace.samples=96"), "features", 96),
-        (("optimizer.rule=known",), "score", 384),
-        (("optimizer.rule=sign",), "score", 384),
-        (("optimizer.mu=1",), "score", 384),  # so the rule is known
+        (("optimizer.rule=known",), "full", 384),
+        (("optimizer.rule=sign",), "full", 384),
+        (("optimizer.mu=1",), "full", 384),  # so the rule is known
     ],
 )
 def test_auto_is_coordinates_of_features_where_the_rule_can_use_them(sets, kind, samples):

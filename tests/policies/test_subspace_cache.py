@@ -187,7 +187,8 @@ def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch)
     for rule in ("known", "sign"):
         found, line = take(f"optimizer.rule={rule}")
         assert (found.coordinates, found.optimizer.kl_radius) == ("adapters", 2.0)
-        assert "subspace.kind=score" in line and found.optimizer.rule == rule
+        assert "subspace.kind=full" in line and found.optimizer.rule == rule
+        assert found.optimizer.guided == 0
     wide = take("optimizer.kl_radius=1", "optimizer.D=8")[0]
     assert wide.optimizer.kl_radius == 1 and not wide.asks_rows
     for own in (
