@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from szpo.errors import IntegrityError, LeaseError, StorageError, UsageError
+from szpo.files import quoted
 
 BUSY_MS = 10_000
 """How long a statement waits for another program's lock, milliseconds."""
@@ -107,6 +108,10 @@ def translate(path: Path, error: sqlite3.Error) -> NoReturn:
         ) from error
     if "unable to open" in text:
         why = "SQLite needs files in its folder, which cannot be written"
+        try:
+            path.open("rb").close()
+        except PermissionError:
+            why = "you have no right to read it"
         raise StorageError(f"{path}: {why}; nothing was stored") from error
     if "not a database" in text:
         raise StorageError(f"{path} is not a szpo ledger (not an SQLite file)") from error
@@ -123,6 +128,6 @@ def translate(path: Path, error: sqlite3.Error) -> NoReturn:
 def salvage(path: Path) -> str:
     """What to do about a damaged file, in words."""
     return (
-        f"restore a copy, or write what is left to a new file: sqlite3 {path} .recover | "
+        f"restore a copy, or write what is left to a new file: sqlite3 {quoted(path)} .recover | "
         "sqlite3 NEW.db"
     )

@@ -4,7 +4,9 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,3 +326,18 @@ def test_the_hash_of_a_comparison_covers_each_part_of_its_rows():
         replace(row, plus=row.minus, minus=row.plus),
     )
     assert len({canonical.rows_sha256([each]) for each in (row, *others)}) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="needs two users")
+def test_a_file_that_another_user_may_not_read_is_said_to_be_so():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "run.db")
+        new_ledger(path, settings_of()).close()
+        path.chmod(0o600)
+        Path(folder).chmod(0o755)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(StorageError, match="you have no right to read it"):
+                Ledger.open(path, readonly=True)
+        finally:
+            os.seteuid(0)
