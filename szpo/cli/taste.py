@@ -315,8 +315,14 @@ def states_of(found: Taste, examples: Sequence[tuple[Prompt, Answer]]) -> Floats
     """
     if (way := found.direction) is None:
         return None
-    from szpo.models import loading, states
+    from szpo import cache
+    from szpo.models import loading, named_models, states
 
+    if named_models.is_hub_id(way.name) and cache.hub_copy(way.name) is None:
+        raise UsageError(  # a stranger's file downloads nothing
+            f"taste: it is about hidden states of {way.name}, which is not on this machine; if "
+            f"you want that model: szpo fetch {way.name}"
+        )
     console.doing(f"loading {way.name}, whose hidden states the taste is about")
     model = loading.load(way.name)
     found.require_model(model.sha256, way.name)

@@ -22,9 +22,10 @@ from szpo.features import dictionary
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.models import loading
 from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination
-from szpo.taste import Explanation, Feature, Taste
+from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
@@ -315,3 +316,16 @@ def test_a_run_without_names_has_no_taste_to_save(tmp_path):
     with pytest.raises(UsageError, match="named features"):
         run_taste.read(ledger)
     ledger.close()
+
+
+def test_the_file_of_a_stranger_makes_no_model_come_from_the_hub(tmp_path, capfd, monkeypatch):
+    """It names the model whose states it reads; nobody asked for that model."""
+    monkeypatch.setattr(loading, "load", None)
+    way = Direction("0" * 64, "stranger/model", 2, 1024, (1,) * 8, -4096, 4096, 0)
+    about = (Explanation(4096, ((0, 4096),)),)
+    text = json.dumps(Taste((), about, (), "", (), 10, 1, way).to_json())
+    (tmp_path / "taste.json").write_text(text, "utf-8")
+    (tmp_path / "answers.jsonl").write_text('{"prompt": "?", "completion": "Hi."}\n', "utf-8")
+    words = ["score", str(tmp_path / "answers.jsonl"), "--taste", str(tmp_path / "taste.json")]
+    assert call(words) == 2
+    assert "stranger/model, which is not on this machine" in capfd.readouterr().err
