@@ -40,6 +40,9 @@ def verify(
         "--head",
         help="A head that verify, show or a report printed earlier; it must be in the chain.",
     ),
+    model: bool = typer.Option(
+        False, "--model", help="Load the run's model, and read the hidden states on record again."
+    ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> int:
@@ -55,9 +58,11 @@ def verify(
             ledger, deep=not quick, head=head, also=[run_taste.check_recorded]
         )
         weights = _digest_after(ledger, len(found.steps)) if found.ok else {}
+        again = _read_states_again(ledger) if model and found.ok else ""
     if as_json:
         document = {"ok": found.ok, "verdict": str(found), "details": found.lines}
-        console.emit({**document, "head": found.head, **weights, "note": found.note})
+        console.emit({**document, "head": found.head, **weights, "note": found.note,
+                      **({"states": again} if model else {})})  # fmt: skip
         return 0 if found.ok else IntegrityError.exit_code
     for line in found.lines if steps else ():
         console.say(line)
@@ -67,8 +72,16 @@ def verify(
     taken = console.count(weights["steps"], "step")
     after = f"weights {weights['theta_sha256']} ({kind}) after {taken}"
     head = f"head {found.head} (note it on another machine, for szpo verify --head)"
-    console.say("\n".join(filter(None, (str(found), found.note, after, head))))
+    console.say("\n".join(filter(None, (str(found), found.note, again, after, head))))
     return 0
+
+
+def _read_states_again(ledger: Ledger) -> str:
+    from szpo.runs import assemble, states_again
+
+    console.doing("loading the run's model, and reading its hidden states")
+    with contextlib.closing(assemble.reopen(ledger, panel=False, say=console.complain)) as parts:
+        return states_again.check(ledger, parts.language, parts.language.loaded.dtype)
 
 
 def _digest_after(ledger: Ledger, steps: int) -> dict[str, Any]:

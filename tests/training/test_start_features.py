@@ -4,6 +4,7 @@ import json
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from szpo.optim import named_features, regression
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.settings import Settings
 from szpo.replay import replay, verification
-from szpo.runs import answer_pool, start_features
+from szpo.runs import answer_pool, start_features, states_again
 from szpo.taste import Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
 from szpo.voting import shown_states
@@ -276,6 +277,10 @@ def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_r
         assert said.shown and said.unnamed > 0.9
         assert all(claim.chance < 0.1 for claim in said.taught)
         assert verification.verify(ledger).ok
+        assert "read again: at most 0 off" in states_again.check(ledger, policy, "fp32")
+        other = SimpleNamespace(mean_states=lambda *asked: policy.mean_states(*asked) + 0.1)
+        with pytest.raises(IntegrityError, match=r"of text \d+ are 0\.04\d* from what the model"):
+            states_again.check(ledger, other, "fp32")
 
         found = run_taste.read(ledger)
         way = found.direction
