@@ -195,7 +195,8 @@ def _set_up(path: Path, model: _Model, keys: console.Keys) -> bool:
                 why = model.error or f"exit code {code}"
                 raise child_process.failed(code, f"the run could not be set up: {why}")
             stages = setup_progress.read(path)
-            tell(f"set-up: {stages[-1]}" if stages else "set-up")
+            now = stages[-1] if stages else "loading libraries, checking settings and prompts"
+            tell(f"set-up: {now} ({console.LEAVE}: leave)")
             if keys.pause(LOOK_S):
                 console.say("left before the run began")
                 return False
