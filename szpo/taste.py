@@ -234,15 +234,20 @@ class Taste:
 
     def read(
         self, policy: ReadsStates, prompts: Sequence[Prompt], answers: Sequence[Answer],
-        given: Sequence[str] = (),
+        given: Sequence[str] = (), states: Floats | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """What `starts`, `score` and `gain` take of answers, with states where it needs any."""
+        """What `starts`, `score` and `gain` take of answers, with states where it needs any.
+
+        ``states``: these, where they are known already.
+        """
         way = self.direction
+        if way is not None and states is None:
+            states = policy.mean_states(prompts, answers, way.layer)
         return {
             "prompts": [prompt.text for prompt in prompts],
             "answers": [answer.text for answer in answers],
             "given": given,
-            "states": None if way is None else policy.mean_states(prompts, answers, way.layer),
+            "states": None if way is None else states,
         }
 
     def require_model(self, sha256: str, name: str) -> None:

@@ -169,7 +169,7 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         taught=visible(taught.words(found)) if found is not None and tells else "",
         liked=improved and Taste.from_json(improved["taste"]),
         again=improved is None or "moves" in improved,
-        mix=improved is not None and improved.get("best") == 0,
+        mix=improved is not None and bool(improved.get("mix")),
         doubt=find_doubt(ledger, weights),
         row=ledger.row,
         digest=digest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -163,6 +164,9 @@ def export(
         "--scale",
         help="Factor on the weights' way from the start, above 0, at most 1; measured anew.",
     ),
+    nats: float | None = typer.Option(
+        None, "--nats", help="Draw the weights back to so many nats from the start; measured anew."
+    ),
     rank: int | None = typer.Option(
         None, "--rank", min=1, help="Cut the adapter to this rank (SVD); its error is measured."
     ),
@@ -184,10 +188,10 @@ def export(
     Weights that fail a guard or cannot be told from the base are written only with --anyway;
     without it the exit code is 1. Those that were not measured are written with a warning. The
     adapter's folder also gets a model card and the base's tokenizer with its chat template.
-    --scale and --cluster load the model and measure KL and guards of what is written, --rank the
-    KL from the whole adapter to the cut one. Votes are
-    written as JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed is
-    written to a temporary folder unless --out or --dataset names one.
+    --scale, --nats and --cluster load the model and measure KL and guards of what is written,
+    --rank the KL from the whole adapter to the cut one. Votes are written as JSONL, CSV or an
+    SQLite table, or as a folder for datasets. What is pushed is written to a temporary folder
+    unless --out or --dataset names one.
     """
     names = Names(
         base and check_name(base, "--base"),
@@ -206,8 +210,10 @@ def export(
         raise UsageError(
             f"--scale {scale:g}: give a factor above 0, at most 1; 0 would be where the run began"
         )
-    if (scale != 1 or rank) and not with_adapter:
-        idle = ["--scale" if scale != 1 else "--rank"]
+    if nats is not None and not (0 < nats < float("inf") and scale == 1):
+        raise UsageError(f"--nats {nats:g}: give a number above 0, and no --scale")
+    if (scale != 1 or rank or nats) and not with_adapter:
+        idle = ["--scale" if scale != 1 else "--nats" if nats else "--rank"]
         raise UsageError(
             f"{idle[0]}: no adapter is written; leave out --votes, or add --out FOLDER"
         )
@@ -233,10 +239,11 @@ def export(
                 improvement.require_moving(ledger)
                 suffix = "" if cluster is None else f"-{cluster}"
                 suffix += "" if scale == 1 else f"-scaled-{scale:g}"
+                suffix += "" if nats is None else f"-{nats:g}-nats"
                 suffix += "" if rank is None else f"-rank-{rank}"
                 kind = "merged" if merged else "adapter"
                 beside = path.with_name(f"{path.stem}-{kind}{suffix}")
-                weights = _make_weights(ledger, scale, cluster, chosen or USUAL)
+                weights = _make_weights(ledger, scale, nats, cluster, chosen or USUAL)
                 weights = weights if rank is None else _cut(ledger, weights, rank)
                 documents.append(
                     _write_merged(ledger, out or beside, weights, anyway=anyway)
@@ -339,9 +346,11 @@ def _reopen(ledger: Ledger) -> RunParts:
         return assemble.reopen(ledger, panel=False, say=console.complain)
 
 
-def _make_weights(ledger: Ledger, scale: float, cluster: int | None, chosen: str) -> Weights:
+def _make_weights(
+    ledger: Ledger, scale: float, nats: float | None, cluster: int | None, chosen: str
+) -> Weights:
     """The weights to write; those that the run did not recommend are measured on its model."""
-    if scale == 1 and cluster is None:
+    if scale == 1 and cluster is None and nats is None:
         return Weights()
     if cluster is not None and ledger.layout == NO_COORDINATES:
         raise UsageError(
@@ -357,12 +366,29 @@ def _make_weights(ledger: Ledger, scale: float, cluster: int | None, chosen: str
         if cluster is not None:
             group = other_weights.fit_group(ledger, parts, cluster, chosen, members)
             weights = replace(weights, group=group)
+        if nats is not None:
+            weights = _draw_back(ledger, parts, weights, nats)
         theta = weights.theta(ledger)
         kl, found = other_weights.measure(parts, theta, fitted=cluster is not None)
     console.complain(f"measured: KL to the run's start {kl:.2f} nats")
     for guard in found.guards:
         console.complain(guard.line())
     return replace(weights, kl=kl, heldout=found)
+
+
+def _draw_back(ledger: Ledger, parts: RunParts, weights: Weights, nats: float) -> Weights:
+    """The weights at the share of their way where fresh answers tell so many nats at most."""
+    from szpo.improvement.draw_back import draw_back
+    from szpo.runs import other_weights
+
+    def read(scale: float, number: int) -> other_weights.Distance:
+        scale = math.floor(1e4 * scale) / 1e4  # as the card says it
+        theta = replace(weights, scale=scale).theta(ledger)
+        return other_weights.read_distance(parts, theta, scale, number)
+
+    found = draw_back(read, lambda found: (found, True), nats)
+    console.complain(f"drawn back to {found.scale:.0%} of the way from the start")
+    return replace(weights, scale=found.scale)
 
 
 def _cut(ledger: Ledger, weights: Weights, rank: int) -> Weights:

@@ -411,9 +411,7 @@ def improved_summary(found: Found) -> dict[str, object]:
         "nats": body["nats"],
         "nats_stderr": body["nats_stderr"],
         "scale": body["scale"],
-        "steps": [
-            {"score": s.checked.score, "nats": s.checked.nats, "kept": s.kept} for s in state.steps
-        ],
+        "steps": [{"score": s.score, "nats": s.nats, "cost": s.cost} for s in state.at.steps],
         "answers": body["answers"],
         "stopped": state.stopped,
     }

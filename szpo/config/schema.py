@@ -285,13 +285,6 @@ class Config(Section):
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
 
     @property
-    def way(self) -> str:
-        """`improve.way`, with auto resolved: no gradients where the engine only generates."""
-        generates = self.engine.kind != "local" or self.model.quantization is not None
-        usual = "zeroth" if generates else "natural"
-        return usual if self.improve.way == "auto" else self.improve.way
-
-    @property
     def guides(self) -> bool:
         """Whether directions are guided; see `szpo.optim.guided_directions`."""
         o = self.optimizer
@@ -300,9 +293,12 @@ class Config(Section):
 
     @property
     def improves(self) -> bool:
-        """Whether the policy is improved in the run, which needs fits of named features."""
-        named = self.coordinates in (*NAMED, "none")
-        return self.improve.nats is not None and self.regresses and named
+        """Whether the policy is improved in the run.
+
+        That needs fits of named features, and gradients of a model in this process.
+        """
+        fits = self.regresses and self.coordinates in (*NAMED, "none")
+        return self.improve.nats is not None and fits and self.engine.kind == "local"
 
     @property
     def asks_rows(self) -> bool:

@@ -188,13 +188,6 @@ class Improve(Section):
         description="doubling: also after the round in which the votes show a taste, and at each "
         "doubling of them, beside people while they read; end: only when the votes are spent.",
     )
-    way: Literal["auto", "policy", "natural", "zeroth"] = Field(
-        "auto",
-        description="policy: policy gradient; natural: natural gradient of as many answers of the "
-        "start as subspace.samples says (1,024); zeroth: by pairs of perturbed policies, without "
-        "gradients, and szpo verify computes the weights again; auto: zeroth with workers, "
-        "servers or 4-bit weights, else natural.",
-    )
 
 
 class Evaluation(Section):

@@ -1,8 +1,8 @@
 """Make a set of LoRA adapters of one base: one for each named feature, reward or taste.
 
 All share their A and a few thousand answers of the start. From these each aim gets its natural
-gradient: a straight line, scaled to the wished nats. From a third of that way `improve` goes on
-with fresh answers, for the first aims and while that gains more at equal nats. Of the ends whose
+gradient: a straight line, scaled to the wished nats. From a third of that way `climb` goes on with
+fresh answers, for the first aims and while that gains more at equal nats. Of the ends whose
 guards hold, the one that scores more on prompts that neither saw is kept, and drawn back until
 fresh answers to these prompts keep its nats and guards. All are rounded to fp16 before they are
 judged, as the files are.
@@ -35,10 +35,10 @@ from szpo.config.schema import Config
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.files import private, replace_whole, try_lock
 from szpo.improvement import aims as named
-from szpo.improvement import score_ascent
+from szpo.improvement import policy_gradient
 from szpo.improvement.aims import Aim
 from szpo.improvement.draw_back import draw_back
-from szpo.improvement.score_ascent import Plan, Score, Way, policy_gradient
+from szpo.improvement.policy_gradient import Ascent, Pace, Score
 from szpo.models import adapters, loading
 from szpo.models.adapters import SET, UNFINISHED
 from szpo.models.lora import Site
@@ -63,7 +63,7 @@ from szpo.policies.subspaces import Subspace, every_b
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Progress, Prompt, Theta, unseen
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Part of each adapter's key; increase it when adapters are made in another way."""
 JUDGED: Final = 32
 """Most prompts on which the made adapters are judged; a quarter of all at most."""
@@ -82,7 +82,6 @@ TRIES: Final = 6
 """Passes to find the length at which a direction costs the wished nats."""
 SCALED: Final = 64
 """Answers at least by which a length is found."""
-WAY: Final[Way] = policy_gradient
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,7 @@ class Making:
     nats: float = 3.0
     answers: int = 4096
     """Answers of the start that all adapters share; fewer are less exact."""
-    plan: Plan = field(
-        default_factory=lambda: Plan(step_nats=0.3, steps=10, patience=3, checked=24, each=1)
-    )
-    """Of the loop; its nats are those above."""
+    pace: Pace = field(default_factory=Pace)
     seed: int = 0
 
 
@@ -167,7 +163,6 @@ class SetMaker:
         self.sampling = sampling_of(config)
         self.sites, self.conv1d = host.places(config.adapter, None)
         self.folder, self.progress = folder, progress
-        self.plan = replace(making.plan, nats=making.nats)
 
     # ---- what is made already ----
 
@@ -334,20 +329,16 @@ class SetMaker:
             return {"name": aim.name, "why": "all answers of the start are alike in it"}
         seed = seeds.child_seed(self.making.seed, place, f"adapter {aim.feature} {aim.sign}")
         direction = ground.directions[:, place]
-        unit = score_ascent.add(
-            policy.start(), policy.layout, direction / np.linalg.norm(direction), 1.0
-        )
+        unit = _split(policy.start(), direction / np.linalg.norm(direction))
         line, drawn = self._scale(policy, unit, seed)
         ends = [self._judge("line", policy, line, base, drawn)]
         state_file = self.folder / f".{aim.slug}-{self.key(aim)[:16]}.npz"
-        stopped = ""
         if both or ends[0].failed(aim):
             score = named.bounded(named.score_of(aim, policy), *ground.bounds[place])
             begin = _scaled(line, math.sqrt(BEGIN))
             found = self._take_steps(place, aim, policy, score, begin, seed, state_file)
             there, drawn = self._scale(policy, found.theta, seed, longest=1.0)
             ends.append(self._judge("steps", policy, there, base, found.answers + drawn))
-            stopped = found.stopped
         chosen = max(ends, key=lambda end: (not end.failed(aim), end.values[place]))
         best, drawn = self._draw_back(aim, policy, chosen, base)
         tried = sum(end.answers for end in ends) + drawn
@@ -369,7 +360,7 @@ class SetMaker:
                 for other, gap in zip(self.aims, _gaps(best, base, ground), strict=True)
                 if other is not aim and math.isfinite(gap)
             },
-            "way": best.way, "stopped": stopped,
+            "way": best.way,
             "ends": {e.way: [round(e.nats, 3), float(e.values[place] * aim.sign)] for e in ends},
             "guards": [asdict(guard) for guard in best.guards],
             "seconds": round(time.monotonic() - began, 1),
@@ -385,19 +376,20 @@ class SetMaker:
     def _take_steps(
         self, place: int, aim: Aim, policy: LoraPolicy, score: Score, begin: Theta, seed: int,
         file: Path,
-    ) -> score_ascent.Improved:  # fmt: skip
+    ) -> Ascent:  # fmt: skip
         """Improve on the score from these B; ``file`` keeps the state of an interrupted one."""
-        plan = self.plan if aim.counts_parts else replace(self.plan, parts=1)
+        nats = self.making.nats
 
-        def tell(state: score_ascent.Improved) -> None:
-            score_ascent.save(state, file, (aim.name, 0))
-            self.progress(f"{aim.name}: step {len(state.steps)}", place, len(self.aims))
+        def ends(here: Ascent) -> bool:
+            policy_gradient.save(here, file, {})
+            self.progress(f"{aim.name}: step {len(here.steps)}", place, len(self.aims))
+            return bool(here.steps) and here.steps[-1].nats >= nats
 
-        kept = cache.read_stored(file, score_ascent.load)
+        kept = cache.read_stored(file, policy_gradient.load)
         with moved(policy, begin):
-            return score_ascent.improve(
-                policy, score, self.taught, WAY, replace(plan, waived=aim.waived),
-                seed=seed, since=kept and kept[0], report=tell,
+            return policy_gradient.climb(
+                policy, score, self.taught, self.making.pace, seed=seed,
+                since=kept and kept[0], until=ends,
             )  # fmt: skip
 
     def _scale(
@@ -526,6 +518,13 @@ def holding(folder: Path) -> Iterator[None]:
             raise UsageError(f"another process is making adapters in {folder}")
         yield
         place.unlink(missing_ok=True)
+
+
+def _split(theta: Theta, direction: Floats) -> Theta:
+    """A direction over all B, one after the other, by their names."""
+    cuts = np.cumsum([value.size for value in theta.values()])[:-1]
+    parts = zip(theta.items(), np.split(direction, cuts), strict=True)
+    return {name: part.reshape(value.shape).astype(np.float32) for (name, value), part in parts}
 
 
 def _scaled(theta: Theta, scale: float) -> Theta:

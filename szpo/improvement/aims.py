@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +21,7 @@ from szpo.taste import Taste
 from szpo.types import Answer, Floats, Prompt
 
 if TYPE_CHECKING:
-    from szpo.improvement.score_ascent import Score
+    from szpo.improvement.policy_gradient import Score
     from szpo.policies.lora_policy import LoraPolicy
 
 FLUENCY: Final = "fluency"
@@ -209,28 +209,30 @@ def values_of(
 
 
 def score_of(aim: Aim, policy: LoraPolicy) -> Score:
-    """The aim as a function of prompts and answers."""
+    """The aim as a score of answers."""
+    from szpo.improvement.policy_gradient import Score
+
     taste = aim.taste
     if taste is not None and taste.direction is not None:
         taste.require_model(policy.loaded.sha256, policy.loaded.name)
-        return lambda prompts, answers: taste.score(
-            **taste.read(policy, prompts, answers, aim.given)
+        return Score(
+            lambda prompts, answers, states: taste.score(
+                **taste.read(policy, prompts, answers, aim.given, states)
+            ),
+            taste.direction.layer,
         )
     if aim.entry is not None or taste is not None:
-        return lambda prompts, answers: count([aim], prompts, answers)[:, 0]
-
-    def fluency(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        return np.nan_to_num(policy.logprob_base(prompts, answers))
-
+        return Score(lambda prompts, answers, states: count([aim], prompts, answers)[:, 0])
     if aim.feature == FLUENCY:
-        return fluency
+        return Score(
+            lambda prompts, answers, states: np.nan_to_num(policy.logprob_base(prompts, answers))
+        )
     reward = plugins.read_reward(aim.feature, policy.logprob_base)
-
-    def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        pairs = zip(prompts, answers, strict=True)
-        return np.array([float(reward.score(p, a)) for p, a in pairs])
-
-    return score
+    return Score(
+        lambda prompts, answers, states: np.array(
+            [float(reward.score(*pair)) for pair in zip(prompts, answers, strict=True)]
+        )
+    )
 
 
 def bounds_of(aim: Aim, values: Floats) -> tuple[float, float]:
@@ -250,4 +252,4 @@ def bounds_of(aim: Aim, values: Floats) -> tuple[float, float]:
 
 def bounded(score: Score, low: float, high: float) -> Score:
     """The score, cut to a range, so that it cannot be driven where no text of the start was."""
-    return lambda prompts, answers: np.clip(score(prompts, answers), low, high)
+    return replace(score, of=lambda *given: np.clip(score(*given), low, high))

@@ -25,9 +25,8 @@ from szpo import cache
 from szpo.analysis import taught
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
-from szpo.improvement import score_ascent
-from szpo.improvement.policy_search import Begun, Found, search_move
-from szpo.improvement.score_ascent import Improved, Plan, Pool
+from szpo.improvement import policy_search
+from szpo.improvement.policy_search import PACE, Begun, Found, Improved, search_move
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
@@ -60,7 +59,6 @@ def improve_run(
     *,
     nats: float,
     given: Sequence[str] = (),
-    way: str | None = None,
     report: Callable[[Improved], object] = lambda state: None,
     progress: Progress = unseen,
 ) -> Found:
@@ -70,7 +68,7 @@ def improve_run(
     """
     begun = begin(ledger)
     found = search_move(
-        ledger, parts, begun, nats=nats, given=given, way=way, report=report, progress=progress
+        ledger, parts, begun, nats=nats, given=given, report=report, progress=progress
     )
     adopt(ledger, parts, begun, found)
     return found
@@ -135,7 +133,6 @@ class Improving:
         self._begun: Begun | None = None
         self._turns: Turns[Found] | None = None
         self._found: Found | None = None
-        self._pool: Pool | None = None
         self._told = ExitStack()
 
     def look(self) -> None:
@@ -199,7 +196,7 @@ class Improving:
         self._tried, self._begun, nats = begun.steps, begun, self._nats
         path = self._ledger.path
         tell = self._told.enter_context(setup_progress.writing(path, IMPROVING))
-        tell("improving", 0 if since is None else len(since.steps), Plan().steps)
+        tell("improving", 0 if since is None else len(since.at.steps), PACE.steps)
         with self._saying_why_not():
             show, told = reporter(self._say), setup_progress.telling(self._say, of="improving")
 
@@ -208,16 +205,16 @@ class Improving:
                 told(name, done, of)
 
             def report(state: Improved) -> None:
-                score_ascent.save(state, self._file, (begun.head, begun.event))
+                policy_search.save(state, self._file, (begun.head, begun.event))
                 # It may hold what withdrawn verdicts taught.
                 if _is_over(self._ledger, begun.event):
                     self._file.unlink(missing_ok=True)
-                tell("improving", len(state.steps), Plan().steps)
+                tell("improving", len(state.at.steps), PACE.steps)
                 show(state)
 
             search = partial(
                 search_move, self._ledger, self._parts, begun, nats=nats,
-                given=self._parts.config.features.own, since=since, pool=self._pool,
+                given=self._parts.config.features.own, since=since,
                 starts=lambda: self._say(describe_start(nats)), report=report, progress=progress,
             )  # fmt: skip
             if self._beside:
@@ -229,7 +226,7 @@ class Improving:
     def _resume(self) -> None:
         if self._begun is not None or not self._file.exists():
             return
-        found = cache.read_stored(self._file, score_ascent.load)
+        found = cache.read_stored(self._file, policy_search.load)
         if found is None:  # what it held is found again
             return
         since, (head, event) = found
@@ -245,7 +242,6 @@ class Improving:
             self._tried = begun.steps - 1
             self._leave()
         elif begun is not None and found is not None:
-            self._pool = found.pool
             with self._saying_why_not():
                 adopt(self._ledger, self._parts, begun, found)
                 self._leave()
@@ -332,32 +328,26 @@ def reporter(
 
     def report(state: Improved) -> None:
         say(f"improving: {describe_step(state)}")
-        step = f"step {len(state.steps) + 1}"
-        doing = f"improving: {step}: it answers, learns from its best answers, and is measured"
-        note("" if state.stopped else doing)
+        note("" if state.stopped else f"improving: step {len(state.at.steps) + 1}")
 
     return report
 
 
 def describe_step(state: Improved) -> str:
     """Where an improvement is, in a line for people."""
-    if not state.steps:
-        return (
-            f"by what the votes liked, the start's answers score {state.base.score:+.2f}; higher "
-            "is better"
-        )
-    step = state.steps[-1]
-    said = (
-        f"step {len(state.steps)}: answers score {step.checked.score:+.2f} (start "
-        f"{state.base.score:+.2f}), {step.checked.nats:.2f} nats away"
+    if not state.at.steps:
+        return f"by its own answers, at most {state.nats:.1f} nats away before it is looked at"
+    step = state.at.steps[-1]
+    return (
+        f"step {len(state.at.steps)}: answers score {step.score:+.2f} by what the votes liked, "
+        f"{step.nats:.2f} nats away"
     )
-    return said if step.kept else f"{said}; undone: {state.stopped}"
 
 
 def describe_improving(found: Found) -> str:
     """What came of an improvement."""
     state, body = found.state, found.body
-    taken = len(state.steps)
+    taken = len(state.at.steps)
     end = (
         f"{taken} step{'s' * (taken != 1)}, {body['answers']:,} own answers; it stopped: "
         f"{state.stopped}"
@@ -368,7 +358,7 @@ def describe_improving(found: Found) -> str:
     guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
     if body["scale"] < 1:
         end = f"drawn back to {body['scale']:.0%} of its way by fresh answers; {end}"
-    by = "improved" if state.best else "the votes' mix again, in place of what was adopted before"
+    by = "the votes' mix again, in place of what was adopted before" if body["mix"] else "improved"
     return (
         f"{by}: by what the votes liked, fresh answers score {body['score']:+.2f} (start "
         f"{body['score_before']:+.2f}), {body['nats']:.1f} nats away{guards} ({end})"

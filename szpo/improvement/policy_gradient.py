@@ -15,15 +15,18 @@ All random numbers follow from one seed, so a resumed improvement ends like an u
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from szpo import seeds
 from szpo.errors import RunError, UsageError
+from szpo.files import private, replace_whole
 from szpo.models.forced import Forced
 from szpo.models.logprobs import Sample
 from szpo.policies.lora_policy import LoraPolicy
@@ -289,3 +292,31 @@ def _shorten(cost: Callable[[float], float], rate: float, share: float) -> tuple
             return rate, spent
         rate *= math.sqrt(share / spent)
     return rate, cost(rate)
+
+
+# ---- the state as a file ----
+
+
+def save(here: Ascent, path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a state, Adam's moments included, to one ``.npz`` file, atomically; with ``facts``."""
+    parts = {"theta": here.theta, "mean": here.mean, "square": here.square}
+    arrays: dict[str, Any] = {
+        f"{part}/{name}": value for part, each in parts.items() for name, value in each.items()
+    }
+    own = {"rate": here.rate, "floor": here.floor, "steps": [asdict(s) for s in here.steps]}
+    with replace_whole(path) as draft, open(draft, "wb", opener=private) as file:
+        np.savez(file, **arrays, facts=np.array(json.dumps({**facts, **own})))
+
+
+def load(path: Path) -> tuple[Ascent, dict[str, Any]]:
+    """Read what `save` wrote: the state and the facts; for `cache.read_stored`."""
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        facts = json.loads(str(file["facts"]))
+        parts: dict[str, dict[str, Any]] = {"theta": {}, "mean": {}, "square": {}}
+        for name in file.files:
+            part, _, tensor = name.partition("/")
+            if tensor:
+                parts[part][tensor] = file[name]
+    steps = tuple(Step(**each) for each in facts.pop("steps"))
+    rate, floor = facts.pop("rate"), facts.pop("floor")
+    return Ascent(**parts, rate=rate, floor=floor, steps=steps), facts

@@ -2,13 +2,12 @@
 
 It begins at the run's recommended point, or, where that is an adopted policy, at the votes' own
 mix if that scores higher by now; part of the way there where that has spent more than half of the
-budget, or at the start where its own line rises more steeply. It moves every B of the adapter
-(`szpo.improvement.score_ascent`: along the natural gradient that a thousand answers of the start
-show, which a process draws once; without gradients the adapters' weights, where these are the
-run's coordinates).
+budget. It moves every B of the adapter by its own answers (`szpo.improvement.policy_gradient`), KL
+always to the start: half a nat beyond where it begins, and the rest once fresh answers have gained
+on the taste by its lower value.
 
-The best policy found is drawn back towards the start until fresh answers keep budget and guards. A
-run adopts it where it scores higher on these than where it began, or else the votes' mix.
+The policy found is drawn back towards the start until fresh answers keep budget and guards. A run
+adopts it where it scores higher on these than where it began, or else the votes' mix.
 Prompts for measuring and those of check rows are split off from the training prompts; held-out
 ones are never read.
 """
@@ -18,46 +17,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from szpo import seeds, turns
 from szpo.analysis import run_taste
-from szpo.config.schema import FEATURE_SAMPLES
-from szpo.errors import UsageError
-from szpo.improvement import score_ascent
+from szpo.errors import ResourceError, UsageError
+from szpo.improvement import policy_gradient
 from szpo.improvement.aims import waived_by
 from szpo.improvement.draw_back import draw_back
-from szpo.improvement.score_ascent import (
-    SPENT,
-    Checked,
-    Improved,
-    Plan,
-    Pool,
-    Proposal,
-    Task,
-    Way,
-    along,
-    draw_pool,
-    improve,
-    measure,
-    natural_gradient,
-    policy_gradient,
-    split_prompts,
-    zeroth_order,
-)
+from szpo.improvement.policy_gradient import Ascent, Pace, Score
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import RECOMMENDED, START, UPDATED
+from szpo.models.devices import is_out_of_memory
 from szpo.optim import parameters
-from szpo.optim.sample_directions import Law
 from szpo.policies import subspaces, text_guards
-from szpo.policies.basis import PARTS
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Subspace, every_b
-from szpo.policies.text_guards import Guard
+from szpo.policies.text_guards import Guard, TextFigures
 from szpo.replay import replay
 from szpo.runs import guards
 from szpo.runs.assemble import RunParts
@@ -73,16 +54,46 @@ MOST_READ: Final = 3
 """Times that as many are drawn, while two policies score within two standard errors."""
 MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
-START_ANSWERS: Final = 4
-"""Answers of the start to each prompt, with which answers of the improved policy are compared."""
-LINE_NATS: Final = 0.3
-"""A step's by itself where it follows the line of many answers."""
-POOL_BYTES: Final = 2**28
-"""Most memory for the score functions of the start's answers."""
-WAYS: Final[dict[str, Way]] = {
-    "policy": policy_gradient, "natural": natural_gradient, "zeroth": zeroth_order,
-}  # fmt: skip
-"""By their name in ``improve.way``."""
+START_ANSWERS: Final = 2
+"""Answers of the start to each prompt to measure on, which the taste compares others with."""
+SPENT: Final = 0.9
+"""Share of the budget at which it counts as spent."""
+CHECKED: Final = 32
+"""Prompts split off for measuring; at most a third of all."""
+FEWEST_CHECKED: Final = 3
+"""Fewest prompts to measure on."""
+PATIENCE: Final = 12
+"""After so many steps the last third of them must score more than the first."""
+PACE: Final = Pace()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A policy as measured on the prompts that were split off."""
+
+    score: float
+    nats: float
+    """KL to the start, nats an answer."""
+    stderr: float
+    """Of the KL, over prompts."""
+    figures: TextFigures
+    answers: int
+    """How many answers this was measured on."""
+    by_prompt: tuple[float, ...] = ()
+    """Mean score of the answers to each prompt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Improved:
+    """Where an improvement is, or where it ended."""
+
+    at: Ascent
+    first: str
+    """Digest of the policy that the first step began from."""
+    nats: float
+    """What it may spend by now, KL to the start in nats an answer."""
+    stopped: str = ""
+    """Why it ended; empty while it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +125,6 @@ class Found:
     """Of the event that says so."""
     sites: tuple[Subspace, bool] | None
     """The layers that a run without coordinates adapts from then on, as from `_with_sites`."""
-    pool: Pool | None
-    """The start's answers, for the next improvement of the same process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,20 +132,17 @@ class Search:
     """What the stages of a search share."""
 
     policy: LoraPolicy
-    """In the coordinates of the way."""
-    way: Way
-    pool: Pool | None
-    """Answers of the start, where the way learns from these."""
-    line: Proposal | None
-    """Which it then goes along at every step."""
-    plan: Plan
+    """In every B of the adapter."""
+    nats: float
+    """The budget."""
+    waived: tuple[str, ...]
+    """Names of guards that are measured but not heeded: those that the taste is about."""
     seed: int
-    split: int
-    """The seed by which prompts are split."""
-    asked: Sequence[Prompt]
+    taught: tuple[Prompt, ...]
+    """Those of the prompts that steps learn from."""
     aside: tuple[Prompt, ...]
-    """Those of the prompts that are only measured on."""
-    score: score_ascent.Score
+    """Those that are only measured on."""
+    score: Score
     gain: Callable[[Sequence[Prompt], Sequence[Answer]], float]
     keep: Callable[[], tuple[Guard, ...]]
     fresh: int
@@ -147,6 +153,10 @@ class Search:
     drawn: list[int]
     """How many fresh answers each reading drew."""
     progress: Progress
+
+    def failed(self, held: Sequence[Guard]) -> list[str]:
+        """Names of the guards that fail and are heeded."""
+        return [guard.name for guard in held if not guard.ok and guard.name not in self.waived]
 
     def measure(self, theta: Theta, what: str, number: int = 0) -> Checked:
         """Read a policy by fresh answers; ``what``: its name for people.
@@ -202,9 +212,7 @@ def search_move(
     *,
     nats: float,
     given: Sequence[str] = (),
-    way: str | None = None,
     since: Improved | None = None,
-    pool: Pool | None = None,
     starts: Callable[[], object] = lambda: None,
     report: Callable[[Improved], object] = lambda state: None,
     progress: Progress = unseen,
@@ -214,20 +222,20 @@ def search_move(
     What the run has recorded since ``begun`` makes no difference; the policy is where it was
     afterwards. It goes at most ``nats`` an answer from the run's start, and half a nat until the
     lower value of what its answers gain on the taste, by `Taste.gain`, is above 0. ``given``: the
-    user's own features that are code, anew. ``way``: one of `WAYS`; None: as the run's settings
-    say. It goes on from the state ``since``, which an earlier call told ``report`` at its
-    beginning or after a step, with the ``pool`` of answers that one returned; ``progress`` is
-    called while these are drawn, and ``starts`` once it is known that the votes show a taste.
+    user's own features that are code, anew. It goes on from the state ``since``, which an earlier
+    call told ``report`` at its beginning or after a step; ``progress`` is called while the start's
+    answers are drawn, and ``starts`` once it is known that the votes show a taste.
 
     Raises:
         RunError: the votes show no taste that has a name, or none any more.
-        UsageError: another run than one of a language model whose B move.
+        UsageError: another run than one of a language model whose B move, or its model is not in
+            this process.
+        ResourceError: memory does not hold a gradient.
     """
+    require_gradients(parts)
     taste = run_taste.read(ledger, given, present=True, before=begun.event)
     starts()
-    policy, way = parts.language, way or parts.config.way
-    if parts.config.coordinates == "full":
-        raise UsageError("improving moves every B of an adapter, and subspace.kind full A as well")
+    policy = parts.language
     sites = None if policy.subspace.sites else _with_sites(parts)
     held = policy.subspace if sites is None else sites[0]
     places = replay.improved_from(ledger, held, begun.steps, begun.adopted)
@@ -236,57 +244,72 @@ def search_move(
     try:
         search = _set_up(
             ledger, parts, begun, taste, held, places[START],
-            nats=nats, way=way, given=given, pool=pool, progress=progress,
+            nats=nats, given=given, progress=progress,
         )  # fmt: skip
         began = _find_beginning(search, places)
-        state, limit = _climb(search, began, since, report)
+        state = _climb(search, began, since, report)
         best, why_not = None, ""
-        if state.best:
-            best = _draw_back(search, state, limit)
-            began, best, why_not = _compare(search, places[began.place], began, best, limit)
+        if any(step.cost for step in state.at.steps):
+            best = _draw_back(search, state)
+            began, best, why_not = _compare(search, places[began.place], began, best, state.nats)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            "memory does not hold a gradient of this model; take the best of several answers "
+            "(--best-of), or let votes mix adapters (subspace.adapters)"
+        ) from None
     finally:
         assert parts.base is not None
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
     if why_not:
-        state, best = replace(state, best=0, stopped=why_not), None
-    adopts, there, passed, share, scale = None, began.there, began.guards, began.share, 1.0
+        state, best = replace(state, stopped=why_not), None
+    adopts, there, passed, scale, mixed = None, began.there, began.guards, 1.0, False
     if best is not None:
         adopts, there, passed, scale = best.theta, best.there, best.guards, best.scale
     elif began.place == UPDATED:  # by the same sum as verify, which writes no -0.0
-        share = 1.0
-        adopts = parameters.between(places[START], places[UPDATED], share)
-    at_start = score_ascent.are_equal(places[began.place], places[START])
+        adopts, mixed = parameters.between(places[START], places[UPDATED], 1.0), True
+    at_start = are_equal(places[began.place], places[START])
     before = began.there.score if at_start else search.base.score
     body = {
         "taste": taste.to_json(),
         "taste_sha256": taste.sha256,
-        "seed": state.seed,
+        "seed": search.seed,
         "nats_allowed": nats,
         "score_before": before,
         "score": there.score,
         "nats": there.nats,
         "nats_stderr": there.stderr,
         "scale": scale,
-        "answers": state.answers + sum(search.drawn),
+        "answers": state.at.answers + sum(search.drawn),
         "guards": [asdict(guard) for guard in passed],
         "stopped": state.stopped,
-        "taken": len(state.steps),
-        "best": state.best,
-        "way": way,
-        "began_sha256": theta.adopted_digest(began.first),
+        "taken": len(state.at.steps),
+        "mix": mixed,
+        "began_sha256": state.first,
         "begun": {
             "steps": begun.steps,
             "event": begun.event,
-            "from": began.place if share else START,
+            "from": START if are_equal(began.first, places[START]) else began.place,
         },
     }
-    if way == "zeroth" or (adopts is not None and not state.best):
-        body["moves"] = {
-            "law": asdict(search.policy.space.law), "in_z": search.policy.subspace.in_z,
-            "share": share,
-            "coefs": [step.coefs for step in state.steps[: state.best]],
-        }  # fmt: skip
-    return Found(state, adopts, body, sites, search.pool)
+    return Found(state, adopts, body, sites)
+
+
+def require_gradients(parts: RunParts) -> None:
+    """Refuse a run whose policy cannot be improved by gradients.
+
+    Raises:
+        UsageError: every factor of it moves already, or workers hold its model.
+    """
+    if parts.config.coordinates == "full":
+        raise UsageError("improving moves every B of an adapter, and subspace.kind full A as well")
+    if parts.config.engine.kind != "local":
+        raise UsageError(
+            f"improving reads gradients, which engine.kind {parts.config.engine.kind} has none "
+            "of; take the best of several answers (--best-of), or let votes mix adapters "
+            "(subspace.adapters)"
+        )
 
 
 def _set_up(
@@ -298,44 +321,72 @@ def _set_up(
     start: Theta,
     *,
     nats: float,
-    way: str,
     given: Sequence[str],
-    pool: Pool | None,
     progress: Progress,
 ) -> Search:
-    """Draw what a search needs once: answers of the start, to learn from and to compare with."""
-    root = ledger.root_seed
+    """Draw what a search needs once: answers of the start, to compare with."""
+    root, base = ledger.root_seed, parts.base
+    assert base is not None
     seed = seeds.as_seed(seeds.derive(root, "improve", step=begun.steps))
     asked = set_aside(parts.prompts.train, root)[0]
-    plan = Plan(nats=nats, waived=waived_by(taste))
-    if taste.direction is not None:  # each part's score would be a pass of its own
-        plan = replace(plan, parts=1)
-    taught, aside = split_prompts(asked, plan.checked, root)
-    if way == "natural":
-        pool = pool or _draw_pool(parts, held, taught, root, progress)
-    policy, by, line = _mover(parts, held, way, seed), WAYS[way], None
-    progress("the start's answers to compare with", 0, 0)
-    score, gain = scorer(taste, policy, asked, seed, given)
-    keep = text_guards.keeper(policy, guards.read_questions(parts.config.guards.keep))
-    if pool is not None:
-        plan = replace(plan, step_nats=LINE_NATS)
-        distinct = subspaces.every_distinct_b(held.sites, held.factors())[1]
-        by = along(
-            pool, score, lambda line: subspaces.widen(line, held.sites, distinct),
-            drawn=0 if begun.adopted else len(pool.rows),
-        )  # fmt: skip
-        line = by(policy, Task(score, taught, 1, seed, step=2))
-    fresh = seeds.child_seed(seed, begun.adopted, "compared")
-    base = _read(policy, score, aside, fresh, base=True)
-    return Search(
-        policy, by, pool, line, plan, seed, root, asked, aside, score, gain, keep, fresh, start,
-        base, [base.answers], progress,
+    taught, aside = split_prompts(asked, CHECKED, root)
+    policy = LoraPolicy(
+        base.loaded, every_b(held.sites, held.factors()), root_seed=seed,
+        sampling=parts.language.sampling, host=base.host,
     )  # fmt: skip
+    progress("the start's answers to compare with", 0, 0)
+    score, gain = scorer(taste, policy, aside, seed, given)
+    keep = text_guards.keeper(policy, guards.read_questions(parts.config.guards.keep))
+    fresh = seeds.child_seed(seed, begun.adopted, "compared")
+    measured = _read(policy, score, aside, fresh, base=True)
+    return Search(
+        policy, nats, waived_by(taste), seed, taught, aside, score, gain, keep, fresh, start,
+        measured, [measured.answers], progress,
+    )  # fmt: skip
+
+
+def split_prompts(
+    prompts: Sequence[Prompt], most: int, seed: int
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Split prompts into those that steps learn from and at most ``most``, a third, to measure on.
+
+    >>> [len(part) for part in split_prompts([Prompt.user(str(i)) for i in range(9)], 32, 0)]
+    [6, 3]
+    """
+    unique = tuple(dict.fromkeys(prompts))
+    count = min(most, len(unique) // 3)
+    if count < min(most, FEWEST_CHECKED - 1):
+        raise UsageError(f"improving needs 6 different prompts or more; got {len(unique)}")
+    order = seeds.permutation(seeds.derive(seed, "improve prompts"), len(unique)).tolist()
+    return tuple(unique[i] for i in order[count:]), tuple(unique[i] for i in order[:count])
+
+
+def measure(
+    policy: LoraPolicy, score: Score, prompts: Sequence[Prompt], each: int, *,
+    seed: int, base: bool = False,
+) -> Checked:  # fmt: skip
+    """Score, KL and text figures of ``each`` answers to these prompts; ``base``: of the start."""
+    rows = policy.sample_tokens(prompts, each, seed=seed, base=base)
+    nats, stderr = (0.0, 0.0) if base else policy.kl_of(prompts, rows)
+    answers = [policy.answer(row) for row in rows]
+    asked = [prompt for prompt in prompts for _ in range(each)]
+    grouped = [answers[i : i + each] for i in range(0, len(answers), each)]
+    scores = score(asked, answers)
+    return Checked(
+        float(scores.mean()), nats, stderr,
+        text_guards.measure(policy, prompts, grouped, seed=seed, topic=False), len(answers),
+        tuple(scores.reshape(-1, each).mean(1).tolist()),
+    )  # fmt: skip
+
+
+def are_equal(one: Theta, other: Theta) -> bool:
+    """Whether two policies have the same moving factors, which makes them the same policy."""
+    return all((one[name] == value).all() for name, value in other.items())
 
 
 def _read(
     policy: LoraPolicy,
-    score: score_ascent.Score,
+    score: Score,
     aside: Sequence[Prompt],
     seed: int,
     *,
@@ -377,39 +428,33 @@ class Beginning:
     """The policy at this place."""
     guards: tuple[Guard, ...]
     """Of the votes' own mix, where it is this place."""
-    share: float
-    """How much of the way to this place is gone at once; 0: it begins at the start."""
     first: Theta
+    """The policy itself, part of the way to it, or the start where it scores less than that."""
     nats: float
     """What is spent of the budget there."""
 
 
 def _find_beginning(search: Search, places: Mapping[str, Theta]) -> Beginning:
-    plan, base, start = search.plan, search.base, places[START]
+    nats, base, start = search.nats, search.base, places[START]
     now, place, mixed = places[RECOMMENDED], RECOMMENDED, tuple[Guard, ...]()
     there = base
-    if not score_ascent.are_equal(now, start):
+    if not are_equal(now, start):
         there = search.measure(now, "the run's policy")
     if UPDATED in places:
         mix = search.measure(places[UPDATED], "the votes' mix")
-        if _fits(there, plan.nats) and mix.nats <= plan.nats:
+        if _fits(there, nats) and mix.nats <= nats:
             there, mix = search.tell_apart(now, there, places[UPDATED], mix)
-        least = max(base.score, there.score) if _fits(there, plan.nats) else base.score
-        if mix.score > least and mix.nats <= plan.nats:
+        least = max(base.score, there.score) if _fits(there, nats) else base.score
+        if mix.score > least and mix.nats <= nats:
             passed = search.guards(places[UPDATED], mix)
-            if not plan.failed(passed):
+            if not search.failed(passed):
                 place, there, mixed = UPDATED, mix, passed
-    share = math.sqrt(min(1.0, MIXED * plan.nats / max(there.nats, 1e-9)))
+    if there.score < base.score:
+        return Beginning(place, there, mixed, start, 0.0)
+    share = math.sqrt(min(1.0, MIXED * nats / max(there.nats, 1e-9)))
     first: Theta = parameters.between(start, places[place], share)
     here = search.measure(first, "where it may begin") if share < 1 else there
-    if search.line is not None and here.nats > 0:
-        factor = math.sqrt(here.nats / search.line.nats)
-        equal = score_ascent.add(start, search.policy.layout, search.line.direction, factor)
-        by_line = search.measure(equal, "the line")
-        steeper = _rise(by_line, base.score) >= _rise(here, base.score)
-        if steeper and not plan.failed(search.guards(equal, by_line)):
-            return Beginning(place, there, mixed, 0.0, start, 0.0)
-    return Beginning(place, there, mixed, share, first, here.nats)
+    return Beginning(place, there, mixed, first, here.nats)
 
 
 def _climb(
@@ -417,48 +462,54 @@ def _climb(
     began: Beginning,
     state: Improved | None,
     report: Callable[[Improved], object],
-) -> tuple[Improved, float]:
+) -> Improved:
     """Go half a nat beyond what was spent, and the rest once the policy has gained.
 
     ``state``: of an earlier call, which is left where that began elsewhere.
-
-    Returns:
-        Where it ended, and how many nats it was allowed by then.
     """
-    policy, plan = search.policy, search.plan
-    policy.move_to(began.first)
-    if state is not None and state.first != theta.adopted_digest(began.first):
-        state = None
-
-    def go(plan: Plan, since: Improved | None) -> Improved:
-        return improve(
-            policy, search.score, search.asked, search.way, plan, seed=search.seed,
-            split=search.split, since=since, report=report, keep=search.keep,
-        )  # fmt: skip
-
-    near = min(plan.nats, began.nats + FIRST_NATS)
-
-    def spends(state: Improved) -> list[bool]:
-        return [each.kept and each.checked.nats >= SPENT * near for each in state.steps]
-
-    if state is None or not any(spends(state)):
-        state = go(replace(plan, nats=near), state)
-    # Where it begins may be told farther by its steps' answers: then no step was taken.
-    passed = spends(state) or [state.begun.nats >= near]
-    if any(passed) and plan.nats > near:
-        ends = passed.index(True) + 1 == len(passed) and bool(state.stopped)
-        if ends and _gained(search, state.theta):
-            state = replace(state, stopped="")
-        if not ends or not state.stopped:
-            near = plan.nats
+    first = theta.adopted_digest(began.first)
+    if state is None or state.first != first:
+        near = min(search.nats, began.nats + FIRST_NATS)
+        state = Improved(Ascent(began.first), first, near)
+        report(state)
+    while not state.stopped:
+        state = replace(state, stopped=_why_stopped(state))
+        if state.stopped == SPENT_ALL and state.nats < search.nats and _gained(search, state):
+            state = replace(state, nats=search.nats, stopped="")
+            continue
         if not state.stopped:
-            state = go(plan, state)
-    return state, near
+            state = replace(state, at=policy_gradient.take_step(
+                search.policy, search.score, search.taught, PACE, state.at, seed=search.seed
+            ))  # fmt: skip
+        report(state)
+    return state
 
 
-def _gained(search: Search, theta: Theta) -> bool:
+SPENT_ALL: Final = "its nats are spent"
+
+
+def _why_stopped(state: Improved) -> str:
+    """Why no further step is taken; "": one is."""
+    steps = state.at.steps
+    if len(steps) >= PACE.steps:
+        return f"{PACE.steps} steps were taken"
+    if not steps:
+        return ""
+    last = steps[-1]
+    if not any(step.cost for step in steps[-FEWEST_CHECKED:]) and len(steps) >= FEWEST_CHECKED:
+        return "no answer scores more than another to the same prompt"
+    if (math.sqrt(last.nats) + math.sqrt(last.cost)) ** 2 >= SPENT * state.nats:
+        return SPENT_ALL
+    third = len(steps) // 3
+    scores = [step.score for step in steps]
+    if len(steps) >= PATIENCE and sum(scores[-third:]) <= sum(scores[:third]):
+        return "the score does not rise"
+    return ""
+
+
+def _gained(search: Search, state: Improved) -> bool:
     """Whether the lower value of what a policy's answers gain is above 0."""
-    return search.gain(*search.answers(theta, search.plan.each, search.seed)) > 0
+    return search.gain(*search.answers(state.at.theta, 2, search.seed)) > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -482,18 +533,19 @@ class Best:
         return self.there.stderr
 
 
-def _draw_back(search: Search, state: Improved, nats: float) -> Best:
-    """The best policy found, where fresh answers tell it within these nats and its guards hold."""
+def _draw_back(search: Search, state: Improved) -> Best:
+    """The policy found, where fresh answers tell it within its nats and its guards hold."""
 
     def read(scale: float, number: int) -> Best:
-        here = state.theta if scale == 1 else parameters.between(search.start, state.theta, scale)
-        return Best(here, search.measure(here, "the best step", number), (), scale)
+        end = state.at.theta
+        here = end if scale == 1 else parameters.between(search.start, end, scale)
+        return Best(here, search.measure(here, "the last step", number), (), scale)
 
     def guard(found: Best) -> tuple[Best, bool]:
         held = search.guards(found.theta, found.there)
-        return replace(found, guards=held), not search.plan.failed(held)
+        return replace(found, guards=held), not search.failed(held)
 
-    return draw_back(read, guard, nats)
+    return draw_back(read, guard, state.nats)
 
 
 def _compare(
@@ -503,13 +555,13 @@ def _compare(
 
     ``now``: the policy that the improvement began from.
     """
-    failed = search.plan.failed(best.guards)
+    failed = search.failed(best.guards)
     if failed:
         return began, best, f"guard by fresh answers: {failed[0]}"
     if best.there.nats > nats:
         far, most = f"{best.there.nats:.2f} nats", f"{nats:.2f} are allowed"
         return began, best, f"fresh answers are {far} away where {most}"
-    if not _fits(began.there, search.plan.nats):
+    if not _fits(began.there, search.nats):
         return began, best, ""
     before, after = search.tell_apart(now, began.there, best.theta, best.there)
     began, best = replace(began, there=before), replace(best, there=after)
@@ -517,7 +569,7 @@ def _compare(
         return began, best, ""
     which = "the votes' mix" if began.place == UPDATED else "the run's policy"
     here = f"{which} scores {before.score:+.2f} at {before.nats:.1f} nats"
-    return began, best, f"{here}, and the best step {after.score:+.2f}"
+    return began, best, f"{here}, and the last step {after.score:+.2f}"
 
 
 def scorer(
@@ -526,28 +578,32 @@ def scorer(
     prompts: Sequence[Prompt],
     seed: int,
     given: Sequence[str] = (),
-) -> tuple[score_ascent.Score, Callable[[Sequence[Prompt], Sequence[Answer]], float]]:
+) -> tuple[Score, Callable[[Sequence[Prompt], Sequence[Answer]], float]]:
     """The taste's score of each answer, and its lower value of what all of them gain.
 
     Both against what the start answers to their prompts.
     """
+    layer = None if taste.direction is None else taste.direction.layer
 
-    def read(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, Any]:
+    def read(
+        prompts: Sequence[Prompt], answers: Sequence[Answer], states: Floats | None = None
+    ) -> dict[str, Any]:
         turns.pause()
-        return taste.read(policy, prompts, answers, given)
+        return taste.read(policy, prompts, answers, given, states)
 
-    asked = list(dict.fromkeys(prompts))
-    drawn = policy.sample(asked, START_ANSWERS, seed=seed, base=True)
-    pairs = [(prompt, a) for prompt, row in zip(asked, drawn, strict=True) for a in row]
+    drawn = policy.sample(prompts, START_ANSWERS, seed=seed, base=True)
+    pairs = [(prompt, a) for prompt, row in zip(prompts, drawn, strict=True) for a in row]
     starts = taste.starts(**read([prompt for prompt, _ in pairs], [a for _, a in pairs]))
 
-    def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        return taste.score(**read(prompts, answers), starts=starts)
+    def score(
+        prompts: Sequence[Prompt], answers: Sequence[Answer], states: Floats | None
+    ) -> Floats:
+        return taste.score(**read(prompts, answers, states), starts=starts)
 
     def gain(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> float:
         return taste.gain(**read(prompts, answers), starts=starts)
 
-    return score, gain
+    return Score(score, layer), gain
 
 
 def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
@@ -561,57 +617,22 @@ def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
     return subspaces.without_coordinates(sites, factors), conv1d
 
 
-def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
-    """The run's policy in the coordinates of a way, measured against the same start."""
-    assert parts.base is not None
-    base, sampling, law = parts.base, parts.language.sampling, Law()
-    if held.blocks is not None and way == "zeroth":
-        where, law = held, Law("orthonormal")
-    else:
-        where = every_b(held.sites, held.factors())
-        if way == "zeroth":
-            where = _scaled(parts, where)
-    return LoraPolicy(
-        base.loaded, where, root_seed=seed, law=law, sampling=sampling, host=base.host
-    )
-
-
 def _fits(there: Checked, nats: float) -> bool:
     """Whether a policy in force is within the budget, as far as the KL is known."""
     return there.nats - 2 * there.stderr <= nats
 
 
-def _rise(there: Checked, base: float) -> float:
-    """How much a policy scores above the start, in its distance √(2 · KL) from it."""
-    return (there.score - base) / math.sqrt(2 * max(there.nats, 1e-9))
+# ---- the state as a file ----
 
 
-def _draw_pool(
-    parts: RunParts, held: Subspace, prompts: Sequence[Prompt], seed: int, progress: Progress
-) -> Pool | None:
-    """Answers of the start for `along`; None: their score functions would take too much memory."""
-    assert parts.base is not None
-    base, lean = parts.base, subspaces.every_distinct_b(held.sites, held.factors())[0]
-    policy = LoraPolicy(
-        base.loaded, lean, root_seed=seed, law=Law(), sampling=parts.language.sampling,
-        host=base.host,
-    )  # fmt: skip
-    asked = parts.config.subspace.samples or FEATURE_SAMPLES
-    each = min(asked, POOL_BYTES // (4 * PARTS * policy.dim)) // len(prompts)
-    if each < 2:
-        return None
-    return draw_pool(policy, prompts, each, seed=seed, progress=progress)
+def save(state: Improved, path: Path, origin: tuple[str, int]) -> None:
+    """Write a state to one ``.npz`` file, atomically; ``origin``: an event's digest and number."""
+    facts = {"first": state.first, "nats": state.nats, "stopped": state.stopped, "origin": origin}
+    policy_gradient.save(state.at, path, facts)
 
 
-def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
-    """Every B with a scale by which KL is told as far as a step goes."""
-    from szpo.policies import subspace_setup
-    from szpo.policies.probe import full_subspace
-
-    assert parts.base is not None
-    config, asked = parts.config, parts.prompts.train
-    near = config.optimizer.model_copy(update={"kl_radius": Plan().step_nats})
-    config = config.model_copy(update={"optimizer": near})
-    seed, sampling = config.subspace.setup_seed, parts.language.sampling
-    probe = subspace_setup.probe_of(parts.base.host, whole, asked, sampling, seed)
-    return full_subspace(probe, whole, config)
+def load(path: Path) -> tuple[Improved, tuple[str, int]]:
+    """Read what `save` wrote: the state and its origin; for `cache.read_stored`."""
+    at, facts = policy_gradient.load(path)
+    head, event = facts.pop("origin")
+    return Improved(at, **facts), (head, event)

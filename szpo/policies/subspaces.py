@@ -32,8 +32,7 @@ from szpo.ledger.theta import stored_tensors
 from szpo.models.lora import Site
 from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at, nats_of_parts
-from szpo.optim.parameters import Space
-from szpo.types import FEATURE_GRID, Floats, Layout, Theta, Update
+from szpo.types import FEATURE_GRID, Floats, Layout, Theta
 
 Kind: TypeAlias = Literal["full", "score", "features", "adapters", "none"]
 FEATURE_MAP = "features/map"
@@ -306,18 +305,6 @@ class Subspace:
             s.b: at[s.b] + self.fixed[s.b] * (there[s.name] - here[s.name]) for s in self.sites
         }
 
-    def follow(
-        self, space: Space, at: Theta, step: int, coefs: Sequence[float]
-    ) -> dict[str, NDArray[np.float32]]:
-        """Every moving factor, moved from ``at`` by a coefficient for each direction v(step, k).
-
-        ``space`` draws the directions in these coordinates. The same on every machine.
-        """
-        here: Theta = parameters.zeros(space.layout) if self.in_z else at
-        for k, coef in enumerate(coefs):
-            here = parameters.apply_update(space, here, Update(step, k, coef=coef))
-        return {**(self.around(at, here["z"]) if self.in_z else here)}
-
     @property
     def whole_layout(self) -> Layout:
         """Layout of every B, in place of z."""
@@ -415,42 +402,6 @@ def every_b(sites: tuple[Site, ...], factors: Theta) -> Subspace:
     fixed = {s.a: factors.get(s.a, np.zeros((s.rank, s.inputs), np.float32)) for s in sites}
     start = {s.b: factors.get(s.b, np.zeros((s.outputs, s.rank), np.float32)) for s in sites}
     return Subspace("full", sites, fixed, start, {})
-
-
-def every_distinct_b(
-    sites: tuple[Site, ...], factors: Theta
-) -> tuple[Subspace, dict[str, NDArray[np.intp]]]:
-    """`every_b` of the same policy with B's columns for equal rows of A added up.
-
-    Adapters of one set share their A, so that only the sum of their B makes a difference. Also
-    returns, by B, the columns in which those of the sum can stand; see `widen`.
-    """
-    lean, found, places = [], {}, {}
-    for site in sites:
-        a = factors.get(site.a, np.zeros((site.rank, site.inputs), np.float32))
-        b = factors.get(site.b, np.zeros((site.outputs, site.rank), np.float32))
-        _, first, of = np.unique(a, axis=0, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        places[site.b] = first[order]
-        found[site.a] = a[first[order]]
-        found[site.b] = np.stack([b[:, of.ravel() == n].sum(1) for n in order], axis=1)
-        lean.append(replace(site, rank=len(first)))
-    return every_b(tuple(lean), found), places
-
-
-def widen(
-    direction: Floats, sites: tuple[Site, ...], places: Mapping[str, NDArray[np.intp]]
-) -> Floats:
-    """A direction over `every_distinct_b` as one over `every_b` of these sites (D,)."""
-    parts, at = [], 0
-    for site in sites:
-        columns = places[site.b]
-        end = at + site.outputs * len(columns)
-        wide = np.zeros((site.outputs, site.rank))
-        wide[:, columns] = direction[at:end].reshape(site.outputs, -1)
-        parts.append(wide.ravel())
-        at = end
-    return np.concatenate(parts)
 
 
 def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:

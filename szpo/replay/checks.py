@@ -20,12 +20,12 @@ from szpo.ledger import canonical, run_spec, spans, witness
 from szpo.ledger.canonical import BASIS, sha256
 from szpo.ledger.creation import schema
 from szpo.ledger.database import Ledger, Record
-from szpo.ledger.run_spec import BUDGET, recorded_config
+from szpo.ledger.run_spec import BUDGET
 from szpo.ledger.theta import (
     ADOPTED,
-    RECOMMENDED,
     RETURNED,
     START,
+    UPDATED,
     WITHDRAWN,
     adopted_digest,
     adopted_tensors,
@@ -33,10 +33,8 @@ from szpo.ledger.theta import (
 )
 from szpo.optim import parameters
 from szpo.optim.optimizer import rule_of
-from szpo.optim.parameters import Space
-from szpo.optim.sample_directions import Law
 from szpo.replay import replay
-from szpo.types import Comparison, Theta
+from szpo.types import Comparison
 from szpo.voting import counting, policy_checks, seats, withdrawals
 from szpo.voting.step import read_step, text_digest
 from szpo.voting.steps import OWN_PAIRS, asked_pairing, stored
@@ -283,7 +281,7 @@ def check_header(look: Examination) -> None:
 
 def check_adopted(look: Examination) -> None:
     """Compare adopted weights with their digests, and compute again those moved along seeds."""
-    settings, recorded = recorded_config(look.ledger), list[int]()
+    recorded = list[int]()
     for event in look.ledger.events(ADOPTED):
         body, begun = event["body"], event["body"]["begun"]
         sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
@@ -291,15 +289,11 @@ def check_adopted(look: Examination) -> None:
             if at > event["event"] or steps != look.ledger.query(sql, (at,))[0]["steps"]:
                 raise Broken("events", event["event"], f"{steps} steps are not those before it")
         adopted_tensors(look.ledger, body)
-        if "moves" not in body and settings is not None and settings.way == "zeroth":
-            problem = "lacks the seed and coefficients that its way, zeroth, records"
-            raise Broken("events", event["event"], problem)
-        if "moves" not in body:
+        if not body.get("mix"):
             recorded.append(steps)
         elif look.deep:
-            if _follow_moves(look.ledger, body) != body["theta_sha256"]:
-                problem = "its weights are not what its seed and coefficients add up to"
-                raise Broken("events", event["event"], problem)
+            if _mix_of(look.ledger, body) != body["theta_sha256"]:
+                raise Broken("events", event["event"], "its weights are not the votes' mix then")
             look.notes.append(f"weights adopted after {steps} steps are recomputed, exactly")
     if recorded:
         look.notes.append(
@@ -333,23 +327,15 @@ def check_spans(look: Examination) -> None:
     )
 
 
-def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:
-    """The digest of weights that were moved along directions drawn by an improvement's seed."""
+def _mix_of(ledger: Ledger, body: Mapping[str, Any]) -> str:
+    """The digest of the mix that a run's updates had led to."""
     from szpo.policies import subspaces
-    from szpo.policies.subspaces import every_b
 
-    held, moves = subspaces.read_recorded(ledger), body["moves"]
+    held = subspaces.read_recorded(ledger)
     places = replay.improved_from(ledger, held, body["begun"]["steps"], body["number"])
-    start, now = places[START], places[body["begun"].get("from", RECOMMENDED)]
-    where = held if moves["in_z"] else every_b(held.sites, held.factors())
-    space = Space(body["seed"], where.layout, Law(**moves["law"]))
-    theta: Theta = parameters.between(start, now, moves["share"])
-    for number, coefs in enumerate(moves["coefs"], start=1):
-        theta = where.follow(space, theta, number, coefs)
-    scale = body.get("scale", 1.0)
-    if not 0 < scale <= 1:
+    if UPDATED not in places:
         return ""
-    return adopted_digest(theta if scale == 1 else parameters.between(start, theta, scale))
+    return adopted_digest(parameters.between(places[START], places[UPDATED], 1.0))
 
 
 def check_returns(look: Examination) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from szpo.config.schema import CURVE_ANSWERS, FEATURE_SAMPLES, KL_SAMPLES, SCORED, Config
+from szpo.config.schema import CURVE_ANSWERS, KL_SAMPLES, SCORED, Config
 from szpo.errors import UsageError
 from szpo.files import quoted
 from szpo.ledger.database import Ledger
@@ -26,7 +26,6 @@ from szpo.optim.optimizer import RULES, equations, step_votes
 from szpo.optim.sample_directions import NORMALISE_UP_TO
 from szpo.optim.settings import Settings
 from szpo.runs import answer_pool, start_features
-from szpo.runs.services import ASIDE
 from szpo.voting import lease, pauses, seats, shown_features
 from szpo.voting.finals import PAIRS
 from szpo.voting.step_record import read_reports
@@ -40,18 +39,16 @@ USUAL_VOTES_ADDED: Final = 40
 """Default number of votes that are offered on top of a run's budget."""
 MAX_VOTES_ADDED: Final = 1_000_000
 """Most votes that can be added at once."""
-USUAL_TRAIN: Final = 160
-"""Training prompts that ship."""
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
 PROPOSED_ANSWERS: Final = 240
 """Answers of the policy for a proposal that guides directions, and to measure it, roughly."""
-IMPROVING_STEPS: Final = 10
-"""Of a round of improving, about; 40 are the most."""
-COMPARED, DRAWN, CHECKED = 4, 96, 64
-"""Answers of a round of improving: the start's to each prompt, a step's, and those measured."""
-PLACES: Final = 16
-"""Readings beside its steps: of where it may begin and where it ends, both up to three times."""
+IMPROVING_STEPS: Final = 16
+"""Of a round of improving, about."""
+DRAWN, CHECKED = 32, 64
+"""Answers of a step of improving, and of a reading by fresh ones."""
+PLACES: Final = 8
+"""Readings beside its steps: of where it may begin and where it ends."""
 KL_PROMPTS = 32
 """Most prompts on which a step's KL is measured; each is answered once."""
 
@@ -275,7 +272,7 @@ def estimate_cost(
     tokens = answers * config.generation.max_new_tokens
     read, read_minutes = most_read(config, votes)
     minutes = None if answer_seconds is None else answers * answer_seconds / 60
-    rounds, improving = improving_cost(config, train)
+    rounds, improving = improving_cost(config)
     answer_bytes = config.generation.max_new_tokens * 4.5 + 60
     disk = rows * (2 * answer_bytes + 250) + votes * 1_500 + config.steps * 4_000
     return CostPlan(
@@ -301,26 +298,19 @@ def estimate_cost(
     )
 
 
-def improving_cost(config: Config, train: int | None = None) -> tuple[int, int]:
+def improving_cost(config: Config) -> tuple[int, int]:
     """Most rounds of improving, and about how many answers these draw and read.
 
-    ``train``: the number of training prompts; None: as many as ship.
-
     >>> improving_cost(Config()), improving_cost(Config(improve={"nats": 3, "when": "end"}))
-    ((0, 0), (1, 4224))
+    ((0, 0), (1, 1024))
     """
     if not config.improves:
         return 0, 0
     rounds = 1
-    beside = config.engine.is_local or config.panel.kind != "people"
-    if config.improve.when == "doubling" and beside:
+    if config.improve.when == "doubling":
         # In which the votes show a taste, then at each doubling of them, and when they are spent.
         rounds = 2 + math.floor(math.log2(max(1, config.steps)))
-    asked = max(0, (USUAL_TRAIN if train is None else train) - ASIDE)
-    each = COMPARED * asked + (PLACES + IMPROVING_STEPS) * CHECKED
-    if config.way == "natural":
-        return rounds, 2 * (config.subspace.samples or FEATURE_SAMPLES) + rounds * each
-    return rounds, rounds * (each + IMPROVING_STEPS * 2 * DRAWN)
+    return rounds, rounds * (PLACES * CHECKED + IMPROVING_STEPS * DRAWN)
 
 
 def _describe_minutes(minutes: float | None) -> str:

@@ -70,6 +70,27 @@ def fit_group(
     return Group(number, features, tuple(members), round(votes), theta)
 
 
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far weights are from the run's start at a share of their way."""
+
+    scale: float
+    """The share, in (0, 1]."""
+    nats: float
+    """KL, nats an answer."""
+    stderr: float
+    """Of these, over prompts."""
+
+
+def read_distance(parts: RunParts, theta: Theta, scale: float, number: int) -> Distance:
+    """Read the KL of weights at θ by answers to training prompts; ``number``: of their seed."""
+    policy, seed = parts.language, seeds.child_seed(parts.settings.root_seed, number, "scale")
+    asked = parts.prompts.train[: parts.config.evaluation.prompts]
+    with moved(policy, theta):
+        nats, stderr = policy.kl(asked, seed=seed, samples=SAMPLES)
+    return Distance(scale, nats, stderr if len(asked) > 1 else 0.0)
+
+
 def measure_cut(parts: RunParts, theta: Theta, rank: int) -> float:
     """KL from the adapter at θ to the same cut to a rank, nats per answer, on held-out prompts."""
     policy, seed = parts.language, parts.settings.root_seed

@@ -8,7 +8,6 @@ import math
 import shutil
 import sqlite3
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 
 from szpo.analysis import run_taste
 from szpo.cli.app import call
-from szpo.config import settings_file
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
 from szpo.ledger import theta
@@ -213,24 +211,6 @@ def test_an_improvement_whose_taste_the_votes_do_not_give_is_found(run, tmp_path
             else:
                 held.append(number)
     assert held == [0]
-
-
-def test_weights_without_coefficients_do_not_verify_where_the_settings_say_they_have_them(
-    run, tmp_path, monkeypatch
-):
-    run.empty_log(0)
-    path = Path(shutil.copy(run.path, tmp_path / "forged.db"))
-    with Ledger.open(path) as ledger, contextlib.closing(sqlite3.connect("")) as hashes:
-        body = {**named_run.adoption(ledger, 16), "way": "natural"}
-        theta.append_adopted(ledger, replay.fold(ledger), body)
-        look = Examination(ledger, hashes)
-        theta.append_adopted(ledger, replay.fold(ledger), body)
-        checks.check_adopted(look)
-        assert "weights adopted after 16, 16 steps are recorded, not recomputed" in look.notes[0]
-        settings = settings_file.check({"improve": {"way": "zeroth"}})
-        monkeypatch.setattr(checks, "recorded_config", lambda ledger: settings)
-        with pytest.raises(Broken, match="lacks the seed and coefficients"):
-            checks.check_adopted(look)
 
 
 def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(

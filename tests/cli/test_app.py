@@ -22,7 +22,6 @@ from szpo.cli import app, console
 from szpo.cli.app import call
 from szpo.cli.machine import call_with_options
 from szpo.config import settings_file
-from szpo.config.tables import Improve
 from szpo.errors import UsageError
 from szpo.improvement import policy_search
 from szpo.ledger.database import Ledger
@@ -485,19 +484,14 @@ def test_the_plan_counts_what_improving_draws_besides():
     sets = ["run.votes=80", "subspace.kind=none", "improve.nats=3"]
     config = settings_file.load(preset_name="tiny", sets=sets)
     found = budget.estimate_cost(config, answer_seconds=0.3, train=100)
-    # After the first of ten steps, at three doublings, and at the end; 1,024 answers of the start
-    # are drawn and read once, and each round compares, with sixteen readings beside ten steps.
-    each = 4 * (100 - 32) + 16 * 64 + 10 * 64
-    assert (found.improving_rounds, found.improving_answers) == (5, 2 * 1024 + 5 * each)
-    plan = policy_search.Plan()
-    own = policy_search.START_ANSWERS, plan.answers, plan.checked * plan.each
-    assert own == (budget.COMPARED, budget.DRAWN, budget.CHECKED)
-    assert policy_search.COMPARED == budget.CHECKED
+    # After the first of ten steps, at three doublings, and at the end; each round has eight
+    # readings beside sixteen steps.
+    assert (found.improving_rounds, found.improving_answers) == (5, 5 * (8 * 64 + 16 * 32))
+    pace = policy_search.PACE
+    assert pace.prompts * pace.group == budget.DRAWN and policy_search.COMPARED == budget.CHECKED
     assert found.heldout_answers  # it may move, so it is measured
     told = dict(budget.describe_cost(found, config))["improving"]
     assert "at most 5 rounds" in told and "minutes on this machine" in told
-    drawn = config.model_copy(update={"improve": Improve(nats=3, way="zeroth", when="end")})
-    assert budget.improving_cost(drawn, 100) == (1, each + 10 * 2 * 96)
 
 
 def test_init_never_overwrites_unasked(tmp_path, capsys):

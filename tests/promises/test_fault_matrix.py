@@ -27,11 +27,10 @@ import pytest
 from szpo import failpoints, files, turns
 from szpo.errors import StorageError, SzpoError
 from szpo.improvement import between_rounds
-from szpo.improvement.policy_search import Begun, Found
-from szpo.improvement.score_ascent import Checked, Improved, Step
+from szpo.improvement.policy_gradient import Ascent, Step
+from szpo.improvement.policy_search import Begun, Found, Improved
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger, now_us
-from szpo.policies.text_guards import TextFigures
 from szpo.replay import backup, verification
 from szpo.voting import lease, panel_evaluator, withdrawals
 from szpo.voting.service import VoteService
@@ -60,25 +59,23 @@ def search(
     ledger: Ledger, parts: Any, begun: Begun, *, since: Improved | None, report: Any, **how: Any
 ) -> Found:
     """In place of `improve_run.search_move`: three steps that the number of each determines."""
-    checked = Checked(0.0, 0.1, 0.01, TextFigures(-1.0, 0.9, 2.0), 8)
     zero = {"layer.lora_B": np.zeros((4, 2), np.float32)}
-    state = since or Improved(7, zero, zero, checked, checked)
+    state = since or Improved(Ascent(zero), "first", 1.0)
     report(state)
     while not state.stopped:
         turns.pause()
-        n = len(state.steps)
+        n = len(state.at.steps)
         theta = {"layer.lora_B": np.full((4, 2), n + 1, np.float32)}
-        step = Step(8, 0, replace(checked, score=n + 1.0), (), True)
-        state = replace(
-            state, theta=theta, last=theta, best=n + 1, steps=(*state.steps, step),
-            stopped="done" if n == 2 else "",
-        )  # fmt: skip
+        step = Step(8, n + 1.0, 0.1, 0.01, 0.1)
+        at = replace(state.at, theta=theta, steps=(*state.at.steps, step))
+        state = replace(state, at=at, stopped="done" if n == 2 else "")
         report(state)
     body = {
         "begun": {"steps": begun.steps, "event": begun.event}, "guards": [],
         "score": 3.0, "score_before": 0.0, "nats": 0.1, "scale": 1.0, "answers": 24,
+        "mix": False,
     }  # fmt: skip
-    return Found(state, state.theta, body, None, None)
+    return Found(state, state.at.theta, body, None)
 
 
 def live(

@@ -172,6 +172,22 @@ def test_a_scaled_adapter_is_that_of_the_scaled_coordinates_and_is_measured(run,
 
 
 @pytest.mark.full
+def test_an_adapter_is_drawn_back_to_the_nats_that_are_asked_and_measured(run, capsys):
+    with Ledger.open(run, readonly=True) as ledger:
+        whole = replay.fold(ledger)
+        parts = assemble.reopen(ledger, panel=False, say=lambda text: None)
+        far = other_weights.read_distance(parts, whole, 1.0, 0)
+        asked = f"{far.nats / 4:.4f}"
+        assert call(["export", str(run), "--nats", asked, "--anyway", "--json"]) == 0
+        said = capsys.readouterr()
+        card = run.with_name(f"folder-adapter-{float(asked):g}-nats") / "README.md"
+        share = float(re.search(r"--scale ([.\d]+)", card.read_text("utf-8"))[1])
+        near = other_weights.read_distance(parts, Weights(scale=share).theta(ledger), share, 1)
+    assert near.nats <= float(asked) and share < 0.6
+    assert json.loads(said.out)["kl"] > 0
+
+
+@pytest.mark.full
 def test_a_scaled_adapter_that_fails_a_guard_leaves_the_run_only_anyway(
     run, tmp_path, monkeypatch, capsys
 ):
@@ -191,6 +207,9 @@ def test_a_scaled_adapter_that_fails_a_guard_leaves_the_run_only_anyway(
         (["--scale", "0"], "--scale 0: give a factor above 0, at most 1"),
         (["--scale", "nan"], "--scale nan: give a factor above 0, at most 1"),
         (["--scale", "0.5", "--votes", "v.csv"], "--scale: no adapter is written"),
+        (["--nats", "0"], "--nats 0: give a number above 0"),
+        (["--nats", "1", "--scale", "0.5"], "--nats 1: give a number above 0, and no --scale"),
+        (["--nats", "1", "--votes", "v.csv"], "--nats: no adapter is written"),
         (["--merged", "--votes", "v.csv"], "to a folder; leave out --votes"),
         (["--merged", "--push", "me/tuned"], "to a folder; leave out --push"),
         (["--push", "me/tuned"], "name it on the hub by --base USER/NAME"),

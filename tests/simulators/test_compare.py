@@ -623,8 +623,7 @@ def test_an_improved_cell_says_what_votes_showed_and_whom_the_panel_prefers(
     quick, tmp_path, monkeypatch
 ):
     """As the ledger has it; how much a policy gains is not asked of so few votes."""
-    few = partial(policy_search.Plan, answers=32, samples=4, checked=8, each=4)
-    monkeypatch.setattr(policy_search, "Plan", few)
+    monkeypatch.setattr(policy_search, "CHECKED", 8)
     monkeypatch.setattr(policy_search, "START_ANSWERS", 1)
     spec = plans.cell(quick, quick.groups[0], 0).spec
     more = ["subspace.kind=none", "optimizer.D=1", "improve.nats=1"]
