@@ -42,6 +42,9 @@ RADIUS: Final = {"adapters": 2.0, "regression": 4.5, "others": 1.62}
 adapters as coordinates carry far, so they need less."""
 GUIDED: Final = 0.8
 """The default of `optimizer.guided` in all weights of a model."""
+GUIDED_STEP: Final = 0.006
+"""The default of `optimizer.kl_step` there, nats: steps in a span add up along a line, so that .03
+goes dozens of nats far in 320 votes (experiments/LOG.md, 2026-11-30)."""
 WARMUP: Final = 5
 """Default number of warm-up steps where the step size has to be measured."""
 FIRST_RULE: Final = "regression"
@@ -154,7 +157,10 @@ class OnePoint(Optimizer):
 
     rule: str = "known"
     kl_step: Positive = Field(
-        0.03, le=1e6, description="κ_step: KL of one expected step, nats; sets the step size α."
+        0.03,
+        le=1e6,
+        description="κ_step: KL of one expected step, nats; sets the step size α; default: "
+        f"{GUIDED_STEP:g} where directions are guided, else 0.03.",
     )
     link: Annotated[str, OneOf(LINK_NAMES)] = Field(
         "logistic", description=f"{list_names(LINK_NAMES)}."

@@ -17,6 +17,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from szpo.config.optimizer import (
     FIRST_RULE,
     GUIDED,
+    GUIDED_STEP,
     OTHER_RULE,
     RADIUS,
     REGRESSION_UP_TO_DIM,
@@ -120,6 +121,8 @@ class Config(Section):
         whole = space.kind in ("auto", "full") and not space.adapters
         if tag_of(keys["rule"]) == "known" and whole and keys.get("pairing") != "forward":
             keys.setdefault("guided", GUIDED)
+            if keys["guided"]:
+                keys.setdefault("kl_step", GUIDED_STEP)
         return keys
 
     @model_validator(mode="after")
@@ -264,7 +267,8 @@ class Config(Section):
         usual = type(self.optimizer).model_fields["kl_radius"].default
         if self.optimizer.kl_radius == usual:  # as `szpo init --all` writes it
             tree.get("optimizer", {}).pop("kl_radius", None)
-        tree.get("optimizer", {}).pop("guided", None)
+        if tree.get("optimizer", {}).pop("guided", 0) and self.optimizer.kl_step == GUIDED_STEP:
+            tree["optimizer"].pop("kl_step", None)
         return self.model_validate(tree)
 
     @property
