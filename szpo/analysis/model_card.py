@@ -168,7 +168,7 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         begun=when(total.created_us),
         taught=visible(taught.words(found)) if found is not None and tells else "",
         liked=improved and Taste.from_json(improved["taste"]),
-        again=improved is None or "moves" in improved,
+        again=improved is None or bool(improved.get("mix")),
         mix=improved is not None and bool(improved.get("mix")),
         doubt=find_doubt(ledger, weights),
         row=ledger.row,

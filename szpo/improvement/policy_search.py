@@ -474,9 +474,11 @@ def _climb(
         report(state)
     while not state.stopped:
         state = replace(state, stopped=_why_stopped(state))
-        if state.stopped == SPENT_ALL and state.nats < search.nats and _gained(search, state):
-            state = replace(state, nats=search.nats, stopped="")
-            continue
+        if state.stopped == SPENT_ALL and state.nats < search.nats:
+            if _gained(search, state):
+                state = replace(state, nats=search.nats, stopped="")
+                continue
+            state = replace(state, stopped=UNSURE)
         if not state.stopped:
             state = replace(state, at=policy_gradient.take_step(
                 search.policy, search.score, search.taught, PACE, state.at, seed=search.seed
@@ -486,6 +488,7 @@ def _climb(
 
 
 SPENT_ALL: Final = "its nats are spent"
+UNSURE: Final = f"it may have gained nothing by {FIRST_NATS:g} nats"
 
 
 def _why_stopped(state: Improved) -> str:

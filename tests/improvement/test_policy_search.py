@@ -9,14 +9,17 @@ import pytest
 from szpo import seeds
 from szpo.cli.app import call
 from szpo.improvement import between_rounds, policy_search
-from szpo.improvement.policy_gradient import Pace
+from szpo.improvement.policy_gradient import Ascent, Pace, Step
 from szpo.improvement.policy_search import (
     COMPARED,
     MOST_READ,
+    SPENT_ALL,
     Checked,
+    Improved,
     Search,
     _add,
     _are_close,
+    _why_stopped,
     split_prompts,
 )
 from szpo.ledger import theta
@@ -102,6 +105,25 @@ def test_more_answers_more_often_find_the_better_one():
         right += other.score > one.score
         first += high.mean() > low.mean()
     assert right > first and right >= 395
+
+
+def stopped(*steps, nats=2.0):
+    at = Ascent({}, steps=tuple(Step(32, score, far, 0.1, cost) for score, far, cost in steps))
+    return _why_stopped(Improved(at, "", nats))
+
+
+def test_a_score_that_never_grows_ends_soon_and_one_that_grows_goes_on():
+    rising = [(0.1 * n, 0.05 * n, 0.05) for n in range(14)]
+    level = [(0.3 - 0.2 * (n % 2), 0.05 * n, 0.05) for n in range(12)]
+    assert stopped(*rising) == "" and stopped(*level[:11]) == ""
+    assert stopped(*level) == "the score does not rise"
+    assert "no answer scores more" in stopped(*[(1.0, 0.0, 0.0)] * 3)
+
+
+def test_a_step_that_would_leave_the_budget_is_not_taken():
+    """√1.3 + √.05 = 1.364 and √(.9 · 2) = 1.342."""
+    assert stopped((0.5, 1.2, 0.05)) == "" and stopped((0.5, 1.3, 0.05)) == SPENT_ALL
+    assert stopped((0.5, 1.3, 0.05), nats=3.0) == ""
 
 
 PACE = Pace(group=8, step_nats=0.3, steps=3)
