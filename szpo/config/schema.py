@@ -208,7 +208,9 @@ class Config(Section):
         """
         o, facts = self.optimizer, dict[str, Any](scale=scale)
         if isinstance(o, OnePoint) and not (guides and self.engine.is_local):
-            o = o.model_copy(update={"guided": 0.0})
+            usual = OnePoint.model_fields["kl_step"].default
+            step = usual if o.guided and o.kl_step == GUIDED_STEP else o.kl_step
+            o = o.model_copy(update={"guided": 0.0, "kl_step": step})
         if features is not None and self.regresses:
             facts["features"] = features = self.with_said(features)
             if o.D > 1 or features.coordinates:  # otherwise no policy is perturbed
@@ -243,7 +245,7 @@ class Config(Section):
         if self.subspace.adapters:
             return "adapters"
         if not self.regresses:
-            return "full"
+            return "full" if self.engine.is_local else "score"  # without gradients no guidance
         return "features" if o.rule == FIRST_RULE and self._samples_are_enough else "score"
 
     @property

@@ -73,6 +73,26 @@ def test_auto_is_coordinates_of_features_where_the_rule_can_use_them(sets, kind,
     assert Config.model_validate(old).coordinates == "score"  # as runs and files of before say
 
 
+def test_directions_are_guided_where_a_model_of_this_process_moves_all_its_weights():
+    """Elsewhere known and sign keep their own step; so they do where they compare one-sided."""
+    wide = (("w", (100, 100)),)
+    servers = ["engine.kind=vllm", 'engine.replicas=["http://a"]']
+    cases = [
+        ([], True, (0.8, 0.006)),
+        (["optimizer.guided=0"], True, (0.0, 0.03)),
+        (["optimizer.kl_step=0.1"], True, (0.8, 0.1)),
+        (["optimizer.pairing=forward"], True, (0.0, 0.03)),
+        ([], False, (0.0, 0.03)),
+        (servers, True, (0.0, 0.03)),
+    ]
+    for sets, guides, wanted in cases:
+        config = settings_file.load(sets=["optimizer.rule=sign", *sets])
+        made = config.optimizer_settings(wide, 1.0, guides=guides).section
+        with case(sets, guides):
+            assert (made.guided, made.kl_step) == wanted
+    assert config.coordinates == "score"
+
+
 @pytest.mark.parametrize(("votes", "steps"), [(8, 1), (15, 1), (16, 2), (299, 37)])
 def test_a_step_that_votes_cannot_pay_whole_is_not_begun(votes, steps):
     assert settings_file.load(sets=[f"run.votes={votes}"]).steps == steps
