@@ -83,10 +83,13 @@ class Aim:
     @property
     def counts_parts(self) -> bool:
         """Whether beginnings of answers can be scored too, so that parts get credit."""
-        if self.taste is not None:
-            quick = {kind for _, kind, *_ in self.taste.own} <= own.QUICK
-            return quick and self.taste.direction is None
-        return self.entry is not None
+        return self.entry is not None if self.taste is None else counts_parts(self.taste)
+
+
+def counts_parts(taste: Taste) -> bool:
+    """Whether a taste scores beginnings of answers too, and quickly."""
+    quick = {kind for _, kind, *_ in taste.own} <= own.QUICK
+    return quick and taste.direction is None
 
 
 def waived_by(taste: Taste) -> tuple[str, ...]:
@@ -222,7 +225,10 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
             taste.direction.layer,
         )
     if aim.entry is not None or taste is not None:
-        return Score(lambda prompts, answers, states: count([aim], prompts, answers)[:, 0])
+        return Score(
+            lambda prompts, answers, states: count([aim], prompts, answers)[:, 0],
+            parts=aim.counts_parts,
+        )
     if aim.feature == FLUENCY:
         return Score(
             lambda prompts, answers, states: np.nan_to_num(policy.logprob_base(prompts, answers))

@@ -5,6 +5,9 @@ of its group's other answers (Kool et al. 2019; Ahmadian et al. 2024, RLOO), in 
 of the step. Adam (Kingma and Ba 2015) on the weights that move, A and B of a LoRA, makes of the
 gradient Σ advantage · log π a direction, in which A counts by the size of its own entries.
 
+Where beginnings of answers can be scored too, each part of an answer has an advantage of its own:
+what the score grew by from there on (`szpo.policies.basis.assign_credit`), less noise.
+
 The rein: a step goes as far as costs its share of nats, KL(new ‖ old) an answer. That is measured
 on the step's own answers, and a step that cost more is shortened; the next one begins with a
 length by what this one cost. So the beginning, where B is 0, is as quick as the rest, and the end
@@ -29,6 +32,8 @@ from szpo.errors import RunError, UsageError
 from szpo.files import private, replace_whole
 from szpo.models.forced import Forced
 from szpo.models.logprobs import Sample
+from szpo.policies.backend import Tokens
+from szpo.policies.basis import DECAY, PARTS, assign_credit
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.types import Answer, Floats, Prompt, Theta
@@ -65,6 +70,8 @@ class Score:
     """Of prompts and answers, and their states at the start where these are known already."""
     layer: int | None = None
     """The layer whose `szpo.models.states` it reads; None: it reads texts alone."""
+    parts: bool = False
+    """Whether it scores beginnings of answers too, and quickly."""
 
     def __call__(
         self, prompts: Sequence[Prompt], answers: Sequence[Answer], states: Floats | None = None
@@ -246,7 +253,15 @@ def take_step(
         raise RunError("an answer's score is not finite; check what scores answers")
     worth = advantages(values.reshape(many, pace.group)).ravel()
     moving = [name for name, _ in policy.layout]
-    gradient, kl = forced.gradient(whole, moving, worth / len(rows))
+    cuts = _cut(rows) if score.parts else ()
+    if cuts:
+        begun = [score(every, [policy.answer(row[:cut]) for row in rows]) for cut in cuts]
+        groups = np.repeat(np.arange(many), pace.group)
+        decay = DECAY ** cuts[0]
+        credit = assign_credit(values[:, None], np.stack(begun)[..., None], groups, decay)[..., 0]
+    else:
+        credit = worth[:, None]
+    gradient, kl = forced.gradient(whole, moving, credit / len(rows), cuts)
     means = kl.reshape(many, pace.group).mean(1)
     nats, stderr = float(kl.mean()), float(means.std(ddof=1) / math.sqrt(many))
     step = Step(len(rows), float(values.mean()), nats, stderr, 0.0)
@@ -261,6 +276,13 @@ def take_step(
         after, theta=along.at(rate), rate=rate * min(LONGER, grown), floor=floor,
         steps=(*here.steps, replace(step, cost=cost)),
     )  # fmt: skip
+
+
+def _cut(rows: Tokens) -> tuple[int, ...]:
+    """Where parts of answers begin, in tokens, without the first."""
+    longest = max(map(len, rows))
+    step = -(-longest // PARTS)
+    return tuple(range(step, longest, step))
 
 
 def _size(name: str, value: Floats) -> float:

@@ -104,14 +104,15 @@ class Forced:
             self._parts.append(_Read(batch, at, below, read, read))
 
     def gradient(
-        self, theta: Theta, moving: Sequence[str], weights: Floats
+        self, theta: Theta, moving: Sequence[str], weights: Floats, cuts: Sequence[int] = ()
     ) -> tuple[Theta, Floats]:
-        """The gradient of Σ weight · log π(answer) in some factors, and KL to the start.
+        """The gradient of Σ weight · log π(token) in some factors, and KL to the start.
 
         Args:
             theta: Every factor A and B of the policy, by ``site.a`` and ``site.b``.
             moving: Names of those that the gradient is in.
-            weights: (answers,).
+            weights: Of the parts of each answer, (answers, parts).
+            cuts: Tokens of an answer at which another part begins, ascending.
 
         Returns:
             The gradient by name, and each answer's KL(π ‖ start) in nats.
@@ -123,7 +124,11 @@ class Forced:
         kl = np.zeros(self._count)
         with allow_gradients(self._adapted.model):
             for part, hidden in self._each(deltas, graph=True):
-                own = torch.from_numpy(weights[[*part.batch.index]])[part.rows.cpu()]
+                row, token = (
+                    each.cpu().numpy() for each in part.batch.mask.nonzero(as_tuple=True)
+                )
+                place = np.searchsorted(np.asarray(cuts), token, side="right")
+                own = torch.from_numpy(weights[np.array(part.batch.index)[row], place])
                 slope = torch.empty_like(hidden)
                 each = self._compare(
                     hidden.detach(), part.start, part.batch.targets[part.batch.mask],

@@ -83,21 +83,27 @@ def test_a_policy_forced_along_answers_tells_its_gradient_and_its_nats(policy):
         rows = policy.sample_tokens(ASKED[:4], 2, seed=3)
     asked = tuple(policy.encode(p) for p in ASKED[:4] for _ in range(2))
     forced = Forced(policy.local.adapted, [*map(Sample, asked, rows)])
-    weights, sites = rng.normal(size=8), policy.subspace.sites
-    found, nats = forced.gradient(theta, [*theta], weights)
+    weights, sites = rng.normal(size=(8, 2)), policy.subspace.sites
+    found, nats = forced.gradient(theta, [*theta], weights, cuts=(4,))
     read = policy.backend.read(KL(asked, rows, (theta,), (0,) * 8))
     np.testing.assert_allclose(nats, read, rtol=1e-4)
-    each = policy.backend.read(Scores(asked, rows, ScoredLaw(), theta))
+    # What a part's tokens give is what the answer up to its end gives, less what came before.
+    first, whole = (
+        policy.backend.read(Scores(asked, each, ScoredLaw(), theta))
+        for each in (tuple(row[:4] for row in rows), rows)
+    )
     wanted = np.concatenate([found[site.b].ravel() for site in sites])
-    np.testing.assert_allclose(wanted, weights @ each, rtol=1e-3, atol=1e-4)
+    parts = weights[:, 0] @ first + weights[:, 1] @ (whole - first)
+    np.testing.assert_allclose(wanted, parts, rtol=1e-3, atol=1e-2)
     np.testing.assert_allclose(forced.cost(theta), 0.0, atol=1e-6)
 
 
 @pytest.mark.full
-def test_it_scores_higher_and_no_step_costs_more_than_its_share(base):
+@pytest.mark.parametrize("parts", [False, True])
+def test_it_scores_higher_and_no_step_costs_more_than_its_share(base, parts):
     policy = policy_of(base, full(base), sampling=Sampling(max_new_tokens=12))
     pace = Pace(prompts=12, group=8, step_nats=0.1, steps=8)
-    end = climb(policy, CHEER, ASKED, pace, seed=6)
+    end = climb(policy, replace(CHEER, parts=parts), ASKED, pace, seed=6)
     first, last = end.steps[0], end.steps[-1]
     assert last.score > first.score + 0.15
     assert first.nats == 0 and last.nats > 0.2
