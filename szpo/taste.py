@@ -40,7 +40,7 @@ LARGEST: Final = 2**40
 SHARED: Final = 3
 """Bounds are never narrower than what so many shown texts had; from so many people on, a taste is
 not one of single persons."""
-UNSAID: Final = "something that no words of the dictionary say"
+UNSAID: Final = "a direction of the hidden states, more than single words say"
 LIKELY: Final = 0.5
 """Probability from which a claim belongs to the words of a taste."""
 

@@ -285,7 +285,7 @@ def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_r
         found = run_taste.read(ledger)
         way = found.direction
         assert way is not None and found.claims == ()
-        assert found.unsaid > 0.9 and found.words.startswith("something that no words of the")
+        assert found.unsaid > 0.9 and found.words.startswith("a direction of the hidden states")
         most, least = run_taste.extremes(ledger, found)
         assert [each.text[:2] for each in (*most, *least)] == ["Oh"] * 3 + ["Ah"] * 3
         assert most[0].value > most[2].value > least[2].value > least[0].value
