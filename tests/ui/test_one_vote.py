@@ -15,8 +15,8 @@ from tests.support.browser import CALL, make, panel_call
 
 ROOT = Path(__file__).parents[2]
 TREES = tuple(str(ROOT / tree) for tree in ("szpo/", "ui/"))
-MOST = {"functions": 146, "files": 30, "statements": 16}
-"""What was measured with nothing in memory: 144, 30 (3 are templates), 16, and a few functions."""
+MOST = {"functions": 146, "files": 31, "statements": 16}
+"""What was measured with nothing in memory: 145, 31 (3 are templates), 16, and a function."""
 MOST_OF_A_ROW = {"functions": 73, "files": 17, "statements": 8}
 """The same for a verdict on a row of a sheet: 71, 16, 8."""
 ROWS = ("optimizer.D=1", "optimizer.N=8", "panel.sheet=8")
