@@ -49,13 +49,12 @@ OF_FOUR = "0.6363"
 """Its KL bound where n is four: log 4 − ¾."""
 EQUAL = {
     "szpo, default rule": ("sentiment-rows-regression", "0.25", "1.0"),
-    "the same, improved": ("sentiment-regression", "1.0"),
     "`known`, antithetic, in adapters": ("sr-sixteen-rows-sentiment-known", "1.0"),
     "`sign`, antithetic, in adapters": ("sr-sixteen-rows-sentiment-sign", "1.0"),
-    "iterative DPO": ("trial-sentiment-0-iterative-dpo", "0.25", "1.0"),
+    "iterative DPO": ("trial-sentiment-0-iterative-dpo", "1.0"),
     "DPO": ("trial-sentiment-0-dpo", "1.0"),
 }
-"""Groups of the frozen plans of adapters and of improving, and the shares of their votes shown."""
+"""Groups of the frozen plan of adapters, and the shares of their votes shown."""
 TUNED = {
     "`regression`, named features": "z-features-{}-regression",
     "`known`, all weights": "z-all-{}-known",
