@@ -41,7 +41,7 @@ from szpo.types import Answer, Floats, Prompt, Theta
 BETAS: Final = (0.9, 0.95)
 """Adam's decay of the mean and of the mean square of gradients."""
 SMALL: Final = 1e-8
-"""Added to the root of Adam's mean square."""
+"""Added to the root of Adam's mean square; also the least cost of a step that moved."""
 WITHIN: Final = 1.2
 """A step may cost this many of its shares before it is shortened."""
 MOST_SHORTENED: Final = 4
@@ -264,7 +264,7 @@ def take_step(
     gradient, kl = forced.gradient(whole, moving, credit / len(rows), cuts)
     means = kl.reshape(many, pace.group).mean(1)
     nats, stderr = float(kl.mean()), float(means.std(ddof=1) / math.sqrt(many))
-    step = Step(len(rows), float(values.mean()), nats, stderr, 0.0)
+    step = Step(len(rows), float(values.mean()), max(0.0, nats), stderr, 0.0)
     if not worth.any():
         return replace(here, steps=(*here.steps, step))
     after, way = follow(here, gradient, {name: _size(name, whole[name]) for name in moving})
@@ -274,7 +274,7 @@ def take_step(
     grown = math.sqrt(pace.step_nats / cost) if cost > 0 else LONGER
     return replace(
         after, theta=along.at(rate), rate=rate * min(LONGER, grown), floor=floor,
-        steps=(*here.steps, replace(step, cost=cost)),
+        steps=(*here.steps, replace(step, cost=max(SMALL, cost))),
     )  # fmt: skip
 
 

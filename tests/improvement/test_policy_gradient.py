@@ -124,6 +124,13 @@ def test_a_resumed_one_ends_like_an_uninterrupted_one_and_another_seed_elsewhere
     assert again.steps == whole.steps and other.steps != whole.steps
 
 
+def test_a_step_that_costs_less_than_rounding_has_moved_all_the_same(policy, monkeypatch):
+    costs = iter([0.2, 0.1])
+    monkeypatch.setattr(Forced, "cost", lambda self, theta: np.full(32, next(costs)))
+    end = climb(policy, CHEER, ASKED, replace(PACE, steps=1), seed=1)
+    assert end.floor == 0.2 and 0 < end.steps[0].cost < 1e-6
+
+
 def test_answers_that_score_alike_move_nothing(policy):
     end = climb(policy, ALIKE, ASKED, replace(PACE, steps=1), seed=1)
     assert end.steps[0].cost == 0 and not end.mean
