@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -61,17 +61,10 @@ class Span:
         if not (np.isfinite(rows).all() and np.isfinite(self.noise)) or self.noise < 0:
             raise UsageError("span: a number is not finite, or its noise is below 0")
 
-    @cached_property
+    @property
     def axes(self) -> tuple[Mapping[str, NDArray[np.float32]], ...]:
         """(k): the span's part of v for ε = 1 in one dimension, and 0 in the others."""
-        made = []
-        for row in np.array(self.mixing, dtype=np.float32):
-            axis = {name: np.zeros_like(value) for name, value in self.proposals[0].items()}
-            for weight, proposal in zip(row, self.proposals, strict=True):
-                for name, value in proposal.items():
-                    axis[name] = axis[name] + value * weight  # two ufuncs, so never fused
-            made.append(axis)
-        return tuple(made)
+        return _axes(self)
 
     def guide(
         self, root_seed: int, step: int, k: int, gaussian: Theta
@@ -84,6 +77,18 @@ class Span:
             for name, value in axis.items():
                 found[name] = found[name] + value * weight
         return found
+
+
+@lru_cache(maxsize=2)  # each is as large as the weights that move, times k
+def _axes(span: Span) -> tuple[Mapping[str, NDArray[np.float32]], ...]:
+    made = []
+    for row in np.array(span.mixing, dtype=np.float32):
+        axis = {name: np.zeros_like(value) for name, value in span.proposals[0].items()}
+        for weight, proposal in zip(row, span.proposals, strict=True):
+            for name, value in proposal.items():
+                axis[name] = axis[name] + value * weight  # two ufuncs, so never fused
+        made.append(axis)
+    return tuple(made)
 
 
 def in_force(spans: Sequence[Span], step: int) -> Span | None:

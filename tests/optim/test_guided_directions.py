@@ -1,5 +1,6 @@
 """Guided directions: their law, the step along them, and that a proposal has no sense."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -138,3 +139,9 @@ def test_guides_need_a_share_and_weights_as_coordinates():
     guided = make_settings(1, wide, rule="known", guided=0.8)
     assert guided.guides and record_settings(guided)["guided"] == 0.8
     assert not make_settings(1, (("z", (100,)),), rule="known", guided=0.8).guides
+
+
+def test_what_many_spans_were_drawn_with_is_not_held():
+    spans = [span(first) for first in range(4)]
+    held = [weakref.ref(next(iter(each.axes[0].values()))) for each in spans]
+    assert [each() is not None for each in held] == [False, False, True, True]
