@@ -13,11 +13,12 @@ from functools import partial
 from typing import Final
 
 from szpo.analysis import measuring
+from szpo.errors import EngineError, ResourceError, RunError, UsageError
 from szpo.improvement import guidance
 from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.runs import callbacks as calls
-from szpo.runs import controller, driver
+from szpo.runs import controller, driver, setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.types import Say
@@ -50,6 +51,7 @@ class Driving:
         self._ledger, self._parts, self._callbacks, self._say = ledger, parts, callbacks, say
         self._measures: Final = measures
         self._improving: Final = Improving(ledger, parts, say, waits=waits)
+        self._unguided = False
         self.wait: Final = self._improving.wait
         self.close: Final = self._improving.close
 
@@ -71,8 +73,21 @@ class Driving:
         return outcome
 
     def _guide(self, step: int, epoch: int) -> None:
-        if guidance.renew(self._ledger, self._parts, step, epoch):
-            self._say(guidance.describe(self._ledger))
+        if self._unguided:
+            return
+        told = setup_progress.telling(self._say, of="guiding")
+        try:
+            renewed = guidance.renew(
+                self._ledger, self._parts, step, epoch, given=self._parts.given, progress=told
+            )
+        except EngineError:
+            raise
+        except (RunError, UsageError, ResourceError) as error:  # the usual steps need none of it
+            self._unguided = True
+            self._say(f"warning: directions are not guided any further: {error}")
+        else:
+            if renewed:
+                self._say(guidance.describe(self._ledger))
 
     def _on_step(self, report: StepReport) -> None:
         for each in self._callbacks:

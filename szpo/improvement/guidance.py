@@ -18,12 +18,13 @@ import numpy as np
 
 from szpo import seeds
 from szpo.analysis import run_taste
-from szpo.errors import RunError, UsageError
+from szpo.errors import ResourceError, RunError, UsageError
 from szpo.improvement import policy_gradient
 from szpo.improvement.policy_gradient import Pace, Score
 from szpo.ledger import spans
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.models.devices import is_out_of_memory
 from szpo.optim.guided_directions import EVERY, MOST
 from szpo.optim.settings import mu_at
 from szpo.policies import spans as measuring
@@ -82,6 +83,10 @@ def renew(
     False where nothing was done: it is not `due`, the policy has no gradient here, or the verdicts
     teach nothing. ``given``: the user's own features that are code, anew. ``score`` makes of their
     taste what answers are worth.
+
+    Raises:
+        RunError, UsageError: the model has no gradient that can be followed.
+        ResourceError: memory does not hold one.
     """
     if parts.base is None or not parts.config.engine.is_local or not due(ledger, step):
         return False
@@ -94,7 +99,12 @@ def renew(
     seed = seeds.as_seed(seeds.derive(settings.root_seed, "improve", step=step))
     asked = set_aside(parts.prompts.train, settings.root_seed)[0]
     present = {name: np.array(policy.theta()[name]) for name, _ in policy.layout}
-    made = policy_gradient.climb(policy, score(taste, policy, given), asked, PACE, seed=seed)
+    try:
+        made = policy_gradient.climb(policy, score(taste, policy, given), asked, PACE, seed=seed)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError("memory does not hold a gradient of this model") from None
     proposal = {name: made.theta[name] - value for name, value in present.items()}
     if max(float(np.abs(each).max()) for each in proposal.values()) < LEAST:
         return False
@@ -104,7 +114,7 @@ def renew(
         found = measuring.measure(
             parts.base.host, policy.subspace, present, (*earlier, proposal)[first:], asked,
             policy.sampling, mu=mu_at(settings, step), share=settings.section.guided, seed=seed,
-            progress=progress,
+            progress=lambda name, done, of: progress("how long a step along it may be", done, of),
         )  # fmt: skip
     if found is None:
         return False

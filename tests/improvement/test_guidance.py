@@ -6,9 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from szpo.cli.app import call
+from szpo.errors import UsageError
 from szpo.failpoints import arm
+from szpo.improvement import policy_gradient
 from szpo.ledger import canonical, spans, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -125,6 +128,23 @@ def test_a_killed_run_ends_like_one_that_was_not(finished, tmp_path, monkeypatch
         made = [[e["body"] for e in each.events(spans.SPAN)] for each in (mine, whole)]
         for one, other in zip(*made, strict=True):
             assert one | {"taste_sha256": other["taste_sha256"]} == other  # it names the folder
+
+
+@pytest.mark.parametrize("error", [UsageError("no head"), torch.OutOfMemoryError("CUDA")])
+def test_a_run_goes_on_by_the_usual_steps_where_a_model_has_no_gradient(
+    tmp_path, monkeypatch, capsys, error
+):
+    folder_run.model(tmp_path)
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(policy_gradient, "climb", fail)
+    assert call(arguments(tmp_path, "run.votes=64")) == 0
+    said = capsys.readouterr().err
+    assert said.count("warning: directions are not guided any further: ") == 1
+    with Ledger.open(tmp_path / "runs" / "folder.db", readonly=True) as ledger:
+        assert len(ledger.steps()) == 8 and not recorded_settings(ledger).spans
 
 
 @pytest.mark.parametrize("damage", ["a number", "the first step", "a proposal"])
