@@ -47,6 +47,7 @@ WARN_AT: Final = 0.7
 """A run warns of drift at this share of its KL limit."""
 
 MEASURING: Final = "all votes are in; measuring what they changed"
+IMPROVING: Final = "all votes are in; improving on what they liked, then measuring it"
 
 
 def run(
@@ -340,7 +341,7 @@ def _show_steps(
     """Show each finished step: in a bar on a terminal, else as a line."""
     live = console.draws() and not as_json
     warned: list[str] = []
-    watch = taught.Watch(ledger)
+    watch, ends = taught.Watch(ledger), IMPROVING if config.improves else MEASURING
     with console.votes_bar(console.errors, live=live) as bar:
         total = config.votes_per_step * config.steps
         last = ledger.last_applied()
@@ -353,8 +354,8 @@ def _show_steps(
             note = f"{read}, {_note(ledger, report, score)}"
             over = report.total_votes >= total and not stay
             if over:
-                console.doing(MEASURING)
-            bar.update(task, completed=report.total_votes, note=MEASURING if over else note)
+                console.doing(ends)
+            bar.update(task, completed=report.total_votes, note=ends if over else note)
             if over:
                 console.expect_end(bar, task, budget.measuring_share(config))
             if not live and not as_json:

@@ -32,6 +32,7 @@ from szpo.ledger.run_spec import FEATURES, recorded_config
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.runs import known_addresses, samples, setup_progress
 from szpo.runs.budget import WORDS_PER_MINUTE
+from szpo.runs.setup_progress import Stage
 from szpo.runs.status import LIMIT, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
 from szpo.voting import casting, counting, lease, seats
@@ -215,6 +216,27 @@ class _Asked:
     """The verdict that stands."""
 
 
+class _Pace:
+    """How fast the improvement at a run's end goes."""
+
+    def __init__(self) -> None:
+        self.first: tuple[float, int] | None = None
+        """When it was first seen, and after how many steps."""
+
+    def describe(self, steps: Stage, now: str) -> str:
+        """How far it is, and how long it takes at most as fast as it was so far."""
+        told, at = f"improving: {steps.done} of at most {steps.of} steps", time.monotonic()
+        if self.first is None or steps.done < self.first[1]:
+            self.first = at, steps.done
+        began, done = self.first
+        if now:
+            return f"{told}; {now}"
+        if steps.done == done:
+            return told
+        seconds = (steps.of - steps.done) * (at - began) / (steps.done - done)
+        return f"{told}, at most {console.count(math.ceil(seconds / 60), 'minute')} left"
+
+
 class _Sitting:
     """One person's sitting at a run."""
 
@@ -235,6 +257,7 @@ class _Sitting:
         self.pseudonym, self.tab = pseudonym, secrets.token_hex(8)
         self.status = StatusReader(ledger, self.service.look)
         self.asked: list[_Asked] = []
+        self.pace = _Pace()
 
     def go(self) -> int:
         """Ask until the run ends or the person leaves; returns the exit code."""
@@ -309,10 +332,10 @@ class _Sitting:
 
     def _describe(self, status: RoundStatus) -> str:
         if status.state == "finished":
-            stages = setup_progress.read(self.ledger.path, setup_progress.IMPROVING)
+            if (found := setup_progress.read_improving(self.ledger.path)) is not None:
+                return self.pace.describe(*found)
             still = theta.is_still(self.ledger)
-            usual = "the run ends" if still else "measuring on prompts set aside"
-            return str(stages[-1]) if stages else usual
+            return "the run ends" if still else "measuring on prompts set aside"
         if status.paused_by is not None:
             return f"paused by {describe_pause(status.paused_by, status.pause_reason or '')}"
         if status.state == "open" and status.votes_in >= status.votes_needed:

@@ -33,7 +33,7 @@ from szpo.ledger.theta import theta_digests
 from szpo.policies import subspaces
 from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
-from szpo.runs.setup_progress import IMPROVING
+from szpo.runs.setup_progress import IMPROVING, STEPS
 from szpo.turns import Turns
 from szpo.types import Progress, Say, unseen
 from szpo.voting import lease, policy_checks, withdrawals
@@ -196,7 +196,7 @@ class Improving:
         self._tried, self._begun, nats = begun.steps, begun, self._nats
         path = self._ledger.path
         tell = self._told.enter_context(setup_progress.writing(path, IMPROVING))
-        tell("improving", 0 if since is None else len(since.at.steps), PACE.steps)
+        tell(STEPS, 0 if since is None else len(since.at.steps), PACE.steps)
         with self._saying_why_not():
             show, told = reporter(self._say), setup_progress.telling(self._say, of="improving")
 
@@ -209,7 +209,7 @@ class Improving:
                 # It may hold what withdrawn verdicts taught.
                 if _is_over(self._ledger, begun.event):
                     self._file.unlink(missing_ok=True)
-                tell("improving", len(state.at.steps), PACE.steps)
+                tell(STEPS, len(state.at.steps), PACE.steps)
                 show(state)
 
             search = partial(
@@ -231,7 +231,8 @@ class Improving:
             return
         since, (head, event) = found
         begun = begin(self._ledger, event)
-        if head == begun.head and not _is_over(self._ledger, begun.event):
+        over = _is_over(self._ledger, begun.event) or _is_kept(self._ledger, begun)
+        if head == begun.head and not over:
             self._begin(begun, since)
         else:
             self._leave()
@@ -263,7 +264,8 @@ class Improving:
             if not (self._beside or isinstance(error, RunError | UsageError)):
                 raise
             self._leave()  # where people vote, the run goes on
-            self._say(f"not improved: {error}")
+            expected = isinstance(error, RunError | UsageError)
+            self._say(f"{'' if expected else 'warning: '}not improved: {error}")
 
 
 def last_due(ledger: Ledger) -> int:
@@ -297,6 +299,12 @@ def _last_kept(ledger: Ledger) -> int:
     if not kept or _is_over(ledger, kept[-1]["event"]):
         return 0
     return int(kept[-1]["body"]["begun"]["steps"])
+
+
+def _is_kept(ledger: Ledger, begun: Begun) -> bool:
+    """Whether it is on record that this improvement adopted nothing."""
+    kept = (each["body"]["begun"]["event"] for each in ledger.events(theta.KEPT))
+    return begun.event in kept
 
 
 def _is_over(ledger: Ledger, event: int) -> bool:

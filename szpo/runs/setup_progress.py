@@ -23,6 +23,8 @@ from szpo.types import Progress, Say
 SUFFIX: Final = "-setup"
 IMPROVING: Final = "-improving"
 """The suffix while a run improves between its rounds (`szpo.improvement.between_rounds`)."""
+STEPS: Final = "improving"
+"""The stage that counts its steps."""
 MOST_BYTES: Final = 4096
 
 
@@ -99,6 +101,15 @@ def read(run: Path, suffix: str = SUFFIX) -> tuple[Stage, ...] | None:
             return tuple(Stage(*each) for each in json.loads(file.read(MOST_BYTES)))
         return ()
     return None
+
+
+def read_improving(run: Path) -> tuple[Stage, str] | None:
+    """The steps of a run's improvement, and what else it does now; None: none goes on."""
+    stages = read(run, IMPROVING)
+    steps = next((each for each in stages or () if each.name == STEPS), None)
+    if not stages or steps is None:
+        return None
+    return steps, "" if stages[-1] == steps else stages[-1].name
 
 
 def describe(run: Path) -> str | None:

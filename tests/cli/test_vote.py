@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from szpo import seeds
-from szpo.cli import console
+from szpo.cli import console, vote
 from szpo.cli.app import call
 from szpo.config.sentences import ENGLISH
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.runs import budget
+from szpo.runs import budget, setup_progress
 from szpo.voting import counting, lease
 from tests.support import yard_run
 
@@ -106,6 +106,30 @@ def test_sides_are_those_of_the_seats_and_no_policy_is_named(staged, type_in):
     shown = ["A" if word == "amber" else "B" for word in re.findall("amber|cobalt", seen)[::2]]
     assert shown[:7] == [row["plus_side"] for row in given(stage.ledger)]
     assert set(shown) == {"A", "B"} and not re.search("plus|minus|base|tuned|θ", seen)
+
+
+def test_who_waits_for_an_improvement_reads_how_far_it_is_and_how_long_it_takes(
+    tmp_path, monkeypatch
+):
+    clock, run, pace = iter(range(0, 600, 60)), tmp_path / "run.db", vote._Pace()
+    monkeypatch.setattr(vote.time, "monotonic", lambda: next(clock))
+    said = []
+    with setup_progress.writing(run, setup_progress.IMPROVING) as tell:
+        for stage in (
+            ("the start's answers", 0, 0),
+            *((setup_progress.STEPS, n, 80) for n in (0, 1, 4)),
+        ):
+            if not said:
+                tell(setup_progress.STEPS, 0, 80)
+            tell(*stage)
+            said.append(pace.describe(*setup_progress.read_improving(run)))
+    assert said == [
+        "improving: 0 of at most 80 steps; the start's answers",
+        "improving: 0 of at most 80 steps",
+        "improving: 1 of at most 80 steps, at most 158 minutes left",
+        "improving: 4 of at most 80 steps, at most 57 minutes left",
+    ]
+    assert setup_progress.read_improving(run) is None
 
 
 def test_a_run_of_simulated_raters_is_not_voted_in(tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 
 from szpo import seeds
 from szpo.cli.app import call
+from szpo.config.schema import Config
 from szpo.improvement import between_rounds, policy_search
 from szpo.improvement.policy_gradient import Ascent, Pace, Step
 from szpo.improvement.policy_search import (
@@ -30,7 +31,7 @@ from szpo.policies.text_guards import TextFigures
 from szpo.runs import assemble
 from szpo.runs.services import set_aside
 from szpo.voting import lease
-from tests.support import wide_guards
+from tests.support import wide_guards, yard_run
 
 FIGURES = TextFigures(-1.0, 0.9, 20.0)
 PROMPTS = 32
@@ -124,6 +125,20 @@ def test_a_step_that_would_leave_the_budget_is_not_taken():
     """√1.3 + √.05 = 1.364 and √(.9 · 2) = 1.342."""
     assert stopped((0.5, 1.2, 0.05)) == "" and stopped((0.5, 1.3, 0.05)) == SPENT_ALL
     assert stopped((0.5, 1.3, 0.05), nats=3.0) == ""
+
+
+def test_what_is_on_record_as_kept_is_not_looked_for_again(tmp_path):
+    """Killed after the event, before its state was removed."""
+    with Ledger.open(yard_run.finished(tmp_path)) as ledger:
+        begun = between_rounds.begin(ledger)
+        file, said = theta.improving_file(ledger.path), []
+        state = Improved(Ascent({"x": np.zeros(2)}), "", 1.0)
+        policy_search.save(state, file, (begun.head, begun.event))
+        body = {"begun": {"steps": begun.steps, "event": begun.event}}
+        ledger.record_event(theta.KEPT, "controller", body)
+        parts = SimpleNamespace(config=Config(improve={"nats": 3}))
+        between_rounds.Improving(ledger, parts, said.append).look()
+        assert not file.exists() and said == []
 
 
 PACE = Pace(group=8, step_nats=0.3, steps=3)

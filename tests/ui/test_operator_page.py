@@ -146,6 +146,8 @@ def test_the_version_moves_with_the_record_and_an_improvement_only(stage):
         assert operator_state.version(stage.site) != before
         told = "improving on what the votes liked: 3 of at most 40 steps"
         assert told in operator_page.page(stage.site)
+        tell("answers of the last step", 0, 0)
+        assert told in operator_page.page(stage.site)
     assert operator_state.version(stage.site) == before
 
 

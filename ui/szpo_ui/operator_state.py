@@ -279,10 +279,8 @@ def _last_event(ledger: Ledger) -> int:
 
 
 def _improving(ledger: Ledger) -> str | None:
-    stages = setup_progress.read(ledger.path, setup_progress.IMPROVING)
-    if not stages:
-        return None
-    return f"{stages[-1].done} of at most {stages[-1].of} steps"
+    found = setup_progress.read_improving(ledger.path)
+    return None if found is None else f"{found[0].done} of at most {found[0].of} steps"
 
 
 def _last_end(ledger: Ledger) -> str | None:
