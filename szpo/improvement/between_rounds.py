@@ -24,7 +24,15 @@ from typing import Final
 from szpo import cache
 from szpo.analysis import taught
 from szpo.config.schema import Config
-from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
+from szpo.errors import (
+    EngineError,
+    IntegrityError,
+    LeaseError,
+    ResourceError,
+    RunError,
+    StorageError,
+    UsageError,
+)
 from szpo.improvement import policy_search
 from szpo.improvement.policy_search import PACE, Begun, Found, Improved, search_move
 from szpo.ledger import theta
@@ -261,10 +269,11 @@ class Improving:
         except (LeaseError, StorageError, IntegrityError):
             raise
         except Exception as error:
-            if not (self._beside or isinstance(error, RunError | UsageError)):
+            short = isinstance(error, ResourceError) and not isinstance(error, EngineError)
+            expected = short or isinstance(error, RunError | UsageError)
+            if not (self._beside or expected):
                 raise
-            self._leave()  # where people vote, the run goes on
-            expected = isinstance(error, RunError | UsageError)
+            self._leave()  # where people vote, the run goes on; elsewhere it is measured as it is
             self._say(f"{'' if expected else 'warning: '}not improved: {error}")
 
 

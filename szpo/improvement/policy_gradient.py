@@ -310,6 +310,8 @@ def _shorten(cost: Callable[[float], float], rate: float, share: float) -> tuple
     """Shorten a step that costs more than its share of nats: its length, and what it costs."""
     for _ in range(MOST_SHORTENED):
         spent = cost(rate)
+        if not math.isfinite(spent):
+            raise RunError("the KL of a step is not finite; lower improve.nats, or leave it out")
         if spent <= WITHIN * share:
             return rate, spent
         rate *= math.sqrt(share / spent)

@@ -554,3 +554,16 @@ def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):
     assert "show no taste yet" in capsys.readouterr().err
     with Ledger.open(path, readonly=True) as ledger:
         assert adopted.read_adopted(ledger) is None
+
+
+def test_where_memory_does_not_hold_a_gradient_the_run_ends_unimproved(
+    tmp_path, capsys, monkeypatch
+):
+    def take_step(*given, **rest):
+        raise MemoryError
+
+    monkeypatch.setattr(policy_search.policy_gradient, "take_step", take_step)
+    run(tmp_path, "small", **{"improve.nats": 2.0})
+    told = capsys.readouterr().err
+    assert "not improved: memory does not hold a gradient of this model" in told
+    assert "measuring" in told and "Traceback" not in told
