@@ -517,7 +517,7 @@ class Tuner:
 
     def __repr__(self) -> str:
         """The tuner's model, progress and file in one line."""
-        votes = self._ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"]
+        votes = self._ledger.votes_applied()
         model = self._parts.config.model.name
         return f"<szpo.Tuner: {model}, {round(votes)} votes applied, {self.path.name}>"
 

@@ -6,7 +6,6 @@ own answers, two to a prompt, as a run reads them from its start's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -26,7 +25,7 @@ from szpo.optim import named_features
 from szpo.optim.joint_fit import fit_joint
 from szpo.optim.regression import Findings
 from szpo.optim.state_regression import GRID, StateScale
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
+from szpo.optim.vote_regression import Votes
 from szpo.runs import start_features
 from szpo.taste import Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Ints, Row
@@ -84,11 +83,7 @@ def fit_pairs(pairs: Sequence[Pair], model: Loaded, layer: int | None = None) ->
         chance=1 - joint.signal,
     )  # fmt: skip
     if not found.shown:
-        perhaps = taught.words(found)
-        raise RunError(
-            f"{len(rows)} pairs show no taste (odds of {math.exp(found.factor):.2g}, it takes "
-            f"{BAYES_FACTOR_NEEDED:g}){'; perhaps ' * bool(perhaps)}{perhaps}"
-        )
+        raise RunError(f"{len(rows)} pairs show no taste {taught.describe_unshown(found)}")
     features, explanations = run_taste.explain(named, joint, shown, entries)
 
     def along(w: Ints) -> list[int]:
@@ -117,13 +112,12 @@ def _read_states(
     texts = [(prompt, Answer(text)) for prompt, text in shown_states.shown_of(pairs)]
     found = states.of_texts(model, texts, layer)
     place = {(prompt, answer.text): i for i, (prompt, answer) in enumerate(texts)}
-    apart = [
-        found[place[row.prompt, row.plus.text]] - found[place[row.prompt, row.minus.text]]
+    both = [
+        [found[place[row.prompt, side.text]] for side in (row.plus, row.minus)]
         for each in pairs
         for row in each.rows
     ]
-    whole = round(GRID * math.sqrt(float((np.array(apart) ** 2).sum(1).mean())))
-    if not whole:
+    scale = start_features.scale_by(np.array(both), layer)
+    if scale is None:
         raise UsageError("the model's hidden states do not differ between the answers of a pair")
-    scale = StateScale(layer, found.shape[1], whole)
     return scale.rounded(found), scale

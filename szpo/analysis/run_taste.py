@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -24,7 +23,6 @@ from szpo.optim.joint_fit import JointFit
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.regression import Findings
 from szpo.optim.state_regression import GRID
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay
 from szpo.replay.checks import Broken, Examination
 from szpo.runs import budget
@@ -91,10 +89,9 @@ def read_in_words(
         found = replace(found, factor=fit.log_factor)
     if not (found.shown or anyway):
         since = "show no taste any more" if was_shown else "show no taste yet"
-        perhaps, more = taught.words(found), budget.describe_more(ledger)
+        more = budget.describe_more(ledger)
         raise RunError(
-            f"{where}: its votes {since} (odds of {math.exp(found.factor):.2g}, "
-            f"it takes {BAYES_FACTOR_NEEDED:g}){'; perhaps ' * bool(perhaps)}{perhaps}; "
+            f"{where}: its votes {since} {taught.describe_unshown(found)}; "
             f"let its panel vote more{': ' * bool(more)}{more}"
         )
     dense = carried.states is not None and fit.states is not None

@@ -283,6 +283,15 @@ def _describe_evidence(known: Sequence[tuple[int, Findings]]) -> str:
     return f"odds of {math.exp(last.factor):.2g} where it takes {BAYES_FACTOR_NEEDED:g}{before}"
 
 
+def describe_unshown(found: Findings) -> str:
+    """How far votes are from showing a taste, and what it may be."""
+    perhaps = words(found)
+    return (
+        f"(odds of {math.exp(found.factor):.2g}, it takes {BAYES_FACTOR_NEEDED:g})"
+        f"{'; perhaps ' * bool(perhaps)}{perhaps}"
+    )
+
+
 def last_findings(ledger: Ledger, steps: int | None = None) -> Findings | None:
     """What the votes say after the last step, or after so many; None without a step that fits."""
     last = ledger.query(

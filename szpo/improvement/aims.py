@@ -218,12 +218,7 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     taste = aim.taste
     if taste is not None and taste.direction is not None:
         taste.require_model(policy.loaded.sha256, policy.loaded.name)
-        return Score(
-            lambda prompts, answers, states: taste.score(
-                **taste.read(policy, prompts, answers, aim.given, states)
-            ),
-            taste.direction.layer,
-        )
+        return score_of_taste(taste, policy, aim.given)
     if aim.entry is not None or taste is not None:
         return Score(
             lambda prompts, answers, states: count([aim], prompts, answers)[:, 0],
@@ -238,6 +233,18 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
         lambda prompts, answers, states: np.array(
             [float(reward.score(*pair)) for pair in zip(prompts, answers, strict=True)]
         )
+    )
+
+
+def score_of_taste(taste: Taste, policy: LoraPolicy, given: Sequence[str] = ()) -> Score:
+    """What a taste says of whole answers, read with the policy where it needs states."""
+    from szpo.improvement.policy_gradient import Score
+
+    return Score(
+        lambda prompts, answers, states: taste.score(
+            **taste.read(policy, prompts, answers, given, states)
+        ),
+        None if taste.direction is None else taste.direction.layer,
     )
 
 

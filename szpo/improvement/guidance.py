@@ -20,6 +20,7 @@ from szpo import seeds
 from szpo.analysis import run_taste
 from szpo.errors import ResourceError, RunError, UsageError
 from szpo.improvement import policy_gradient
+from szpo.improvement.aims import score_of_taste
 from szpo.improvement.policy_gradient import Pace, Score
 from szpo.ledger import spans
 from szpo.ledger.database import Ledger
@@ -33,7 +34,7 @@ from szpo.policies.protocol import moved
 from szpo.runs.assemble import RunParts
 from szpo.runs.services import set_aside
 from szpo.taste import Taste
-from szpo.types import Answer, Floats, Progress, Prompt, unseen
+from szpo.types import Progress, unseen
 from szpo.voting import lease
 
 PACE: Final = Pace(steps=4)
@@ -42,30 +43,13 @@ LEAST: Final = 1e-6
 """Weights that no proposal moves by more have no proposal."""
 
 
-def score_of(taste: Taste, policy: LoraPolicy, given: Sequence[str] = ()) -> Score:
-    """What a taste says of answers."""
-    way = taste.direction
-
-    def worth(
-        prompts: Sequence[Prompt], answers: Sequence[Answer], states: Floats | None
-    ) -> Floats:
-        if states is None:
-            return taste.score(**taste.read(policy, prompts, answers, given))
-        texts = [prompt.text for prompt in prompts], [answer.text for answer in answers]
-        return taste.score(*texts, given=given, states=states)
-
-    return Score(worth, None if way is None else way.layer)
-
-
 def due(ledger: Ledger, step: int) -> bool:
     """Whether a span is to be renewed before a step that is not planned yet."""
     settings = recorded_settings(ledger)
     if not settings.guides or settings.regressors is None or ledger.step(step) is not None:
         return False
-    sql = "SELECT coalesce(sum(n_votes), 0) AS votes FROM updates"
-    votes = ledger.query(sql)[0]["votes"]
     known = [event["body"]["verdicts"] for event in ledger.events(spans.SPAN)]
-    return bool(votes - (known[-1] if known else 0) >= EVERY)
+    return bool(ledger.votes_applied() - (known[-1] if known else 0) >= EVERY)
 
 
 def renew(
@@ -75,7 +59,7 @@ def renew(
     epoch: int,
     *,
     given: Sequence[str] = (),
-    score: Callable[[Taste, LoraPolicy, Sequence[str]], Score] = score_of,
+    score: Callable[[Taste, LoraPolicy, Sequence[str]], Score] = score_of_taste,
     progress: Progress = unseen,
 ) -> bool:
     """Propose a difference of weights, and let it guide directions from ``step`` on.
@@ -100,12 +84,13 @@ def renew(
     asked = set_aside(parts.prompts.train, settings.root_seed)[0]
     present = {name: np.array(policy.theta()[name]) for name, _ in policy.layout}
     try:
-        made = policy_gradient.climb(policy, score(taste, policy, given), asked, PACE, seed=seed)
+        proposal, made = policy_gradient.propose(
+            policy, score(taste, policy, given), asked, PACE, seed=seed
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise ResourceError("memory does not hold a gradient of this model") from None
-    proposal = {name: made.theta[name] - value for name, value in present.items()}
     if max(float(np.abs(each).max()) for each in proposal.values()) < LEAST:
         return False
     earlier = [span.proposals[-1] for span in spans.read(ledger)]
@@ -118,9 +103,8 @@ def renew(
         )  # fmt: skip
     if found is None:
         return False
-    verdicts = ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"]
     notes = {
-        "verdicts": verdicts, "nats": found.nats, "taste_sha256": taste.sha256,
+        "verdicts": ledger.votes_applied(), "nats": found.nats, "taste_sha256": taste.sha256,
         "answers": made.answers + found.answers,
     }  # fmt: skip
     with ledger.transaction("controller"):

@@ -171,8 +171,8 @@ def climb(
 ) -> Ascent:
     """Move a policy step by step so that its own answers score higher; nobody is asked.
 
-    The policy begins where it is, or at the state ``since`` of a call with the same arguments, and
-    ends there too. ``until`` is asked before each step, and ends it.
+    It begins where the policy is, and stays, or at the state ``since`` of a call with the same
+    arguments. ``until`` is asked before each step, and ends it.
 
     Raises:
         UsageError: its weights are not factors of an adapter, or it has no gradient.
@@ -189,15 +189,15 @@ def propose(
     policy: LoraPolicy,
     score: Score,
     prompts: Sequence[Prompt],
+    pace: Pace = Pace(),
     *,
     seed: int,
-    nats: float,
-    pace: Pace = Pace(),
-) -> Theta:
-    """What `climb` changes until its next step would leave a budget: a difference of weights.
+    nats: float = math.inf,
+) -> tuple[Theta, Ascent]:
+    """What `climb` changes until its next step would leave a budget, and where that ended.
 
-    By name of a factor A or B. The policy stays where it is; ``nats`` are those of its steps,
-    KL(new ‖ old) added up as lengths √(2 · KL).
+    A difference of weights, by name of a factor A or B. ``nats`` are those of its steps, KL(new ‖
+    old) added up as lengths √(2 · KL).
     """
 
     def spent(here: Ascent) -> bool:
@@ -205,9 +205,8 @@ def propose(
         return lengths + math.sqrt(pace.step_nats) > math.sqrt(nats)
 
     begun = policy.theta()
-    with moved(policy, begun):
-        end = climb(policy, score, prompts, pace, seed=seed, until=spent)
-    return {name: value - begun[name] for name, value in end.theta.items()}
+    end = climb(policy, score, prompts, pace, seed=seed, until=spent)
+    return {name: value - begun[name] for name, value in end.theta.items()}, end
 
 
 def require_gradients(policy: LoraPolicy) -> None:

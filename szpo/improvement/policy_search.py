@@ -58,6 +58,7 @@ START_ANSWERS: Final = 2
 """Answers of the start to each prompt to measure on, which the taste compares others with."""
 SPENT: Final = 0.9
 """Share of the budget at which it counts as spent."""
+SPENT_ALL: Final = "its nats are spent"
 CHECKED: Final = 32
 """Prompts split off for measuring; at most a third of all."""
 FEWEST_CHECKED: Final = 3
@@ -487,7 +488,6 @@ def _climb(
     return state
 
 
-SPENT_ALL: Final = "its nats are spent"
 UNSURE: Final = f"it may have gained nothing by {FIRST_NATS:g} nats"
 
 

@@ -391,6 +391,12 @@ class Ledger:
         step: int | None = self.query(sql, (self.run,))[0]["step"]
         return step
 
+    def votes_applied(self) -> float:
+        """Counted votes of all applied updates."""
+        sql = "SELECT coalesce(sum(n_votes), 0) AS votes FROM updates"
+        votes: float = self.query(sql)[0]["votes"]
+        return votes
+
     def updates(self, until: int | None = None) -> tuple[Update, ...]:
         """Recorded updates in order, those of steps < ``until`` if it is given."""
         end = 2**62 if until is None else until

@@ -7,6 +7,7 @@ and verify draw every direction again without the model.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -65,9 +66,9 @@ def read(ledger: Ledger) -> tuple[Span, ...]:
     known: tuple[Span, ...] = ledger.checked.get(SPAN, ())
     if len(known) == count:
         return known
-    proposals, found = list[Theta](), list[Span]()
+    proposals, found = [span.proposals[-1] for span in known], [*known]
     try:
-        for event in ledger.events(SPAN):
+        for event in itertools.islice(ledger.events(SPAN), len(known), None):
             body = event["body"]
             proposals.append(_proposal(ledger, body))
             if body["number"] != len(found) or body["of"][-1] != len(found):

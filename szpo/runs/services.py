@@ -78,10 +78,9 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
         )
     # The same weights may occur twice (a warm-up moves nothing); any of the places is right.
     replay.apply_recorded(ledger, settings, policy, point="centre", done=heads.index(found))
-    total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     centre = {name: np.array(value) for name, value in policy.theta().items()}
     theta = replay.fold_updates(ledger) if rule_of(settings.section.rule).two_points else centre
-    at = Position(state, theta, centre, heads[-1], round(total))
+    at = Position(state, theta, centre, heads[-1], round(ledger.votes_applied()))
     check_weights(ledger, policy, at, "taking the run up")
     return at
 

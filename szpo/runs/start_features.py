@@ -93,13 +93,17 @@ def scale_of(
     """The scale of hidden states by ``each`` answers to every prompt; None where none differ."""
     prompts, answers = [prompt for prompt, _ in texts], [answer for _, answer in texts]
     states = np.asarray(policy.mean_states(prompts, answers, layer))
-    off = states.reshape(-1, each, states.shape[1])
-    off = off - off.mean(1, keepdims=True)
-    freedom = off.shape[0] * (each - 1)
+    return scale_by(states.reshape(-1, each, states.shape[1]), layer)
+
+
+def scale_by(states: Floats, layer: int) -> StateScale | None:
+    """The scale by states of answers (prompts, answers, width); None where none differ."""
+    off = states - states.mean(1, keepdims=True)
+    freedom = off.shape[0] * (off.shape[1] - 1)
     # Two answers are apart by twice the variance, on the mean of |h⁺ − h⁻|².
     apart = math.sqrt(2 * float((off**2).sum()) / max(1, freedom))
     whole = round(GRID * apart) if math.isfinite(apart) else 0
-    return StateScale(layer, states.shape[1], whole) if whole > 0 else None
+    return StateScale(layer, states.shape[2], whole) if whole > 0 else None
 
 
 def read(

@@ -187,7 +187,7 @@ def _state(
     if shown is not None:
         return shown["state"], shown["step"]
     done = sum(row["state"] == "applied" for row in rows)
-    if config is not None and done and config.is_spent(_votes(ledger)):
+    if config is not None and done and config.is_spent(int(ledger.votes_applied())):
         return "finished", done - 1
     if not rows:
         return "none", None
@@ -200,12 +200,9 @@ def _find_limit(
     """Why a person's limit prevents the next step from opening; None if none does."""
     per_step = 1 if config is None else config.votes_per_step
     per_step = sum(row["k"] * row["n"] * row["m"] for row in live) or per_step
-    return budget.reason_to_stop(ledger, step=step, votes=_votes(ledger), per_step=per_step)
-
-
-def _votes(ledger: Ledger) -> int:
-    """Counted votes so far."""
-    return int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
+    return budget.reason_to_stop(
+        ledger, step=step, votes=int(ledger.votes_applied()), per_step=per_step
+    )
 
 
 def _usual_wait(rows: list[Record]) -> float | None:

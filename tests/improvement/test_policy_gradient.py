@@ -140,7 +140,7 @@ def test_answers_that_score_alike_move_nothing(policy):
 @pytest.mark.full
 def test_a_proposal_is_a_difference_of_weights_within_its_nats(policy):
     asked, begun = ASKED, policy.digest()
-    found = propose(policy, CHEER, asked, seed=4, nats=0.5, pace=replace(PACE, step_nats=0.05))
+    found, _ = propose(policy, CHEER, asked, replace(PACE, step_nats=0.05), seed=4, nats=0.5)
     assert policy.digest() == begun and {*found} == {name for name, _ in policy.layout}
     with moved(policy, {name: policy.theta()[name] + value for name, value in found.items()}):
         nats, stderr = policy.kl(asked, seed=9, samples=2)
