@@ -559,15 +559,17 @@ def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch, found, capability, fast,
     assert (chosen.device, chosen.dtype) == (device, dtype)
 
 
-@pytest.mark.skipif(not devices.cpu_computes_in_bf16(), reason="laid out for bf16 only")
 def test_weights_laid_out_once_give_the_same_bits_and_let_gradients_pass(saved):
+    """Every linear layer is laid out, or none: oneDNN may not use what the processor has."""
+    can = devices.cpu_computes_in_bf16() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     model = loading.load(str(saved), dtype="bf16").model
     laid = [module for module in model.modules() if "forward" in vars(module)]
     read, slope = torch.inference_mode()(model), gradient(model)
     mine = read(IDS.repeat(5, 1)).logits
     for module in laid:
         del module.forward
-    assert len(laid) == sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    linear = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    assert len(laid) == (linear if can else 0) and linear > 20
     assert torch.equal(mine, read(IDS.repeat(5, 1)).logits)
     assert torch.equal(slope, gradient(model)) and slope.abs().sum() > 0
 
