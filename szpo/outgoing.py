@@ -201,9 +201,10 @@ def hub_endpoint() -> str:
 def error_text(body: Any, *keys: str) -> str:
     """A server's message in an error reply, in one line of 200 characters or less, without keys.
 
-    >>> error_text({"error": {"message": "no money"}}), error_text({"detail": "slow"})
+    >>> error_text([{"error": {"message": "no money"}}]), error_text({"detail": "slow"})
     ('no money', 'slow')
     """
+    body = body[0] if isinstance(body, list) and len(body) == 1 else body
     inner = body.get("error", body) if isinstance(body, dict) else body
     said = inner.get("message") or inner.get("detail") if isinstance(inner, dict) else inner
     return " ".join(visible(hide_keys(str(said or ""), *keys)).split())[:200]

@@ -35,6 +35,8 @@ _PRINTED: Final = (
     re.compile(r"\}\s*\]?(?:,\s*dtype=object\))?$"),
 )
 """How messages as Python or NumPy prints them begin, what they contain, and how they end."""
+_BAD: Final = ("0", "0.0", "-1", "-1.0", "false")
+"""Labels of answers that are not to be learned from."""
 TAG: Final = "\n\nAssistant:"
 SPEAKERS: Final = {"Human": "user", "Assistant": "assistant"}
 TURN: Final = re.compile(r"\n\n(Human|Assistant):")
@@ -92,7 +94,10 @@ def read_message(message: Any, where: str) -> tuple[Any, Any]:
 
 
 def conversation(messages: list[Any], where: str) -> Turns:
-    """Read the turns of a list of messages, the last one from the user."""
+    """Read the turns of a list of messages, the last one from the user.
+
+    A blank system prompt in front is none.
+    """
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages, start=1):
         place = f"{where}: message {index}"
@@ -101,6 +106,10 @@ def conversation(messages: list[Any], where: str) -> Turns:
             raise UsageError(f"{place}: role must be one of {', '.join(ROLES)} (got {role!r})")
         if role == "system" and index > 1:
             raise UsageError(f"{place}: only the first message may be a system prompt")
+        if role == "system" and (
+            content is None or (isinstance(content, str) and is_blank(content))
+        ):
+            continue
         if not isinstance(content, str) or is_blank(content):
             raise UsageError(f"{place}: content must be text that is not empty")
         turns.append((role, content))
@@ -142,6 +151,16 @@ def read_transcript(text: str, where: str) -> Turns | None:
     if not (whole.startswith("\n\nHuman:") and whole.endswith(TAG)):
         return None
     return parse_turns(whole, where)
+
+
+def is_bad(record: Mapping[str, Any]) -> bool:
+    """Whether a record's label says that its answer, or its order of two, is not the good one.
+
+    >>> [is_bad({"label": label}) for label in (True, 1, "1", False, 0, "-1", "false", None)]
+    [False, False, False, True, True, True, True, False]
+    """
+    label = record.get("label")
+    return not label if isinstance(label, bool) else str(label).strip().lower() in _BAD
 
 
 def parse_turns(prompt: str, where: str = "prompt") -> Turns:

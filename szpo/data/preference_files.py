@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -95,10 +95,23 @@ def read(
         raise UsageError(_describe_bad(bad) + (other or left))
     if not count:
         raise UsageError(f"{path} holds no records")
-    texts = ["".join(text for _, text in pair.prompt.turns) for pair in pairs]
-    if control := sum(any(w in text for w in text_files.CONTROL_WORDS) for text in texts):
-        logging.getLogger("szpo").warning(f"{path}: {control} {text_files.WITH_CONTROL}")
+    for oddity in _oddities(pairs):
+        logging.getLogger("szpo").warning(f"{path}: {oddity}")
     return Preferences(tuple(pairs), ties, count, tuple(bad.values()))
+
+
+def _oddities(pairs: Sequence[Pair]) -> Iterator[str]:
+    asked = ["".join(text for _, text in pair.prompt.turns) for pair in pairs]
+    if control := sum(map(text_files.has_control, asked)):
+        yield f"{control} {text_files.WITH_CONTROL}"
+    both = [(pair.chosen.text, pair.rejected.text) for pair in pairs]
+    if control := sum(any(map(text_files.has_control, each)) for each in both):
+        yield f"{control} pairs with such words in an answer, such as </s> (kept as text)"
+    last = [pair.prompt.turns[-1][1].strip() for pair in pairs]
+    if again := sum(
+        all(t.startswith(q) for t in each) for q, each in zip(last, both, strict=True)
+    ):
+        yield f"{again} pairs whose answers both begin with the prompt (kept as they are)"
 
 
 def _place(where: str, path: Path | str) -> str:

@@ -213,8 +213,9 @@ def _lead(record: Mapping[str, Any], where: str) -> float | None:
         and (worse := _number(record.get(other))) is not None
     ]
     found += [] if (margin := _number(record.get("margin"))) is None else [margin]
-    if record.get("label") in (False, 0, "0"):
-        raise UsageError(f"{where}: label 0 says that chosen is not the better one")
+    if messages.is_bad(record):
+        label = record["label"]
+        raise UsageError(f"{where}: label {label!r} says that chosen is not the better one")
     return min(found, default=None)
 
 
@@ -228,6 +229,10 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
     'Hi.'
     """
     key = next((name for name in (MESSAGES, *ANSWERS) if name in record), ANSWERS[0])
+    if messages.is_bad(record):
+        raise UsageError(
+            f"{where}: label {record['label']!r} says that the answer is no good one; leave it out"
+        )
     given = _given(record, where)
     before, words = _answer_turns(record, key, where, given)
     if not before:
@@ -272,7 +277,13 @@ def _answer_turns(
     place, blank = f"{where}: {key}", f"{key}_end" in record  # a model's answer may be empty
     value = messages.unpack(record.get(key), place)
     if not isinstance(value, list):
-        return prompt or (), get_text(record, key, where, blank=blank)
+        text = get_text(record, key, where, blank=blank)
+        if prompt is None or not _is_transcript(text):
+            return prompt or (), text
+        head, words = split_transcript("\n\n" + text.lstrip(), place)
+        if messages.parse_turns(head, place) != prompt:
+            raise UsageError(f"{place}: the turns before the answer are not the record's prompt")
+        return prompt, _answer(words, place)
     role, said = messages.read_message(value[-1], place) if value else ("", "")
     if role != "assistant":
         raise UsageError(f"{place}: the last message must come from the assistant")
@@ -282,6 +293,11 @@ def _answer_turns(
     if prompt and prompt not in (before, rest):
         raise UsageError(f"{place}: the messages before the answer are not the record's prompt")
     return before, words
+
+
+def _is_transcript(text: str) -> bool:
+    whole = "\n\n" + text.lstrip()
+    return whole.startswith("\n\nHuman:") and TAG in whole
 
 
 def _end(record: dict[str, Any], key: str) -> End:

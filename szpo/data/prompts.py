@@ -44,6 +44,22 @@ KEYS = ("messages", "text", "prompt")
 SUFFIXES = (".jsonl", ".csv", ".json", ".txt")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
                b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}  # fmt: skip
+_ANSWERED = re.compile(
+    r"###\s*(?:assistant|response|output|answer)\s*:\s*\S|^\s*(?:assistant|gpt)\s*:\s*\S",
+    re.I | re.M,
+)
+"""How an answer begins in texts that hold a whole dialogue."""
+_HELD: Final = (
+    "heldout",
+    "held-out",
+    "held_out",
+    "test",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "eval",
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -253,7 +269,7 @@ def _split_name(value: Any, where: str) -> Split | None:
     name = str(value).strip().lower()
     if name in ("train", "training"):
         return "train"
-    if name in ("heldout", "held-out", "held_out", "test"):
+    if name in _HELD:
         return "heldout"
     raise UsageError(f"{where}: split must be train or heldout (got {value!r})")
 
@@ -294,11 +310,13 @@ def _oddities(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
     texts = ["".join(text for _, text in prompt.turns) for prompt in prompts]
     marked = sum(bool(HIDDEN.search(text)) for text in texts)
     broken = sum(bool(_SURROGATE.search(text)) for text in texts)
-    control = sum(any(w in text for w in text_files.CONTROL_WORDS) for text in texts)
+    control = sum(map(text_files.has_control, texts))
+    spoken = sum(bool(_ANSWERED.search(text)) for text in texts)
     found = (
         (copies, "duplicate prompts (used as they are)"),
         (marked, "prompts with direction marks or other hidden characters (used as they are)"),
         (control, text_files.WITH_CONTROL),
+        (spoken, "prompts that hold an answer too, such as after ### Assistant: (kept as text)"),
         (broken, "prompts with broken characters (each replaced by \ufffd)"),
     )
     return tuple(f"{count} {what}" for count, what in found if count)

@@ -43,6 +43,11 @@ WITH_CONTROL: Final = (
 )
 
 
+def has_control(text: str) -> bool:
+    """Whether a text holds one of `CONTROL_WORDS`."""
+    return any(word in text for word in CONTROL_WORDS)
+
+
 def inspect_file(path: Path, what: str) -> tuple[int, bytes]:
     """Return the size and the first bytes of a regular, readable file."""
     try:

@@ -46,6 +46,10 @@ _PASSES: Final = re.compile(
 """What says that a refusal passes, although its text links to a page about quotas."""
 _ADAPTED: Final = ("max_completion_tokens", "temperature")
 """Parameters as some models want them: the former in place of max_tokens, the latter left out."""
+_BROKEN: Final = ("content_filter", "error")
+"""Why a reply ended that is none."""
+_THOUGHTS: Final = ("reasoning_content", "reasoning")
+"""Where servers put what a model thought, beside its reply."""
 ATTEMPTS = 4
 """Tries at an endpoint that is busy (HTTP 429), broken or slow; OpenAI's client waits between."""
 TIMEOUT_S = 60.0
@@ -114,7 +118,8 @@ class Endpoint:
         except openai.APIStatusError as error:
             code, words = error.status_code, self._words(error)
             why = FINAL_STATUS.get(code)
-            if code == 400 and (new := {each for each in _ADAPTED if each in words} - self.wishes):
+            new = {each for each in _ADAPTED if each in words} - self.wishes
+            if code in (400, 422) and new:
                 self.wishes.update(new)
                 return self._ask(question, read, **more)
             if why is not None and (code != 429 or _is_used_up(error.response)):
@@ -163,18 +168,22 @@ class Endpoint:
         """The server's own words, in one line and without keys."""
         return outgoing.error_text(error.body, self.key)
 
-    @staticmethod
-    def _text(choice: Any) -> Reply:
-        said, ended = choice.message, choice.finish_reason != "length"
+    def _text(self, choice: Any) -> Reply:
+        said, end = choice.message, choice.finish_reason
         text = said.content
         if isinstance(text, list):  # thoughts, and parts that are text
             text = "".join(part["text"] for part in text if part.get("type") == "text")
-        if isinstance(text, str):
-            return Reply(text, ended=ended)
+        if end in _BROKEN:
+            words = outgoing.error_text({"error": getattr(choice, "error", None)}, self.key)
+            return Reply(failure=f"the server broke the reply off{_quoted(words or end)}")
+        if end == "length" or (isinstance(text, str) and text.strip()):
+            return Reply(text or "", ended=end != "length")
         refusal = " ".join(str(getattr(said, "refusal", None) or "").split())[:200]
         if refusal:
             return Reply(failure=f"the judge refuses ({visible(refusal)})")
-        return Reply(ended=False) if not ended else Reply(failure="the reply has no text")
+        thought = any(getattr(said, name, None) for name in _THOUGHTS)
+        what = "thoughts and no text" if thought else "no text"
+        return Reply(failure=f"the reply has {what}{_quoted(end if end != 'stop' else '')}")
 
 
 def connect(settings: Judge) -> Endpoint:

@@ -53,15 +53,22 @@ _CORRECTS = re.compile(
     r"(?:wait|hold on|correction|actually|on reflection|on second thoughts?)\b",
     re.IGNORECASE | re.MULTILINE,
 )
-_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
+_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|scratchpad|analysis|reflection|rationale)"
 _THINKS = re.compile(
-    rf"[<\[◁](?:\w{{1,9}}:|\|begin_of_)?{_THOUGHT}\|?[>\]▷]|<\|channel\|>analysis", re.IGNORECASE
+    rf"[<\[◁](?:\w{{1,9}}:|\|(?:begin_of|start)_)?{_THOUGHT}\|?[>\]▷]|<\|channel\|>analysis"
+    r"|<\|channel>thought|<unused94>|<\|inner_prefix\|>|\A(?:assistant)?analysis(?=(?-i:[A-Z]))"
+    r"|^here(?: is|'s) my thought process:",
+    re.IGNORECASE | re.MULTILINE,
 )
 _THOUGHT_OUT = re.compile(
-    rf"[<\[◁](?:/(?:\w{{1,9}}:)?|\|end_of_){_THOUGHT}\|?[>\]▷]|<\|channel\|>final<\|message\|>",
-    re.IGNORECASE,
+    rf"[<\[◁](?:/(?:\w{{1,9}}:)?|\|end_(?:of_)?){_THOUGHT}\|?[>\]▷]"
+    r"|<\|channel\|>final<\|message\|>|<channel\|>|<unused95>|<\|inner_suffix\|>|assistantfinal"
+    r"|^here(?: is|'s) my response:",
+    re.IGNORECASE | re.MULTILINE,
 )
-"""How models begin and end a thought: as DeepSeek, Qwen, Mistral, Kimi, Seed and gpt-oss do."""
+"""How models begin and end a thought: as DeepSeek, Qwen, Mistral, Kimi, Seed, Command, Gemma,
+Apertus, Granite and gpt-oss do, the last also where a server has dropped its control words."""
+_HEDGES = r"(?:(?:or|and|also|possibly|maybe|perhaps)\s+)*"
 _ALIEN = re.compile(r"[|>]|```\w*$")
 _UNSURE = re.compile(r"\b(?:not|neither|cannot|if|whether|unless)\b|n['’]t\b", re.I)
 _DENIED = re.compile(
@@ -158,7 +165,8 @@ def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> 
     options: dict[Preferred, str] = {"first": first, "second": second, "tie": _TIE}
     loose, last = _alone(text, options) if whole else set(), "".join(_own_lines(text)[-1:])
     own = "" if _UNSURE.search(last) or not whole else re.sub(r"[*`]|__", "", last)
-    for part in re.split("[.,;:!?]", own):  # letters as written: "a" may be a word
+    parts = (part for part in re.findall(r"[^.,;:!?]+(?:$|.)", own) if not part.endswith("?"))
+    for part in parts:  # letters as written: "a" may be a word
         loose |= {
             place
             for place, label in options.items()
@@ -197,11 +205,13 @@ def _only(
 def _stated(text: str, key: str, options: Mapping[_Option, str]) -> set[_Option]:
     """What the reply states under the key."""
     own, how = "\n".join(_own_lines(text)), re.IGNORECASE | re.MULTILINE
-    return {
-        value
-        for value, form in options.items()
-        if re.search(rf"{_BEGIN}{key}{_IS}(?:{form}){_END}", own, how)
-    }
+    found = set[_Option]()
+    for value, form in options.items():
+        others = "|".join(each for other, each in options.items() if other != value)
+        besides = rf"(?!{_MARKS}[.,;:!][ \t]*{_HEDGES}(?:{others})[ \t*_]*(?:$|[.,;:!]))"
+        if re.search(rf"{_BEGIN}{key}{_IS}(?:{form}){besides}{_END}", own, how):
+            found.add(value)
+    return found
 
 
 def _alone(text: str, options: Mapping[_Option, str]) -> set[_Option]:

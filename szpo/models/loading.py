@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from transformers import (
@@ -48,7 +48,12 @@ DTYPES: dict[str, torch.dtype] = {
 QUANTIZATIONS = ("nf4", "fp4")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
-_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_NOW = re.compile(r"strftime_now\s*\(")
+_DIRECTIVES: Final = (*"aAbBdmyYjUWwpHIMSxXcF", "-d", "-m", "e")
+"""Of `strftime`, as templates give them."""
+_BEGINS_THOUGHT = re.compile(
+    r"[<\[◁]\|?(?:\w{1,9}:)?(?:think|thought|reason)\w*\|?[>\]▷]\s*\Z", re.I
+)
 _TOKENIZING = Lock()
 """Tokenizers keep a call's options in themselves, and judges ask in several threads."""
 _SPOKEN = "An answer in plain words"
@@ -228,7 +233,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         with cache.quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+    except Exception as error:  # the library of tokenizers raises plain ones
         if not any((folder / name).is_file() for name in TOKENIZERS):
             raise UsageError(
                 f"{folder}: no tokenizer there (looked for {', '.join(TOKENIZERS)}); copy the "
@@ -338,12 +343,9 @@ def _through_template(tokenizer: Any, prompt: Prompt) -> list[int]:
     for mark, word in marks.items():
         for turn in turns:
             turn["content"] = turn["content"].replace(word, mark)
-    template = tokenizer.chat_template
-    if writes_date(tokenizer):
-        template = _NOW.sub(lambda now: repr(tokenizer.szpo_day.strftime(now[2])), str(template))
     try:
         text = tokenizer.apply_chat_template(
-            turns, chat_template=template, tokenize=False, add_generation_prompt=True,
+            turns, chat_template=_dated(tokenizer), tokenize=False, add_generation_prompt=True,
             enable_thinking=False,  # thoughts would fill what people read
         )  # fmt: skip
     except Exception as error:  # templates are programs and may raise anything
@@ -355,6 +357,27 @@ def _through_template(tokenizer: Any, prompt: Prompt) -> list[int]:
         if part
         for token in tokenize(tokenizer, marks.get(part, part), control=part not in marks)
     ]
+
+
+def _dated(tokenizer: Any) -> str:
+    """The chat template; one that writes a date writes that of the run, however it asks for it."""
+    template: str = tokenizer.chat_template
+    if not writes_date(tokenizer):
+        return template
+    written = (f".replace('%{c}', {tokenizer.szpo_day.strftime(f'%{c}')!r})" for c in _DIRECTIVES)
+    own = f"{{{{ format{''.join(written)} }}}}"
+    return f"{{% macro strftime_now(format) %}}{own}{{% endmacro %}}{{{{ '' }}}}{template}"
+
+
+def begins_thought(tokenizer: Any) -> bool:
+    """Whether the chat template opens a thought for the model to go on with."""
+    if not getattr(tokenizer, "chat_template", None):
+        return False
+    try:
+        ids = _through_template(tokenizer, Prompt.user(_SPOKEN))
+    except UsageError:  # the prompt itself is told
+        return False
+    return _BEGINS_THOUGHT.search(tokenizer.decode(ids)) is not None
 
 
 @lru_cache(maxsize=64)
@@ -428,8 +451,9 @@ def _listed_ends(loaded: ModelFacts) -> list[int | None]:
     """The end tokens of the generation settings; those given as words become numbers."""
     listed = getattr(loaded.generation, "eos_token_id", None)
     words = loaded.tokenizer.get_vocab() if "'" in repr(listed) else {}
-    ends = [words.get(i, i) for i in (listed if isinstance(listed, list) else [listed])]
-    if odd := [i for i in ends if i is not None and not isinstance(i, int)]:
+    every = listed if isinstance(listed, list) else [listed]
+    ends = [words.get(i, i) if isinstance(i, str) else i for i in every]
+    if odd := [i for i in ends if i is not None and type(i) is not int]:
         raise UsageError(
             f"{loaded.folder}: eos_token_id {odd[0]!r:.40} is no token of its tokenizer; give a "
             "number, or one of its words"
@@ -593,11 +617,15 @@ def fit_prompts(prompts: PromptSet, reader: Reader, new: int) -> PromptSet:
             f"(generation.max_new_tokens) are more than the {reader.most:,} that model "
             f"{reader.name} reads; shorten it, or lower generation.max_new_tokens{more}"
         )
+    notes = []
     held = sum(bool(held_control_words(reader.tokenizer, prompt)) for prompt in every)
-    if not held or any("control words" in warning for warning in prompts.warnings):
-        return prompts
-    note = f"{held} prompt{'s' * (held != 1)} with control words of the model (kept as text)"
-    return replace(prompts, warnings=(*prompts.warnings, note))
+    if held and not any("control words" in warning for warning in prompts.warnings):
+        notes = [
+            f"{held} prompt{'s' * (held != 1)} with control words of the model (kept as text)"
+        ]
+    if begins_thought(reader.tokenizer):
+        notes.append("the model's chat template opens a thought, so thoughts are what is read")
+    return replace(prompts, warnings=(*prompts.warnings, *notes))
 
 
 def _locate(prompt: Prompt, places: Mapping[Prompt, str]) -> str:

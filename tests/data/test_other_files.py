@@ -166,6 +166,66 @@ def test_a_prompt_in_the_marks_of_hh_is_read_as_turns_and_a_templates_marks_are_
     assert "2 prompts with control words of chat models" in caplog.text
 
 
+def test_answers_that_repeat_the_dialogue_are_read_as_what_comes_after_it(tmp_path):
+    asked = "\n\nHuman: It's raining?\n\nAssistant:"
+    record = {"prompt": asked, "chosen": f"{asked} Yes.", "rejected": f"{asked[2:]} No."}
+    assert read_texts(jsonl(tmp_path, record)) == (RAIN, ANSWERS)
+    other = {**record, "chosen": "\n\nHuman: Why?\n\nAssistant: Yes."}
+    words = refusal(preference_files.read, jsonl(tmp_path, other))
+    assert "chosen: the turns before the answer are not the record's prompt" in words
+    spoken = {"prompt": "It's raining?", "chosen": "Human: Yes.", "rejected": "No."}
+    assert read_texts(jsonl(tmp_path, spoken)) == (RAIN, [("Human: Yes.", "No.")])
+
+
+def test_whole_texts_and_a_templates_marks_in_answers_are_told_with_a_count(tmp_path, caplog):
+    asked = "It's raining?"
+    whole = {"prompt": asked, "chosen": f"{asked} Yes.", "rejected": f"{asked} No."}
+    baked = {"prompt": asked, "chosen": "Yes.</s>", "rejected": "No.<|eot_id|>"}
+    plain = {"prompt": asked, "chosen": f"{asked} Yes.", "rejected": "No."}
+    with caplog.at_level(logging.WARNING, "szpo"):
+        preference_files.read(jsonl(tmp_path, whole, whole, baked, plain))
+    told = "\n".join(record.message for record in caplog.records)
+    assert "2 pairs whose answers both begin with the prompt" in told
+    assert "1 pairs with such words in an answer" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("### Human: Sing.### Assistant: La", True),
+        ("Below is a task.\n\n### Instruction:\nSing.\n\n### Response:\nLa", True),
+        ("Human: Sing.\nAssistant: La", True),
+        ("### Instruction:\nSing.\n\n### Response:", False),
+        ("Write a talk of a teacher and an assistant: be short.", False),
+    ],
+)
+def test_prompts_that_hold_an_answer_are_told(text, told, tmp_path):
+    found = prompts.load(jsonl(tmp_path, {"text": text}, {"text": "Why?"}))
+    assert any("hold an answer too" in each for each in found.warnings) == told
+
+
+def test_a_blank_system_prompt_is_none(tmp_path):
+    for said in ("", " ", None):
+        turns = [{"role": "system", "content": said}, ASKED]
+        assert prompts.load(jsonl(tmp_path, {"messages": turns})).train == (RAIN,)
+        record = {"prompt": turns, "chosen": [*turns, YES], "rejected": [NO]}
+        assert read_texts(jsonl(tmp_path, record)) == (RAIN, ANSWERS)
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "dev", "Eval", "test"])
+def test_other_names_of_held_out_prompts_are_known(name, tmp_path):
+    rows = {"text": "Why?", "split": "train"}, {"text": "Who?", "split": name}
+    assert prompts.load(jsonl(tmp_path, *rows)).heldout == (Prompt.user("Who?"),)
+
+
+@pytest.mark.parametrize("label", [False, 0, "-1", -1, "false"])
+def test_what_is_labelled_bad_is_no_example(label, tmp_path):
+    record = {"prompt": "It's raining?", "completion": "No.", "label": label}
+    assert "is no good one" in refusal(preference_files.read_examples, jsonl(tmp_path, record))
+    good = jsonl(tmp_path, {**record, "label": True})
+    assert preference_files.read_examples(good)[0][1].text == "No."
+
+
 def test_a_held_out_prompt_that_is_trained_on_is_not_held_out(tmp_path):
     rows = [("Why?", "train"), ("Why?", "heldout"), ("Who?", "heldout"), ("What?", "train")]
     found = prompts.load(jsonl(tmp_path, *({"text": t, "split": s} for t, s in rows)))
@@ -193,7 +253,7 @@ def test_a_split_that_holds_nothing_out_is_told_unless_nothing_should_be(tmp_pat
         ({"margin": 0}, "tie"),
         ({"margin": 0.5, "label": 1}, "pair"),
         ({"label": 0}, "label 0"),
-        ({"label": False}, "label 0"),
+        ({"label": False}, "label False"),
         ({"chosen_tokens": 3, "rejected_tokens": 9, "score_chosen": None}, "pair"),
     ],
 )

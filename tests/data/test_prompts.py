@@ -161,7 +161,7 @@ REFUSED = [
     ("a.csv", 'text\n"open\n', "a.csv:2: not valid CSV"),
     ("a.jsonl", "3\n", "a prompt must be text or a list of messages"),
     ("a.jsonl", '{"question": "Why?"}', "needs text, prompt or messages (found: question)"),
-    ("a.jsonl", '{"text": "a", "split": "dev"}', "split must be train or heldout"),
+    ("a.jsonl", '{"text": "a", "split": "mine"}', "split must be train or heldout"),
     ("a.jsonl", '[{"role": "robot", "content": "a"}]', "role must be one of"),
     ("a.jsonl", '[{"role": "assistant", "content": "a"}]', "must come from the user"),
     ("a.jsonl", '[{"role": "user", "content": ["a"]}]', "content must be text"),

@@ -254,12 +254,24 @@ def spoken(**message):
     return reply
 
 
+def failed(reply, words):
+    """A reply in whose choice a gateway passes on an error of the server behind it."""
+    reply.body["choices"][0]["error"] = {"code": 502, "message": words}
+    return reply
+
+
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
         (spoken(content="", end="length"), "cut at judge.max_tokens"),
         (spoken(reasoning_content="A?", end="length"), "cut at judge.max_tokens"),
         (spoken(refusal="I can't\n judge that."), "the judge refuses (I can't judge that.)"),
+        (spoken(content="", reasoning="A?"), "the reply has thoughts and no text"),
+        (spoken(content="", end="content_filter"), "broke the reply off (content_filter)"),
+        (spoken(content="Verdict: A", end="content_filter"), "broke the reply off"),
+        (spoken(content=None, end="tool_calls"), "the reply has no text (tool_calls)"),
+        (failed(spoken(content="", end="error"), "Upstream gone"), "(Upstream gone)"),
+        (StubReply([{"error": {"message": "no such key"}}], 400), "HTTP 400 (no such key)"),
         (StubReply({"error": {"message": "Provider\n down"}}), "readable choice (Provider down)"),
         (StubReply({"detail": "warming up"}), "no readable choice (warming up)"),
         (StubReply("<html>busy</html>", headers={"content-type": "text/html"}), "(<html>busy"),
@@ -279,7 +291,7 @@ def test_thoughts_and_texts_in_parts_are_told_apart():
         assert asked(stub).choice == "tie"
 
 
-def modern(request, before):
+def modern(request, status):
     """A server of models that take neither max_tokens nor a temperature."""
     for name, more in (
         ("max_tokens", "Use 'max_completion_tokens' instead."),
@@ -287,12 +299,13 @@ def modern(request, before):
     ):
         if name in request:
             words = f"Unsupported parameter: '{name}' is not supported with this model. {more}"
-            return StubReply({"error": {"message": words}}, 400)
-    return longer(request, before)
+            return StubReply({"error": {"message": words}}, status)
+    return longer(request, 0)
 
 
-def test_parameters_are_sent_as_a_model_wants_them():
-    with stub_endpoint(modern) as stub:
+@pytest.mark.parametrize("status", [400, 422])
+def test_parameters_are_sent_as_a_model_wants_them(status):
+    with stub_endpoint(lambda request, before: modern(request, status)) as stub:
         assert asked(stub, max_tokens=99).choice == "A"
     assert len(stub.requests) == 4  # each is refused once, then one for each order
     assert all(request["max_completion_tokens"] == 99 for request in stub.requests[2:])

@@ -225,6 +225,8 @@ SEEN = {
     None: (
         "", "Dunno.", "Verdict: A or B", "Verdict: A, or B", "Verdict: A/B", "Verdict: Alpha",
         "Verdict: C", "Verdict: B\nVerdict: A", "Verdict: A\nAnswer: B", "Verdict: not A",
+        "Verdict: A, B", "Verdict: A. B.", "Verdict: A; or B", "Verdict: A, possibly B",
+        "Verdict: A, maybe tie", "A is the better answer? No, it is not.",
         "Verdict: A?", "They wrote:\n| Verdict: A", "I cannot say whether A is better.",
         "A is better here, but B is better there.", "Answer A: short.", "Verdict: A-ish",
         "I prefer a short one.", "A says so.\nB does not.", "A\n\nStill, B is better.",
@@ -265,6 +267,18 @@ THOUGHT = {
     "<|begin_of_thought|>Verdict: A<|end_of_thought|>Verdict: B": "second",
     "<|channel|>analysis<|message|>Verdict: A<|channel|>final<|message|>Verdict: B": "second",
     "<|channel|>analysis<|message|>Verdict: A": None,
+    "<|START_THINKING|>Verdict: A<|END_THINKING|>Verdict: B": "second",
+    "<|START_THINKING|>\nVerdict: A\nbut": None,
+    "<|channel>thought\nVerdict: A\n<channel|>Verdict: B": "second",
+    "<|channel>thought\nVerdict: A\n": None,
+    "<unused94>thought\nVerdict: A<unused95>Verdict: B": "second",
+    "<|inner_prefix|>\nVerdict: A\n<|inner_suffix|>Verdict: B": "second",
+    "<scratchpad>\nVerdict: A\n</scratchpad>\nVerdict: B": "second",
+    "<analysis>\nVerdict: A\nor": None,
+    "analysisWell.\nVerdict: A so far.assistantfinalVerdict: B": "second",
+    "analysisWell.\nVerdict: A\n": None,
+    "Analysis of both.\nVerdict: A": "first",
+    "Here is my thought process:\nVerdict: A\nHere is my response:\nVerdict: B": "second",
     "I [really think] so.\nVerdict: B": "second",  # no tag
 }
 
@@ -321,6 +335,7 @@ def test_replies_without_a_verdict_are_told_of_after_the_first_ten(caplog):
      ("Grade: 4.5", None), ("Grade: four", None), ("Grade: 4\nThat is high.", 4), ("4", 4),
      ("Rating: 4 out of 5.", 4), ("Grade: 4\nGrade: 2", None), ("Grade: 4 - 5", None),
      ("Grade: -3", None), ("Grade: 4/10", None), ("<grade>2</grade>", 2), ('{"grade": 3}', 3),
+     ("Grade: 4, 5", None), ("Grade: 4, or 3.", None), ("Grade: 4. 2 are short.", 4),
      (r"$\boxed{4}$", 4), ("Grade: 4\nWait, it is wrong.\nGrade: 2", 2),
      ("The answer is 4, which is right.\nGrade: 5", 5), ("<think>Grade: 4\nso", None),
      ("<think>Grade: 4</think>Grade: 2", 2), ("Grade: 4\nNo, wait, I should", None)],

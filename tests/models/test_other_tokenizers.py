@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -42,6 +43,56 @@ def test_of_named_templates_the_one_named_default_is_taken(tmp_path):
     alone = templates(tmp_path / "none", {"rag": TEMPLATE, "tool_use": TEMPLATE})
     with pytest.raises(UsageError, match=r"no default specified.*'rag', 'tool_use'"):
         loading.load_tokenizer(alone)
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "{{ strftime_now('%d %b') }}",
+        "{{ strftime_now ('%d %b') }}",
+        "{{ strftime_now(format='%d %b') }}",
+        "{{ strftime_now('%d' + ' %b') }}",
+        "{% set f = '%d %b' %}{{ strftime_now(f) }}",
+        "{% if strftime_now is defined %}{% set d = strftime_now('%-d %b') %}{% endif %}{{ d }}",
+    ],
+)
+def test_a_template_writes_the_runs_date_however_it_asks_for_it(asks):
+    words = tokenizer()
+    words.chat_template = asks + TEMPLATE
+    words.add_tokens(["30", "27", "Nov", "'", "+"])
+    for day, number in ((date(2031, 11, 30), "30"), (date(2031, 11, 27), "27")):
+        words.szpo_day = day
+        assert loading.writes_date(words)
+        read = words.decode(loading.encode(words, ASKED)).split()
+        assert read == [number, "Nov", "<user>", "w7", "w8", "<assistant>"]
+
+
+def test_a_template_that_opens_a_thought_is_told_before_anybody_reads_thoughts():
+    words = tokenizer()
+    asked = PromptSet((ASKED,), ())
+    for opened, told in (("<think>", True), ("[THINK] ", True), ("<think></think>", False)):
+        words.chat_template = TEMPLATE.replace("<assistant> ", f"<assistant> {opened}")
+        words.add_tokens(["<think>", "[THINK]", "</think>"])
+        found = loading.fit_prompts(asked, Reader("mine", words, None), 8)
+        assert any("opens a thought" in each for each in found.warnings) == told, opened
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tokenizer.json", {"model": {"type": "Newer"}}),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"),
+        ("tokenizer_config.json", []),
+    ],
+)
+def test_tokenizer_files_of_another_kind_are_refused_in_one_line(file, text, tmp_path):
+    tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / file
+    if isinstance(text, dict):
+        text = {**json.loads(path.read_text("utf-8")), **text}
+    path.write_text(text if isinstance(text, str) else json.dumps(text), "utf-8")
+    with pytest.raises(UsageError, match=r"transformers cannot load it: .*\(its tokenizer\)$"):
+        loading.load_tokenizer(tmp_path)
 
 
 def test_a_prompt_does_not_end_where_the_tokenizer_appends_its_end_token():
@@ -94,6 +145,10 @@ def test_end_tokens_of_a_model_may_be_words_of_its_tokenizer():
     assert loading.stop_tokens(made) == (2, 7, 9)
     made.model.generation_config.eos_token_id = "</s>"
     assert loading.stop_tokens(made) == (2,)
+    for odd in (True, [[2]], [2, 1.0]):
+        made.model.generation_config.eos_token_id = odd
+        with pytest.raises(UsageError, match="is no token of its tokenizer"):
+            loading.stop_tokens(made)
     made.model.generation_config.eos_token_id = "<end>"
     with pytest.raises(UsageError, match="eos_token_id '<end>' is no token of its tokenizer"):
         loading.stop_tokens(made)
