@@ -14,12 +14,9 @@ from szpo.features.dictionary import ENTRIES, GROUPS, Entry, ratios
 
 ROOT = Path(__file__).parents[2]
 PAGE, GOLDEN = ROOT / "docs/reference/features.md", ROOT / "szpo/features/golden.json"
-USUAL = "share of words"
-COUNTS = "number", "0 or 1"
 LEGEND = """\
-By group: what less and more of each is called, and its unit, where it is no share of words and no
-number.
-*Commas* stands for fewer and more commas, *says "I"* for less and more of it.
+By group: what less and more of each is called. *Hyphenated words* stands for fewer and more of
+them; where a name says it all, it stands alone. `szpo taste --list` has the units.
 """
 LANGUAGES = {"any": "All languages", "spaced": "Languages with spaces", "en": "English"}
 
@@ -38,10 +35,10 @@ def table() -> str:
 
 
 def shown(entry: Entry) -> str:
-    """An entry's name, its ends, and its unit where that says more."""
+    """An entry's name, and its ends where they say more."""
     said = ends(entry)
-    unit = "" if entry.unit in (USUAL, said, *COUNTS) else f" ({entry.unit})"
-    return f"`{entry.name}`{'' if said == entry.name else f': {said}'}{unit}"
+    bare = said.removeprefix("says ").strip('"').casefold().replace(" ", "-")
+    return f"`{entry.name}`" if bare in (entry.name, f"{entry.name}s") else f"`{entry.name}`: {said}"
 
 
 def ends(entry: Entry) -> str:

@@ -16,9 +16,9 @@ PAGE = Path(__file__).parents[1] / "reference" / "settings.md"
 HEAD = """\
 # Settings
 
-Every setting, with its default: the value of a run that names neither preset nor file.
-`--set section.key=value` changes one; `szpo init run.toml` writes those that matter into a file,
-`--all` every one. A preset (`--preset`) changes several:
+Every setting, with the default of a run that names neither preset nor file. `--set
+section.key=value` changes one, `szpo init --all run.toml` writes every one, a preset (`--preset`)
+changes several:
 
 """
 TABLE = "| key | default | what it says |\n|---|---|---|\n"

@@ -87,43 +87,40 @@ class Optimizer(Section):
 
     rule: str = Field(
         "auto",
-        description=f"How votes move the weights: {list_names(list(RULES))}, or a rule of another "
-        f"package; auto: regression in a subspace of up to {REGRESSION_UP_TO_DIM} coordinates, if "
-        "it has every optimizer setting that you give; otherwise known.",
+        description=f"How votes move the weights: {list_names(list(RULES))}, or a plug-in; auto:"
+        f" regression in up to {REGRESSION_UP_TO_DIM} coordinates, if it has every "
+        "optimizer setting that you give; else known.",
     )
     pairing: Pairing = Field(
         "antithetic",
-        description="antithetic: compare θ+μv with θ−μv, by answers from the same random "
-        "numbers; forward: with θ, by answers from their own, as published, and known trims "
-        "vote shares of 0 and 1.",
+        description="antithetic: θ+μv against θ−μv, by the same random numbers; forward: "
+        "against θ, by others, as published, and known trims shares of 0 and 1.",
     )
-    K: Count = Field(1, description="Directions per step; default: 8 under regression, else 1.")
+    K: Count = Field(1, description="Directions a step; default: 8 under regression, else 1.")
     N: Count = Field(
         8,
-        description="Comparisons per direction, each on its own prompts; default: 1 under "
+        description="Comparisons a direction, each on its own prompts; default: 1 under "
         "regression, else 8.",
     )
-    M: Count = Field(1, description="Panelists (votes) per comparison.")
+    M: Count = Field(1, description="Panelists (votes) a comparison.")
     D: Count = Field(
         8,
-        description="Prompts of a comparison. 1: each vote is on a pair of answers; "
-        "more: on two sets of answers, as in the published algorithms; default: 1 under "
-        "regression, else 8.",
+        description="Prompts of a comparison. 1: a vote is on a pair of answers; more: on two "
+        "sets of answers, as published; default: 1 under regression, else 8.",
     )
     kl_radius: Positive = Field(
         RADIUS["others"],
         le=1e6,
-        description="κ: KL of each side from the centre, in nats; it sets μ = √(2κ/d); default: "
-        f"{RADIUS['adapters']:g} for adapters, {RADIUS['regression']:g} under regression, else "
-        f"{RADIUS['others']:g}.",
+        description="κ: KL of each side from the centre, nats; μ = √(2κ/d); default: "
+        f"{RADIUS['adapters']:g} for adapters, {RADIUS['regression']:g} under "
+        f"regression, else {RADIUS['others']:g}.",
     )
     mu: Positive | None = Field(
         None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
     )
     weighting: Annotated[str, OneOf(WEIGHTINGS)] = Field(
         "equal",
-        description="How much each voter counts: equal; or skill, learned from agreement with the "
-        "other voters.",
+        description="How much each voter counts: equal; skill: by agreement with the others.",
     )
 
     @model_validator(mode="before")
@@ -159,7 +156,7 @@ class OnePoint(Optimizer):
     kl_step: Positive = Field(
         0.03,
         le=1e6,
-        description="κ_step: KL of one expected step, nats; sets the step size α; default: "
+        description="KL of one expected step, nats; sets the step size α; default: "
         f"{GUIDED_STEP:g} where directions are guided, else 0.03.",
     )
     link: Annotated[str, OneOf(LINK_NAMES)] = Field(
@@ -170,9 +167,9 @@ class OnePoint(Optimizer):
         0.0,
         ge=0,
         lt=1,
-        description="s: share of each direction, in nats, in the span of what the verdicts so far "
-        f"propose; 0: none, as published; default: {GUIDED:g} for antithetic pairs in all weights "
-        "of a model (subspace.kind full), else 0.",
+        description="s: share of each direction, in nats, in the span of what the votes so far "
+        f"propose; 0: none, as published; default: {GUIDED:g} for antithetic pairs "
+        "in all weights, else 0.",
     )
 
     kl_budget: ClassVar[float | Literal["off"]] = "off"
@@ -188,8 +185,8 @@ class Regression(Optimizer):
     kl_radius: Positive = Field(RADIUS["regression"], le=1e6)
     kl_budget: Positive | Literal["off"] = Field(
         BUDGET,
-        description="regression: highest KL of the recommended point from the start, in nats; "
-        "off: no limit.",
+        description="regression: highest KL of the recommended point from the start, nats; off:"
+        " no limit.",
     )
 
     guided: ClassVar[float] = 0.0

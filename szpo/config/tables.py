@@ -29,35 +29,32 @@ class Run(Section):
     name: str | None = Field(
         None,
         pattern=RUN_NAME,
-        description="Name of the run and of its file; default: from model, panel and seed.",
+        description="Name of the run and its file; default: from model, panel and seed.",
     )
-    folder: PathText = Field(
-        "runs", min_length=1, description="Folder that holds the runs' files."
-    )
+    folder: PathText = Field("runs", min_length=1, description="Folder of the runs' files.")
     seed: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="The run's only seed, from which all randomness derives; default: 0, or if "
-        "people vote a number drawn when the run begins, so that nobody can work out sides.",
+        description="The only seed of the run; default: 0, or where people vote a number drawn "
+        "at the start, so that nobody can work out sides.",
     )
     votes: int = Field(
         240,
         ge=1,
         le=100_000_000,
-        description="Stop when this many votes are counted; 40 to 80 show a clear taste.",
+        description="Votes to ask for; 40 to 80 show a clear taste.",
     )
     lag: Literal[0, 1] | None = Field(
         None,
-        description="1: generate the next step's answers while people vote on this step's; 0: "
-        "after their votes. Default: 1 if panel.kind is people, otherwise 0.",
+        description="1: write the next round's answers while people vote; 0: after their votes."
+        " Default: 1 if panel.kind is people, else 0.",
     )
     tracker: str | None = Field(
         None,
         min_length=1,
-        description="Where every step's figures go too (numbers and names of methods, no texts): "
-        "tensorboard, wandb or mlflow (each needs the extra of its name), or a tracker of another "
-        "package; writes to the folder tracking beside the run's file. Default: nowhere.",
+        description="Where every step's figures go too (no texts): tensorboard, wandb or mlflow"
+        " (each an extra), or a plug-in; files go to tracking beside the run's.",
     )
 
     @field_validator("name")
@@ -79,36 +76,35 @@ class Panel(Section):
     kind: str = Field(
         "bt70",
         min_length=1,
-        description="people (on the panel's page or elsewhere); a simulated panel: bt70, "
-        "half-beta, lapse10, hostile, hostile2, mtbench, labels70 or close, also changed, as in "
-        "bt70+side=.3+hostile=1; judge (see [judge]); or a panel of another package.",
+        description="people; a simulated panel: bt70, half-beta, lapse10, hostile, hostile2, "
+        "mtbench, labels70 or close, also changed, as in bt70+side=.3+hostile=1; "
+        "judge (see [judge]); or a plug-in.",
     )
-    size: int = Field(5, ge=1, le=100_000, description="P: number of panelists (annotators).")
+    size: int = Field(5, ge=1, le=100_000, description="Number of panelists.")
     reward: str = Field(
         "sentiment",
         min_length=1,
-        description="The hidden reward of a simulated panel, unknown to the run: sentiment, "
-        "length:40, keyword:sea+sun, regex:^Once, verify:no_comma, or a sum such as "
+        description="What a simulated panel likes, unknown to the run: sentiment, length:40, "
+        "keyword:sea+sun, regex:^Once, verify:no_comma, or a sum such as "
         "0.7*sentiment+0.3*length:40.",
     )
     beta: Positive | None = Field(
         None,
-        description="Sharpness β of a simulated panel: P(vote for A) = σ(β · difference "
-        "in reward); default: fitted so that two panelists agree on 70 % of "
+        description="Sharpness β of a simulated panel: P(vote for A) = σ(β · difference in "
+        "reward); default: fitted so that two panelists agree on 70 % of "
         "comparisons.",
     )
     sheet: int | None = Field(
         None,
         ge=1,
         le=32,
-        description="Rows that a panelist sees at once, if optimizer.D is 1; default: as many "
-        "as take about a minute to read, at most 8.",
+        description="Pairs on a sheet; default: as many as take a minute to read, at most 8.",
     )
     question: str = Field(
         "Which set of answers is better overall?",
         min_length=1,
         max_length=200,
-        description="The question that people answer; fixed once the run has begun.",
+        description="What people are asked; fixed once the run has begun.",
     )
     guideline: str = Field(
         "Prefer correct, direct and helpful answers; longer is not better by itself.\n"
@@ -117,20 +113,20 @@ class Panel(Section):
         'slightly better. Choose "About the same" where you could as well toss a coin, and '
         '"Can\'t judge" where you cannot or would rather not read the texts.',
         max_length=20_000,
-        description="Guidance: its first line stands beside the question, and is what a judge is "
-        "told; people see the rest on request.",
+        description="Guidance: its first line stands beside the question and goes to judges; "
+        "people see the rest on request.",
     )
     consent: str | None = Field(
         None,
         min_length=1,
         max_length=20_000,
-        description="Your own text, shown below szpo's points before people agree: who runs this "
-        "study, whom to ask, what people are paid, what they agree to.",
+        description="Your text below szpo's points before people agree: who runs this, whom to "
+        "ask, what is paid.",
     )
     deadline_minutes: Positive | None = Field(
         None,
         le=525_600,
-        description="Close a round this many minutes after it opened, pauses not counted; "
+        description="Close a round so many minutes after it opened, pauses not counted; "
         "default: wait for every vote.",
     )
 
@@ -150,7 +146,7 @@ class Guards(Section):
 
     kl: Positive | None = Field(None, description="Highest KL to the base, nats per answer.")
     length: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
-        None, description="Lowest and highest mean answer length, tokens, such as [5, 60]."
+        None, description="Lowest and highest mean length, tokens, such as [5, 60]."
     )
     repetition: float | None = Field(
         None,
@@ -162,8 +158,8 @@ class Guards(Section):
     keep: str | None = Field(
         None,
         min_length=1,
-        description="File of questions with right answers (.jsonl, as for TRL's SFT): how many "
-        "greedy answers have these before and after; improving stops before it loses a tenth.",
+        description="File of questions with right answers (.jsonl, as for TRL's SFT), counted "
+        "before and after; improving stops before it loses a tenth.",
     )
 
     @field_validator("length")
@@ -179,14 +175,14 @@ class Improve(Section):
 
     nats: Positive | None = Field(
         None,
-        description="Improve the policy on the taste that votes show, up to this KL to its start, "
-        "nats per answer (rule regression, named coordinates or none); default: not in the run, "
-        "szpo improve can do it later.",
+        description="Move the policy on the taste of the votes, up to this KL to its start, "
+        "nats per answer (rule regression, named coordinates or none); default: not"
+        " in the run, but by szpo improve.",
     )
     when: Literal["doubling", "end"] = Field(
         "doubling",
-        description="doubling: also after the round in which the votes show a taste, and at each "
-        "doubling of them, beside people while they read; end: only when the votes are spent.",
+        description="doubling: after the round that shows a taste, at each doubling of the "
+        "votes, and at the end; end: only when the votes are spent.",
     )
 
 
@@ -194,12 +190,12 @@ class Evaluation(Section):
     """Measurements on held-out prompts before, during and after the run; they cost no votes."""
 
     prompts: Count = Field(64, description="Most held-out prompts to measure on.")
-    samples: Count = Field(8, description="Answers to each prompt, before and after the run.")
+    samples: Count = Field(8, description="Answers to each, before and after the run.")
     along: int = Field(
         3,
         ge=0,
         le=1000,
-        description="How often to measure during the run, with one answer to each prompt.",
+        description="How often to measure during the run, with one answer to each.",
     )
 
 
@@ -209,42 +205,40 @@ class Model(Section):
     name: str = Field(
         "smollm2",
         min_length=1,
-        description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), or "
-        "auto: the largest of docs/how-to/your-model.md that is already downloaded and fits into "
-        "memory, otherwise smollm2. A run keeps the model it was created with.",
+        description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), "
+        "or auto: the largest of docs/how-to/your-model.md that is downloaded and "
+        "fits into memory, else smollm2.",
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="Number format of the base weights: fp32, bf16, fp16, or auto (bf16; fp16 "
-        "on mps and on GPUs without bf16, fp32 on CPUs without it); adapters are fp32.",
+        description="Format of the base weights: fp32, bf16, fp16, or auto (bf16; fp16 on mps "
+        "and on GPUs without bf16, fp32 on CPUs without it).",
     )
     quantization: Literal["nf4", "fp4"] | None = Field(
-        None, description="4-bit base weights: nf4 or fp4; default: not quantised."
+        None, description="4-bit base weights: nf4 or fp4; default: none."
     )
     adapter: PathText | None = Field(
-        None, description="Folder of a PEFT LoRA adapter from which the run starts."
+        None, description="Folder of a PEFT LoRA at which the run starts."
     )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$",
-        description="cpu, cuda, cuda:1, mps, xpu, or auto: the first GPU, otherwise the CPU. A "
-        "run stays on the device it was created on.",
+        description="cpu, cuda, cuda:1, mps, xpu, or auto: the first GPU, else the CPU. A run "
+        "stays on its device.",
     )
 
 
 class Adapter(Section):
     """The LoRA adapter: low-rank weights that the votes train."""
 
-    rank: int = Field(1, ge=1, le=1024, description="LoRA rank r.")
+    rank: int = Field(1, ge=1, le=1024, description="LoRA rank.")
     targets: Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
-        description="Names of the modules that get an adapter; default: the MLP's output "
-        "(down_proj).",
+        description="Modules that get an adapter; default: the MLP's output (down_proj).",
     )
     layers: list[Annotated[int, Field(ge=0)]] | Literal["middle", "all"] = Field(
         "middle",
-        description='"middle" (five layers centred at two thirds of the depth), "all", or a '
-        "list of layer numbers.",
+        description='"middle" (five about two thirds of the depth), "all", or a list of numbers.',
     )
 
 
@@ -256,37 +250,35 @@ class Subspace(Section):
         BeforeValidator(lambda given: "none" if given is None else given),  # --set kind=none
     ] = Field(
         "auto",
-        description="score: principal directions of the policy's own log-probability gradient; "
-        "features: dim of those, then directions that change named features of the texts (both "
-        "need a local model); adapters: the weights of the given adapters; full: every weight of "
-        "A and B, where the others move B; none: votes on rows are explained, and nothing moves; "
-        "auto: given adapters; else those of a set for the model; without one features under "
-        "regression (score with fewer than 256 samples), full under known and sign.",
+        description="adapters: weights of given adapters; features: directions that change "
+        "named features, after dim of score; score: principal directions of the "
+        "gradient of the policy's log-probability; full: every weight; none: "
+        "nothing moves but by improving; auto: given adapters, else a set for the "
+        "model, else features under regression (score with fewer than 256 samples),"
+        " full under known and sign.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
         max_length=32,
-        description="The adapters of kind adapters, 2 to 32 LoRAs of this model: PEFT folders, "
-        "hub ids with their revision (owner/name@revision), or a set: its folder, or the name of "
-        "one that ships.",
+        description="2 to 32 LoRAs of this model: PEFT folders, hub ids with their revision "
+        "(owner/name@revision), or a set, by its folder or name.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,
-        description="Number of coordinates d (not used by full and adapters), or "
-        '"auto": as many as the run\'s votes can tell apart.',
+        description='Number of coordinates (not of full and adapters); "auto": as many as the '
+        "votes can tell apart.",
     )
     samples: Annotated[int, Field(ge=8, le=100_000)] | None = Field(
         None,
-        description="Base answers read during set-up; they cost no votes. Default: 1,024 for "
-        "features, 256 for adapters, otherwise 384. The coordinates shipped for szpo's own "
-        "prompts were made from 4,096.",
+        description="Base answers read in the set-up, without a vote; default: 1,024 for "
+        "features, 256 for adapters, else 384.",
     )
     setup_seed: int = Field(
         0,
         ge=0,
         lt=2**63,
-        description="Seed of the set-up. Runs with the same setup_seed, model, prompts and "
-        "sampling have the same coordinates, whatever their run.seed.",
+        description="Seed of the set-up: with equal model, prompts and sampling, equal "
+        "coordinates.",
     )
 
 
@@ -298,11 +290,10 @@ class Features(Section):
     ] = Field(
         default_factory=list,
         max_length=100,
-        description="Features to count besides the dictionary's: regex:PATTERN, keyword:sea+sun, "
-        "judge: WHAT IT RATES (by the judge of [judge]), a plug-in's name or "
-        "package.module:function; write NAME = FORM to give it a name. Before any vote, votes "
-        "are as likely to be about one of these as about any of the others, or as about what a "
-        "line in your words names: say: cheerful, no lists.",
+        description="Features beside the dictionary's: regex:PATTERN, keyword:sea+sun, judge: "
+        "WHAT IT RATES, a plug-in's name or package.module:function, each also as "
+        "NAME = FORM; and say: cheerful, no lists, which raises the odds of what it"
+        " names.",
     )
     drop: list[str] = Field(
         default_factory=list,
@@ -311,8 +302,8 @@ class Features(Section):
     )
     layer: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
-        description="Layer of the model whose hidden states votes are fitted on beside the named "
-        "features, where subspace.kind is none; 0: on none; auto: five sixths of the depth.",
+        description="Layer whose hidden states votes are fitted on beside named features, where"
+        " subspace.kind is none; 0: none; auto: five sixths of the depth.",
     )
 
     @field_validator("add")
@@ -343,26 +334,26 @@ class Prompts(Section):
 
     path: PathText | None = Field(
         None,
-        description="File of your own prompts, .csv, .jsonl, .json or .txt; default: szpo's own.",
+        description="File of prompts, .csv, .jsonl, .json or .txt; default: szpo's own.",
     )
     column: str | None = Field(
         None,
         min_length=1,
-        description="Column of a CSV file, or key of JSON records, that holds the prompt; "
-        "default: text or prompt.",
+        description="Column of a CSV file, or key of JSON records, with the prompt; default: "
+        "text or prompt.",
     )
     system: str | None = Field(
-        None, max_length=65_536, description="System prompt put before every conversation."
+        None, max_length=65_536, description="System prompt before every conversation."
     )
 
 
 class Generation(Section):
     """How answers are sampled."""
 
-    max_new_tokens: int = Field(24, ge=1, le=4096, description="Longest answer, in tokens.")
+    max_new_tokens: int = Field(24, ge=1, le=4096, description="Longest answer, tokens.")
     temperature: Positive = Field(1.0, le=100, description="Sampling temperature.")
     top_p: float = Field(
-        1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus sampling (top-p); 1: off."
+        1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus sampling; 1: off."
     )
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="Texts that end an answer."
@@ -400,13 +391,13 @@ class Engine(Section):
 
     kind: Annotated[str, OneOf(("local", *ELSEWHERE), "szpo.engines")] = Field(
         "local",
-        description="local: in the run's own process; ray: by Ray workers (extra ray); vllm: by "
-        "vLLM servers over HTTP (extra judge); or an engine of another package.",
+        description="local: in the run's process; ray: by Ray workers (extra ray); vllm: by "
+        "vLLM servers (extra judge); or a plug-in.",
     )
     address: str | None = Field(
         None,
-        description="host:port of a Ray cluster; default: a cluster on this machine's own cores. "
-        "Anyone who can reach a Ray cluster can run code on it.",
+        description="host:port of a Ray cluster, on which whoever reaches it can run code; "
+        "default: one on this machine's cores.",
     )
     workers: int = Field(
         1,
@@ -423,14 +414,13 @@ class Engine(Section):
     adapters: PathText | None = Field(
         None,
         description="Folder for adapter files that this process writes and the vLLM servers "
-        "read, under the same path; default, if all servers are on this machine: a temporary "
-        "folder.",
+        "read, under the same path; default, if all are on this machine: a "
+        "temporary one.",
     )
     chunk_rows: Count | None = Field(
         None,
-        description="Rows answered at once. Equal seeds give equal answers only with equal "
-        "chunk_rows; the number of workers does not matter. Default: all of a step (local), 32 "
-        "(ray), 128 (vllm).",
+        description="Rows answered at once; equal seeds give equal answers only with equal "
+        "chunk_rows. Default: all of a step (local), 32 (ray), 128 (vllm).",
     )
 
     @model_validator(mode="after")
@@ -471,43 +461,45 @@ class Judge(Section):
     model: PathText = Field(
         "smollm2",
         min_length=1,
-        description="A model in this process, as in model.name; the file of a small scorer, which "
-        f"szpo scorer trains and which ends in {SCORER}; or the model's name at base_url.",
+        description="A model, as in model.name; the file of a scorer by szpo scorer, which ends"
+        f" in {SCORER}; or the model's name at base_url.",
     )
     ask: Literal["verdict", "grades", "soft"] = Field(
         "verdict",
-        description="verdict: the judge writes reasons, then A, B or tie; grades: it grades each "
-        "side alone, 1 to 5; soft: it writes nothing; the log-probabilities of A and B count.",
+        description="verdict: the judge writes reasons, then A, B or tie; grades: it grades "
+        "each side alone, 1 to 5; soft: log-probabilities of A and B, nothing is "
+        "written.",
     )
     decide: Literal["tie", "debias", "draw"] = Field(
         "tie",
-        description="tie: the side that both orders of the sides name, otherwise a tie; with ask "
-        "soft, debias: the mean of the orders' logits, in which position bias cancels; with ask "
-        "soft or kind scorer, draw: a vote drawn with the probability found.",
+        description="tie: what both orders of the sides name, else a tie; debias: the mean of "
+        "their logits (soft); draw: a vote drawn with the probability (soft, "
+        "scorer).",
     )
     principles: PathText | None = Field(
         None,
-        description="Text file with one principle per line, of which each question uses a random "
-        "one; default: panel.guideline.",
+        description="File of principles, one a line, of which each question uses a random one; "
+        "default: panel.guideline.",
     )
     references: PathText | None = Field(
         None,
-        description='JSONL file of {"prompt": …, "reference": …}: good answers that the '
-        "judge sees.",
+        description='JSONL file of {"prompt": …, "reference": …}: good answers that the judge '
+        "sees.",
     )
     max_tokens: int = Field(
-        256, ge=1, le=32_768, description="Longest text of a judge for one question, in tokens."
+        256, ge=1, le=32_768, description="Longest reply to one question, tokens."
     )
     on_error: Literal["stop", "skip", "tie"] = Field(
         "stop",
         description="After the last failed try: stop the run (it can be resumed), or count a "
-        "skip or a tie and continue.",
+        "skip or a tie.",
     )
     base_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s@?#]+$",
         description="A server that speaks OpenAI's chat completions, such as "
-        f"http://localhost:8000/v1; its key belongs in ${JUDGE_KEY}, which is never stored.",
+        f"http://localhost:8000/v1; its key belongs in ${JUDGE_KEY}, which is never "
+        "stored.",
     )
 
     @property
