@@ -1,7 +1,6 @@
 """A taste of chosen and rejected answers on file: fitted, scored and served without a run."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 
 from szpo.cli.app import call
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "use-the-taste.md"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "best_of_eight.py"
 GOOD = ("lovely", "beautiful", "wonderful", "pleasant", "cheerful", "nice")
 BAD = ("horrible", "awful", "dreadful", "boring", "gloomy", "annoying")
 PLACES = ("bus stop", "library", "train ride", "river", "long walk", "kitchen")
@@ -60,9 +59,8 @@ def test_a_taste_of_pairs_on_file_scores_and_serves_without_a_run(tmp_path, caps
     assert [*answered] == ["prompt", "base", "base, best of 4"]
 
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(import json\nfrom pathlib.*?)```", PAGE.read_text(), re.S)
     served: dict[str, object] = {}
-    exec(block.replace('"smollm2"', '"tiny"'), served)
+    exec(EXAMPLE.read_text("utf-8").replace('"smollm2"', '"tiny"'), served)
     best_of = served["best_of"]
     assert callable(best_of) and isinstance(best_of(asked, 4), str)
 

@@ -1,7 +1,6 @@
 """GRPO and RLOO: advantages of a group, the KL to the start, and a verifier's taste learned."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,10 +117,8 @@ TASTE = Taste(
 )  # fmt: skip
 
 
-def test_a_panels_taste_teaches_another_model_by_the_lines_of_the_page(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "use-the-taste.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (lines,) = (block for block in blocks if "GRPOTrainer" in block)
+def test_a_panels_taste_teaches_another_model_by_the_lines_of_the_example(tmp_path, monkeypatch):
+    lines = (Path(__file__).parents[2] / "examples" / "taste_as_reward.py").read_text("utf-8")
     model = build("mistral")
     model.requires_grad_(True).save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
