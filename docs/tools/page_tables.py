@@ -250,6 +250,15 @@ def equal() -> Table:
     return ("method", "votes", "gain", "nats", "minutes", "GiB", "guards"), rows
 
 
+def by_reading() -> Table:
+    """Share of decided pairs that three ways win against the start, read blind, by taste."""
+    found: dict[tuple[str, str], list[list[str]]] = {}
+    for row in read("reading")[1:]:
+        found.setdefault((row[0], row[1]), []).append(row)
+    rows = [[*of, *(each[5] for each in ways)] for of, ways in found.items()]
+    return ("taste", "votes", "best of eight", "tuned", "the brief as a system prompt"), rows
+
+
 def untrained(taste: str, votes: int) -> str:
     """Gain of the best of eight of the base's answers by the taste of so many verdicts."""
     chosen = (taste, "best of eight", str(votes))
@@ -385,7 +394,7 @@ def classes() -> Table:
 MADE: Mapping[str, Callable[[], Table]] = {
     "published-smollm2": published_smollm2, "equal": equal,
     "mixing": mixing, "both": both, "tuned": tuned, "same": same,
-    "classes": classes,
+    "classes": classes, "by-reading": by_reading,
 }  # fmt: skip
 """Tables that are worked out from cells."""
 

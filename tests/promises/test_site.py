@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("[0-9]*.py"))
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
-RUN_ELSEWHERE = {"http-api", "panel-screen", "plugins"}
+RUN_ELSEWHERE = {"panel-screen", "plugins"}
 """Pages whose blocks need a server, an app or a package around them; other tests read them."""
 
 

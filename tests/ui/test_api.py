@@ -1,9 +1,11 @@
-"""The JSON door: exact answers, exactly once, and docs/reference/http-api.md as it stands."""
+"""The JSON door: exact answers, exactly once, and examples/vote_by_api.py as it stands."""
 
 import asyncio
 import json
 import re
+import runpy
 import sqlite3
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from tests.support.browser import MINUS, PLUS, StillClock, awaited
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
 
-DOC = Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"
+PROGRAM = Path(__file__).parents[2] / "examples" / "vote_by_api.py"
 BLIND = re.compile(r"plus|minus|seed|radius|\bmu\b|\"k\"|model|theta|adapter", re.IGNORECASE)
 
 
@@ -201,14 +203,11 @@ def test_a_comparison_that_somebody_else_got_is_not_taken_back(stage, client):
     assert (answer.status_code, answer.json()["error"]) == (409, "given_away")
 
 
-def test_the_examples_of_the_documentation_run(stage):
+def test_the_example_of_the_documentation_runs(stage, monkeypatch):
     stage.advance()
     invited = stage.invitation("panelist", "P-01")
-    blocks = re.findall(r"^```python\n(.*?)^```", DOC.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 6
-    names = {"base": stage.url, "name": invited.name, "code": invited.code}
-    exec(compile("\n".join(blocks), str(DOC), "exec"), names)
-    names["client"].close()  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "argv", [PROGRAM.name, stage.url, invited.name, invited.code])
+    runpy.run_path(str(PROGRAM))["client"].close()
     (first, second) = stage.ledger.votes()
     assert (first["choice"], second["choice"]) == ("B", "tie")
 

@@ -1,7 +1,7 @@
 """The web application of a run: one FastAPI application with login, API and Gradio pages.
 
 The JSON API, for panels with a front end of their own, has the status, assignments, sheets, votes,
-and releasing or extending a seat; docs/reference/http-api.md has examples. It never says
+and releasing or extending a seat; docs/reference/http-api.md names them. It never says
 which policy is on which side, and treats somebody else's seat like one that does not exist.
 """
 
