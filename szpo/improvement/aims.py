@@ -88,8 +88,7 @@ class Aim:
 
 def counts_parts(taste: Taste) -> bool:
     """Whether a taste scores beginnings of answers too, and quickly."""
-    quick = {kind for _, kind, *_ in taste.own} <= own.QUICK
-    return quick and taste.direction is None
+    return {kind for _, kind, *_ in taste.own} <= own.QUICK
 
 
 def waived_by(taste: Taste) -> tuple[str, ...]:
@@ -245,6 +244,7 @@ def score_of_taste(taste: Taste, policy: LoraPolicy, given: Sequence[str] = ()) 
             **taste.read(policy, prompts, answers, given, states)
         ),
         None if taste.direction is None else taste.direction.layer,
+        counts_parts(taste),
     )
 
 

@@ -5,8 +5,9 @@ of its group's other answers (Kool et al. 2019; Ahmadian et al. 2024, RLOO), in 
 of the step. Adam (Kingma and Ba 2015) on the weights that move, A and B of a LoRA, makes of the
 gradient Σ advantage · log π a direction, in which A counts by the size of its own entries.
 
-Where beginnings of answers can be scored too, each part of an answer has an advantage of its own:
-what the score grew by from there on (`szpo.policies.basis.assign_credit`), less noise.
+Where beginnings of answers can be scored too, each token of an answer has an advantage of its own:
+what the score grew by from there on (`szpo.policies.basis.assign_credit`). So 32 answers point as
+well uphill as some 150 whose tokens share one advantage.
 
 The rein: a step goes as far as costs its share of nats, KL(new ‖ old) an answer. That is measured
 on the step's own answers, and a step that cost more is shortened; the next one begins with a
@@ -33,7 +34,7 @@ from szpo.files import private, replace_whole
 from szpo.models.forced import Forced
 from szpo.models.logprobs import Sample
 from szpo.policies.backend import Tokens
-from szpo.policies.basis import DECAY, PARTS, assign_credit
+from szpo.policies.basis import assign_credit
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.types import Answer, Floats, Prompt, Theta
@@ -50,6 +51,10 @@ LONGER: Final = 2.0
 """Most by which a step is longer than the one before."""
 FIRST_RATE: Final = 0.03
 """Length of the first step before it is measured: Adam's learning rate."""
+PARTS: Final = 48
+"""Most parts of an answer that have advantages of their own; up to so many tokens, each token."""
+DECAY: Final = 0.7
+"""λ for one token: how much of later growth is a token's."""
 TINY: Final = 1e-3
 """Share of a step whose KL is that of rounding: in bf16 two passes of nearly equal weights differ
 by some .001 nats a token."""
@@ -246,20 +251,21 @@ def take_step(
         policy.local.start_deltas(),
         temperature=policy.sampling.temperature,
         layer=score.layer,
+        cuts=(cuts := _cut(rows) if score.parts else ()),
     )
     values = score(every, [policy.answer(row) for row in rows], forced.states)
     if not np.isfinite(values).all():
         raise RunError("an answer's score is not finite; check what scores answers")
     worth = advantages(values.reshape(many, pace.group)).ravel()
     moving = [name for name, _ in policy.layout]
-    cuts = _cut(rows) if score.parts else ()
+    credit = worth[:, None]
     if cuts:
-        begun = [score(every, [policy.answer(row[:cut]) for row in rows]) for cut in cuts]
+        begun = np.stack([
+            score(every, [policy.answer(row[:cut]) for row in rows], states)
+            for cut, states in zip(cuts, forced.begun, strict=True)
+        ])[..., None]  # fmt: skip
         groups = np.repeat(np.arange(many), pace.group)
-        decay = DECAY ** cuts[0]
-        credit = assign_credit(values[:, None], np.stack(begun)[..., None], groups, decay)[..., 0]
-    else:
-        credit = worth[:, None]
+        credit = assign_credit(values[:, None], begun, groups, DECAY ** cuts[0])[..., 0]
     gradient, kl = forced.gradient(whole, moving, credit / len(rows), cuts)
     means = kl.reshape(many, pace.group).mean(1)
     nats, stderr = float(kl.mean()), float(means.std(ddof=1) / math.sqrt(many))

@@ -98,6 +98,21 @@ def test_a_policy_forced_along_answers_tells_its_gradient_and_its_nats(policy):
     np.testing.assert_allclose(forced.cost(theta), 0.0, atol=1e-6)
 
 
+def test_states_of_beginnings_are_those_of_shorter_answers(policy):
+    asked = [policy.encode(prompt) for prompt in ASKED[:3]]
+    rows = policy.sample_tokens(ASKED[:3], 1, seed=3)
+    adapted = policy.local.adapted
+
+    def read(ends, cuts=()):
+        return Forced(adapted, [*map(Sample, asked, ends)], layer=2, cuts=cuts)
+
+    found = read(rows, (1, 5, 12))
+    short = read([row[:5] for row in rows])
+    np.testing.assert_allclose(found.begun[1], short.states, atol=1e-5)
+    np.testing.assert_allclose(found.begun[2], found.states, atol=1e-12)
+    assert np.abs(found.begun[0] - found.states).max() > 1e-2
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("parts", [False, True])
 def test_it_scores_higher_and_no_step_costs_more_than_its_share(base, parts):
@@ -110,6 +125,24 @@ def test_it_scores_higher_and_no_step_costs_more_than_its_share(base, parts):
     assert all(0 < step.cost <= WITHIN * pace.step_nats for step in end.steps)
     assert any(step.cost > 0.5 * pace.step_nats for step in end.steps)
     assert end.answers == 8 * 96
+
+
+@pytest.mark.full
+def test_credit_by_tokens_points_better_uphill_from_as_few_answers(base):
+    """Cosines of steps of 32 answers with that of 1,536: tokens of a word in good mood earn it."""
+
+    def way(score, each, seed):
+        policy = policy_of(base, full(base), sampling=Sampling(max_new_tokens=12))
+        end = climb(policy, score, ASKED, Pace(12, each, steps=1), seed=seed)
+        moved = np.concatenate([end.mean[name].ravel() for name in sorted(end.mean)])
+        return moved / np.linalg.norm(moved)
+
+    uphill = way(CHEER, 128, 99)
+    whole, parts = (
+        [float(way(score, 3, seed) @ uphill) for seed in range(8)]
+        for score in (CHEER, replace(CHEER, parts=True))
+    )
+    assert np.mean(parts) > 1.2 * np.mean(whole) > 0
 
 
 @pytest.mark.full
