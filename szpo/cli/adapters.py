@@ -54,7 +54,7 @@ def make(
     model: str | None = typer.Option(None, "--model", help="As --set model.name=MODEL."),
     nats: float = typer.Option(3.0, "--nats", help="How far each may go from the base, in nats."),
     answers: int = typer.Option(
-        4096, "--answers", min=64, help="Answers of the base that all of them begin from."
+        512, "--answers", min=64, help="Answers of the base: a score counts within their range."
     ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of all draws."),
     preset: str | None = PRESET,
@@ -150,11 +150,11 @@ def _settings(preset: str | None, sets: list[str]) -> Config:
 def _show(made: list[Mapping[str, Any]]) -> None:
     """Print what each adapter reaches, and what else it moves by a fifth of a spread or more."""
     console.table(
-        ("adapter", "before", "after", "nats", "way", "guards that fail", "seconds"),
+        ("adapter", "before", "after", "nats", "guards that fail", "seconds"),
         [
             (
                 entry["name"], round(entry["before"], 3), round(entry["after"], 3),
-                f"{entry['nats']:.2f} ± {entry['nats_stderr']:.2f}", entry["way"],
+                f"{entry['nats']:.2f} ± {entry['nats_stderr']:.2f}",
                 ", ".join(g["name"].split()[0] for g in entry["guards"] if not g["ok"]) or "none",
                 round(entry["seconds"]),
             )

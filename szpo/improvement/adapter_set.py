@@ -1,18 +1,13 @@
 """Make a set of LoRA adapters of one base: one for each named feature, reward or taste.
 
-All share their A and a few thousand answers of the start. From these each aim gets its natural
-gradient: a straight line, scaled to the wished nats. From a third of that way `climb` goes on with
-fresh answers, for the first aims and while that gains more at equal nats. Of the ends whose
-guards hold, the one that scores more on prompts that neither saw is kept, and drawn back until
-fresh answers to these prompts keep its nats and guards. All are rounded to fp16 before they are
-judged, as the files are.
+All share their A. Each is made as a policy is improved (`szpo.improvement.policy_gradient`), on
+its aim's score, which counts within the range that the start's answers had, until its nats are
+spent. Then it is drawn back until fresh answers keep its nats and guards. All are rounded to fp16
+before they are judged, as the files are.
 
-A length is chosen by answers to prompts to learn from, so that the nats and a standard error of
-them are within the budget. The nats in ``set.json`` are those of other answers, to other prompts:
-no length and no end was chosen by these, but that they keep the budget.
-
-The prompts are the training ones of the settings, never their held-out ones: a part is answered to
-learn from, a part to measure on, and a part only at the end, for what ``set.json`` says.
+The prompts are the training ones of the settings, never their held-out ones: most are answered to
+learn from, the others to judge by, and by these answers nothing was chosen but how far to draw
+back. The nats in ``set.json`` are theirs.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +27,7 @@ import numpy as np
 
 from szpo import cache, seeds
 from szpo.config.schema import Config
-from szpo.errors import RunError, StorageError, UsageError
+from szpo.errors import StorageError, UsageError
 from szpo.files import private, replace_whole, try_lock
 from szpo.improvement import aims as named
 from szpo.improvement import policy_gradient
@@ -44,26 +39,15 @@ from szpo.models.adapters import SET, UNFINISHED
 from szpo.models.lora import Site
 from szpo.policies import text_guards
 from szpo.policies.backend import Backend
-from szpo.policies.basis import (
-    ANSWERS_EACH,
-    DECAY,
-    PARTS,
-    RIDGE,
-    Fisher,
-    alike,
-    assign_credit,
-    centre,
-    read_credited,
-)
+from szpo.policies.basis import ANSWERS_EACH, centre
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.probe import Probe
 from szpo.policies.protocol import moved
 from szpo.policies.subspace_setup import INPUT_SAMPLES, probe_of, sampling_of
 from szpo.policies.subspaces import Subspace, every_b
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Progress, Prompt, Theta, unseen
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Part of each adapter's key; increase it when adapters are made in another way."""
 JUDGED: Final = 32
 """Most prompts on which the made adapters are judged; a quarter of all at most."""
@@ -71,17 +55,8 @@ TOPIC: Final = 20
 """How many of them the guard of the topic reads, one answer to each."""
 JUDGED_EACH: Final = 2
 """Answers to each of them."""
-BEGIN: Final = 1 / 3
-"""Share of the nats that are gone along the straight line before the loop."""
-BOTH: Final = 5
-"""Adapters of a set that are made in both ways. Afterwards steps, which take two thirds of the
-time, are taken only where a guard fails on the line, or while they are worth it."""
-WORTH: Final = 1.1
-"""Gain by steps over that of the line, at equal √nats and on average, from which they are."""
-TRIES: Final = 6
-"""Passes to find the length at which a direction costs the wished nats."""
-SCALED: Final = 64
-"""Answers at least by which a length is found."""
+PACE: Final = Pace(step_nats=0.1, steps=40)
+"""Longer steps than those of an improvement, which is one policy and not sixteen."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +64,9 @@ class Making:
     """How a set is made."""
 
     nats: float = 3.0
-    answers: int = 4096
-    """Answers of the start that all adapters share; fewer are less exact."""
-    pace: Pace = field(default_factory=Pace)
+    answers: int = 512
+    """Answers of the start that all adapters share: within what these had a score counts."""
+    pace: Pace = PACE
     seed: int = 0
 
 
@@ -100,21 +75,16 @@ class Ground:
     """What all adapters of a set share: their A, and what the start's answers say."""
 
     whole: Subspace
-    directions: Floats
-    """(D, aims): natural gradients at the start; 0 where no answer differs."""
     bounds: tuple[tuple[float, float], ...]
     """The range in which each aim's values count."""
     spread: Floats
-    """(aims,): standard deviations within prompts."""
-    same: Floats
-    """(aims,): share of pairs of answers to one prompt with equal values."""
+    """(aims,): standard deviations within prompts; 0 where no answer differs."""
 
 
 @dataclass(frozen=True, eq=False)
 class End:
-    """A candidate for an adapter, judged on prompts that it has not seen."""
+    """An adapter to be, judged on prompts that it has not seen."""
 
-    way: str
     theta: Theta
     nats: float
     stderr: float
@@ -220,11 +190,10 @@ class SetMaker:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     ground = self._find_ground()
                     policy = self._policy(ground.whole)
-                    base = self._judge("start", policy, policy.start(), None)
+                    base = self._judge(policy, policy.start(), None)
                     base = self._read_topic(policy, base, None)
                 self.progress(aim.name, place, len(self.aims))
-                both = steps_are_worth_it(list(kept.values()))
-                entry = self._make_one(place, aim, policy, ground, base, both)
+                entry = self._make_one(place, aim, policy, ground, base)
                 if entry.get("folder"):
                     kept[aim.name] = entry
                     listed = [kept[each.name] for each in self.aims if each.name in kept]
@@ -263,91 +232,52 @@ class SetMaker:
             found = self._make_ground()
             a: dict[str, Any] = {f"A/{name}": v for name, v in found.whole.fixed.items()}
             with replace_whole(self._ground_file) as draft, draft.open("wb") as file:
-                np.savez(
-                    file, **a, directions=found.directions, bounds=np.array(found.bounds),
-                    spread=found.spread, same=found.same,
-                )  # fmt: skip
+                np.savez(file, **a, bounds=np.array(found.bounds), spread=found.spread)
         return found
 
     def _read_ground(self, path: Path) -> Ground:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             A = {n.removeprefix("A/"): file[n] for n in file.files if n.startswith("A/")}
             bounds = tuple((float(low), float(high)) for low, high in file["bounds"])
-            return Ground(
-                every_b(self.sites, A), file["directions"], bounds, file["spread"], file["same"]
-            )
+            return Ground(every_b(self.sites, A), bounds, file["spread"])
 
     def _make_ground(self) -> Ground:
-        prompts = self.taught
-
-        def probe_at(whole: Subspace) -> Probe:
-            seed = self.making.seed
-            return probe_of(self.host, whole, prompts, self.sampling, seed, self.progress)
-
-        probe = probe_at(every_b(self.sites, {}))
+        blank, seed = every_b(self.sites, {}), self.making.seed
+        probe = probe_of(self.host, blank, self.taught, self.sampling, seed, self.progress)
         base = probe.start_samples(self.making.answers, ANSWERS_EACH)
         read = probe.read_inputs(base[:INPUT_SAMPLES])
         whole = every_b(self.sites, {site.a: _short(read[site.a]) for site in self.sites})
-        probe = probe_at(whole)
-
-        groups = np.array([sample.group for sample in base])
-        asked = [prompts[sample.group] for sample in base]
-
-        def answers(cut: int | None = None) -> list[Answer]:
-            stop = self.sampling.stop
-            return [loading.answer_of(self.host.facts, s.answer[:cut], stop) for s in base]
-
         self.progress("counting features", 0, 0)
-        policy = self._policy(whole)
-        values = named.values_of(self.aims, policy, asked, answers())
+        answers = [
+            loading.answer_of(self.host.facts, each.answer, self.sampling.stop) for each in base
+        ]
+        asked = [self.taught[each.group] for each in base]
+        values = named.values_of(self.aims, self._policy(whole), asked, answers)
         bounds = tuple(map(named.bounds_of, self.aims, values.T))
         low, high = np.array(bounds).T
-        values = np.clip(values, low, high)
-        step = -(-max(len(s.answer) for s in base) // PARTS)
-        cuts = tuple(range(step, max(len(s.answer) for s in base), step))
-        begun = np.stack(
-            [np.clip(named.count(self.aims, asked, answers(cut), parts=True), low, high)
-             for cut in cuts]
-        ) if cuts else np.zeros((0, *values.shape))  # fmt: skip
-        credit = assign_credit(values, begun, groups, DECAY**step)
-        scores, halves = read_credited(probe, base, cuts, credit, groups)
-        kernel = Fisher(centre(scores, groups), RIDGE)
-        directions = kernel.natural(halves.sum(0) / len(scores))
-        moving = values.std(0) > 0
-        return Ground(
-            whole, np.where(moving, directions, 0.0), bounds, centre(values, groups).std(0),
-            alike(values, groups),
-        )  # fmt: skip
+        apart = centre(np.clip(values, low, high), np.array([each.group for each in base]))
+        return Ground(whole, bounds, apart.std(0))
 
     # ---- one adapter ----
 
     def _make_one(
-        self, place: int, aim: Aim, policy: LoraPolicy, ground: Ground, base: End, both: bool
+        self, place: int, aim: Aim, policy: LoraPolicy, ground: Ground, base: End
     ) -> dict[str, Any]:
         began = time.monotonic()
-        if not ground.directions[:, place].any():
+        if not ground.spread[place]:
             return {"name": aim.name, "why": "all answers of the start are alike in it"}
         seed = seeds.child_seed(self.making.seed, place, f"adapter {aim.feature} {aim.sign}")
-        direction = ground.directions[:, place]
-        unit = _split(policy.start(), direction / np.linalg.norm(direction))
-        line, drawn = self._scale(policy, unit, seed)
-        ends = [self._judge("line", policy, line, base, drawn)]
         state_file = self.folder / f".{aim.slug}-{self.key(aim)[:16]}.npz"
-        if both or ends[0].failed(aim):
-            score = named.bounded(named.score_of(aim, policy), *ground.bounds[place])
-            begin = _scaled(line, math.sqrt(BEGIN))
-            found = self._take_steps(place, aim, policy, score, begin, seed, state_file)
-            there, drawn = self._scale(policy, found.theta, seed, longest=1.0)
-            ends.append(self._judge("steps", policy, there, base, found.answers + drawn))
-        chosen = max(ends, key=lambda end: (not end.failed(aim), end.values[place]))
-        best, drawn = self._draw_back(aim, policy, chosen, base)
-        tried = sum(end.answers for end in ends) + drawn
+        score = named.bounded(named.score_of(aim, policy), *ground.bounds[place])
+        found = self._climb(place, aim, policy, score, seed, state_file)
+        end = self._judge(policy, found.theta, base, found.answers)
+        best, drawn = self._draw_back(aim, policy, end, base)
         if best.nats > self.making.nats:
             state_file.unlink(missing_ok=True)
             return {"name": aim.name, "why": f"fresh answers tell it {best.nats:.2f} nats away"}
         if not best.values[place] > base.values[place]:
             state_file.unlink(missing_ok=True)
-            return {"name": aim.name, "why": "neither way scores more than the start"}
+            return {"name": aim.name, "why": "it scores no more than the start"}
         entry = {
             "name": aim.name, "folder": aim.slug, "feature": aim.feature, "more": aim.sign > 0,
             "nats_allowed": self.making.nats, "nats": round(best.nats, 3),
@@ -360,11 +290,9 @@ class SetMaker:
                 for other, gap in zip(self.aims, _gaps(best, base, ground), strict=True)
                 if other is not aim and math.isfinite(gap)
             },
-            "way": best.way,
-            "ends": {e.way: [round(e.nats, 3), float(e.values[place] * aim.sign)] for e in ends},
             "guards": [asdict(guard) for guard in best.guards],
             "seconds": round(time.monotonic() - began, 1),
-            "answers": tried, "key": self.key(aim),
+            "answers": end.answers + drawn, "key": self.key(aim),
         }  # fmt: skip
         if aim.taste is not None:
             entry |= {"words": aim.taste.words, "verdicts": aim.taste.verdicts,
@@ -373,45 +301,23 @@ class SetMaker:
         state_file.unlink(missing_ok=True)
         return entry
 
-    def _take_steps(
-        self, place: int, aim: Aim, policy: LoraPolicy, score: Score, begin: Theta, seed: int,
-        file: Path,
-    ) -> Ascent:  # fmt: skip
-        """Improve on the score from these B; ``file`` keeps the state of an interrupted one."""
-        nats = self.making.nats
+    def _climb(
+        self, place: int, aim: Aim, policy: LoraPolicy, score: Score, seed: int, file: Path
+    ) -> Ascent:
+        """Improve on the score until the nats are spent; ``file`` keeps an interrupted state."""
+        most = math.sqrt(self.making.nats)
 
         def ends(here: Ascent) -> bool:
             policy_gradient.save(here, file, {})
             self.progress(f"{aim.name}: step {len(here.steps)}", place, len(self.aims))
-            return bool(here.steps) and here.steps[-1].nats >= nats
+            last = here.steps[-1] if here.steps else None
+            return last is not None and math.sqrt(last.nats) + math.sqrt(last.cost) >= most
 
         kept = cache.read_stored(file, policy_gradient.load)
-        with moved(policy, begin):
-            return policy_gradient.climb(
-                policy, score, self.taught, self.making.pace, seed=seed,
-                since=kept and kept[0], until=ends,
-            )  # fmt: skip
-
-    def _scale(
-        self, policy: LoraPolicy, way: Theta, seed: int, longest: float = math.inf
-    ) -> tuple[Theta, int]:
-        """A way at the length where its nats and their error take nine tenths of those or more."""
-        asked, nats = self.taught[:SCALED], self.making.nats
-        each = math.ceil(SCALED / len(asked))
-        length, tried = 1.0, list[tuple[float, float]]()
-        for i in range(TRIES):
-            self.progress("length of the way", i, TRIES)
-            with moved(policy, _scaled(way, length)):
-                far = sum(policy.kl(asked, seed=seed, samples=each))
-            tried.append((far, length))
-            if far <= nats and (far >= 0.9 * nats or length == longest):
-                break
-            ratio = math.sqrt(0.95 * nats / max(far, 1e-6))
-            length = min(length * min(max(ratio, 1 / 8), 8.0), longest)
-        within = [pair for pair in tried if pair[0] <= nats]
-        if not within:
-            raise RunError(f"no length of a direction stays within {nats:g} nats")
-        return _scaled(way, max(within)[1]), len(tried) * each * len(asked)
+        return policy_gradient.climb(
+            policy, score, self.taught, self.making.pace, seed=seed, since=kept and kept[0],
+            until=ends,
+        )  # fmt: skip
 
     def _draw_back(self, aim: Aim, policy: LoraPolicy, chosen: End, base: End) -> tuple[End, int]:
         """The chosen end where fresh answers keep nats and guards, and how many were drawn."""
@@ -430,7 +336,7 @@ class SetMaker:
         def guard(end: End) -> tuple[End, bool]:
             nonlocal drawn
             if end.scale < 1:
-                there = self._judge(end.way, policy, end.theta, base)
+                there = self._judge(policy, end.theta, base)
                 drawn += there.answers
                 end = replace(there, nats=end.nats, stderr=end.stderr, scale=end.scale)
             end = self._read_topic(policy, end, base)
@@ -438,11 +344,9 @@ class SetMaker:
 
         return draw_back(read, guard, self.making.nats), drawn
 
-    def _judge(
-        self, way: str, policy: LoraPolicy, theta: Theta, base: End | None, drawn: int = 0
-    ) -> End:
+    def _judge(self, policy: LoraPolicy, theta: Theta, base: End | None, drawn: int = 0) -> End:
         """Measure a candidate, as its file will have it, on the judging prompts."""
-        self.progress(f"judging: {way}", 0, 0)
+        self.progress("judging", 0, 0)
         theta = _short_all(theta)
         asked, seed = self.judged, self.making.seed
         with moved(policy, theta):
@@ -455,9 +359,7 @@ class SetMaker:
         figures = text_guards.measure(policy, asked, grouped, seed=seed, topic=False)
         guards = text_guards.guards(figures if base is None else base.figures, figures)
         first = tuple((answer,) for answer in answers[::JUDGED_EACH])
-        return End(
-            way, theta, nats, stderr, values.mean(0), figures, first, guards, drawn + len(rows)
-        )
+        return End(theta, nats, stderr, values.mean(0), figures, first, guards, drawn + len(rows))
 
     def _read_topic(self, policy: LoraPolicy, end: End, base: End | None) -> End:
         """The candidate with the guard of the topic."""
@@ -483,27 +385,6 @@ class SetMaker:
         draft.rename(target)
 
 
-def steps_are_worth_it(entries: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the next adapter is made by steps too, after these entries of ``set.json``.
-
-    >>> entry = {"before": 0.1, "more": True, "ends": {"line": [2.0, 0.3], "steps": [2.0, 0.4]}}
-    >>> steps_are_worth_it([entry] * 5)
-    True
-    >>> entry["ends"]["steps"] = [4.0, 0.4]
-    >>> [steps_are_worth_it([entry] * n) for n in (4, 5)]
-    [True, False]
-    """
-
-    def gain(entry: Mapping[str, Any], way: str) -> float:
-        nats, value = entry["ends"][way]
-        rise = (value - entry["before"]) * (1 if entry["more"] else -1)
-        return max(float(rise), 1e-9) / math.sqrt(max(nats, 1e-9))
-
-    compared = [each for each in entries if "steps" in each["ends"]]
-    ratios = [math.log(gain(each, "steps") / gain(each, "line")) for each in compared]
-    return len(ratios) < BOTH or math.exp(sum(ratios) / len(ratios)) > WORTH
-
-
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
     """Hold a set's folder, so that only one process makes adapters there."""
@@ -518,13 +399,6 @@ def holding(folder: Path) -> Iterator[None]:
             raise UsageError(f"another process is making adapters in {folder}")
         yield
         place.unlink(missing_ok=True)
-
-
-def _split(theta: Theta, direction: Floats) -> Theta:
-    """A direction over all B, one after the other, by their names."""
-    cuts = np.cumsum([value.size for value in theta.values()])[:-1]
-    parts = zip(theta.items(), np.split(direction, cuts), strict=True)
-    return {name: part.reshape(value.shape).astype(np.float32) for (name, value), part in parts}
 
 
 def _scaled(theta: Theta, scale: float) -> Theta:

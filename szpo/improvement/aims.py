@@ -175,17 +175,8 @@ def _missing(form: str) -> str:
     return f"no feature of the dictionary is called so ({hint}szpo taste --list)"
 
 
-def count(
-    aims: Sequence[Aim],
-    prompts: Sequence[Prompt],
-    answers: Sequence[Answer],
-    *,
-    parts: bool = False,
-) -> Floats:
-    """Values (answers, aims) of the aims that texts alone decide; nan for the others.
-
-    ``parts``: the texts are beginnings of answers, so only for aims that count these.
-    """
+def count(aims: Sequence[Aim], prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+    """Values (answers, aims) of the aims that texts alone decide; nan for the others."""
     found = np.full((len(answers), len(aims)), np.nan)
     signs = np.array([aim.sign for aim in aims])
     places = [i for i, aim in enumerate(aims) if aim.entry is not None]
@@ -193,8 +184,7 @@ def count(
     texts = [prompt.text for prompt in prompts], [answer.text for answer in answers]
     found[:, places] = differences.values(zip(*texts, strict=True), entries)
     for place, aim in enumerate(aims):
-        is_named = aim.taste is not None and aim.taste.direction is None
-        if aim.taste is not None and is_named and (aim.counts_parts or not parts):
+        if aim.taste is not None and aim.taste.direction is None:
             found[:, place] = aim.taste.score(*texts, given=aim.given)
     return np.asarray(found * signs)
 

@@ -34,7 +34,7 @@ from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support import wide_guards
 from tests.support.tiny_models import with_adapter
 
-MAKING = Making(nats=1.0, answers=128, pace=Pace(steps=2))
+MAKING = Making(nats=1.0, answers=128, pace=Pace(step_nats=0.1, steps=8))
 OF = ("cheerful = sentiment", 'says "it" less')
 TINY = ["generation.max_new_tokens=12", "model.name=tiny", "model.dtype=fp32"]
 
@@ -106,18 +106,17 @@ def test_a_set_of_any_seed_keeps_its_budget(seed, host, tmp_path):
 
 
 @pytest.mark.full
-def test_an_adapter_that_was_scaled_too_far_is_drawn_back(host, tmp_path, monkeypatch):
-    scale = SetMaker._scale
+def test_an_adapter_that_went_too_far_is_drawn_back(host, tmp_path, monkeypatch):
+    climb = SetMaker._climb
 
-    def too_far(*arguments: Any, **options: Any) -> Any:
-        theta, drawn = scale(*arguments, **options)
-        return {name: 2 * value for name, value in theta.items()}, drawn
+    def too_far(*arguments: Any) -> Any:
+        found = climb(*arguments)
+        return replace(found, theta={name: 2 * value for name, value in found.theta.items()})
 
-    monkeypatch.setattr(SetMaker, "_scale", too_far)
+    monkeypatch.setattr(SetMaker, "_climb", too_far)
     with wide_guards.wide():
         ((_, entry),) = maker(host, tmp_path, OF[:1]).make()
-    assert entry["ends"]["line"][0] > 2 * MAKING.nats and entry["nats"] <= MAKING.nats
-    assert 0.2 < entry["scale"] < 0.8
+    assert entry["nats"] <= MAKING.nats and 0.2 < entry["scale"] < 0.8
     assert costs(host, tmp_path, entry) <= MAKING.nats + entry["nats_stderr"]
 
 
@@ -154,29 +153,13 @@ def test_what_is_made_is_not_made_again_and_another_aim_joins(made, host, monkey
     assert listed(joined)[:2] == listed(made) and more["others"] == {}
 
 
-@pytest.mark.parametrize(("steps", "ways"), [(2.0, {"line", "steps"}), (0.5, {"line"})])
-def test_steps_go_on_only_while_they_are_worth_it(
-    made, host, tmp_path, monkeypatch, steps, ways
-):  # fmt: skip
-    monkeypatch.setattr(adapter_set, "BOTH", 1)
-    monkeypatch.setattr(adapter_set.End, "failed", lambda end, aim: 0)
-    shutil.copytree(made, tmp_path / "set")
-    document = json.loads((made / SET).read_text(encoding="utf-8"))
-    first, before = document["adapters"][0], document["adapters"][0]["before"]
-    ends = {"line": [1.0, before + 0.1], "steps": [1.0, before + 0.1 * steps]}
-    document["adapters"] = [{**first, "ends": ends}]
-    (tmp_path / "set" / SET).write_text(json.dumps(document), encoding="utf-8")
-    _, (_, second) = maker(host, tmp_path / "set").make()
-    assert set(second["ends"]) == ways
-
-
 class Killed(BaseException):
     pass
 
 
 @pytest.mark.full
 def test_a_making_that_was_killed_three_times_ends_like_an_uninterrupted_one(made, host, tmp_path):
-    left, folder = ["scores", "cheerful: step 1", "judging: steps"], tmp_path / "set"
+    left, folder = ["counting features", "cheerful: step 1", "fresh answers"], tmp_path / "set"
 
     def progress(stage: str, done: int, of: int) -> None:
         if stage == left[0]:
@@ -258,7 +241,7 @@ def test_a_taste_counts_by_parts_within_its_own_bounds_unless_a_function_counts(
     assert aims.bounds_of(aim, np.zeros(8)) == (-np.inf, np.inf)
     prompts, answers = [Prompt.user("How was it?")] * 2, [Answer("Lovely!"), Answer("It was")]
     every = [aims.Aim("x", "it", -1, dictionary.BY_NAME["it"]), aim]
-    found = aims.count(every, prompts, answers, parts=True)
+    found = aims.count(every, prompts, answers)
     assert found[:, 1].tolist() == LIKED.score(["How was it?"] * 2, ["Lovely!", "It was"]).tolist()
     text = "tests.support.own_feature:starts"
     _, own = build(text)
@@ -266,7 +249,6 @@ def test_a_taste_counts_by_parts_within_its_own_bounds_unless_a_function_counts(
                     own=(tuple(vars(own).values()),))  # fmt: skip
     costly = aims.of_taste("x = panel.json", coded, [text])
     assert costly.name == "x" and not costly.counts_parts
-    assert np.isnan(aims.count([costly], prompts, answers, parts=True)).all()
     assert np.isfinite(aims.count([costly], prompts, answers)).all()
     rated = replace(LIKED, features=(Feature("judge: kind", 1, 0, 1, 0),), explanations=(
         Explanation(1, ((0, 1),)),))  # fmt: skip
