@@ -38,7 +38,8 @@ def shown(entry: Entry) -> str:
     """An entry's name, and its ends where they say more."""
     said = ends(entry)
     bare = said.removeprefix("says ").strip('"').casefold().replace(" ", "-")
-    return f"`{entry.name}`" if bare in (entry.name, f"{entry.name}s") else f"`{entry.name}`: {said}"
+    is_plain = bare in (entry.name, f"{entry.name}s")
+    return f"`{entry.name}`" if is_plain else f"`{entry.name}`: {said}"
 
 
 def ends(entry: Entry) -> str:
