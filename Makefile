@@ -52,8 +52,9 @@ browser:  ## install the browser that the panel's tests drive, where none is fou
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 EVERY  := tests szpo simulators ui --doctest-modules
 
-check: $(STAMP) lint  ## lint, imports between packages, links and commands of pages, generated tables
+check: $(STAMP) lint  ## lint, imports between packages, links and commands of pages, generated tables, figures
 	$(BIN)/python docs/tools/page_tables.py --check
+	$(BIN)/python docs/tools/prose_figures.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/check tests/promises/test_architecture.py
 
 test: $(STAMP)  ## the first gate, minutes: no browser, no other processes, no training
