@@ -24,14 +24,12 @@ text { font: 13px system-ui, sans-serif; fill: #24292f; }
 ROWS = {
     "install": "clone; what szpo is|→|.venv; szpo and torch, 3 GB|+|SmolLM2-135M; the base model",
     "prompts": "prompts.csv; 120 questions|→|90 to vote on; eight a batch|+|30 apart; to measure",
-    "look": "result; 76 % of pairs won,; [67, 83]: above one half|+|four guards; fluency, "
+    "look": "result; 74 % of pairs won,; [65, 81]: above one half|+|four guards; fluency, "
     "variety,; length, topic|+|texts; base and tuned,; side by side",
     "verify": "votes; as recorded|→|updates; computed anew|=|updates; as recorded, to 1e-9|→|"
     "head; one hash of all",
     "adapter": "SmolLM2-135M; as it was|+|garden-adapter; 2,880 weights|→|cheerful answers; by "
     "transformers, PEFT",
-    "seeds": "seed 0; 76 % won| |seed 1; 72 % won| |seed 2; 76 % won| |seed 3; 76 % won| |"
-    "seed 4; 80 % won",
 }
 """Of docs/tutorials/first-run.md: boxes (a heading; small lines) and the signs between them."""
 

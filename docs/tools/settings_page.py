@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from szpo.config.optimizer import Optimizer
 from szpo.config.schema import Config
 from szpo.config.settings_file import SECTIONS, describe_key, presets, to_toml
 
@@ -21,7 +20,7 @@ section.key=value` changes one, `szpo init --all run.toml` writes every one, a p
 changes several:
 
 """
-TABLE = "| key | default | what it says |\n|---|---|---|\n"
+TABLE = "| key | default | meaning |\n|---|---|---|\n"
 LONG = 60
 """Characters from which on a default is not shown."""
 
@@ -31,9 +30,7 @@ def page() -> str:
     parts = [HEAD, *(f"- `{name}`: {said}\n" for name, said in presets().items())]
     written = to_toml(Config(), every=True)
     for section, keys in SECTIONS.items():
-        model = Optimizer if section == "optimizer" else next(iter(keys.values()))
-        said = (model.__doc__ or "").splitlines()[0]
-        parts.append(f"\n## `[{section}]`\n\n{said}\n\n{TABLE}")
+        parts.append(f"\n## `[{section}]`\n\n{TABLE}")
         for key in keys:
             meaning = describe_key(section, key).replace("|", r"\|").replace("<", "&lt;")
             parts.append(f"| `{key}` | {default(written, section, key)} | {meaning} |\n")
