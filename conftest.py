@@ -48,6 +48,8 @@ FULL_MODULES = {
     "tests.support.ray_nodes",
 }
 """Modules that start processes."""
+FIRST = {"test_improve.py", "test_nodes.py", "test_ray_engine.py", "test_panel_browser.py"}
+"""Files whose tests take minutes together: a process that began one last would end alone."""
 WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.(full|slow|gpu)\b", re.MULTILINE)
 
 
@@ -97,13 +99,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the marker of its tier, and put files with few tests first.
+    """Give each test the marker of its tier, and put `FIRST` first, then files with few tests.
 
     These have the long tests, which should not start last.
     """
     seen: dict[types.CodeType, bool] = {}
     tests = collections.Counter(item.path for item in items)
-    items.sort(key=lambda item: tests[item.path])
+    items.sort(key=lambda item: (item.path.name not in FIRST, tests[item.path]))
     for item in items:
         by_hand = [mark.name for mark in item.iter_markers() if mark.name in (*TIERS, "spine")]
         if "slow" in by_hand or "gpu" in by_hand:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib import metadata
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
 from szpo.errors import UsageError
@@ -25,6 +28,18 @@ EXTRAS = {
 def how_to_install(extra: str) -> str:
     """How to install an extra from a clone, since no package index has szpo."""
     return f"pip install -e '.[{extra}]' in szpo's folder"
+
+
+@lru_cache(maxsize=64)  # every package has a file of them
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """The entry points of a group, of the packages on ``path``, which is `sys.path`."""
+    del path
+    return metadata.entry_points(group=group)
+
+
+def entry_points(group: str) -> EntryPoints:
+    """The entry points of a group, of whatever is installed."""
+    return _installed(group, tuple(sys.path))
 
 
 def names(group: str) -> dict[str, EntryPoint]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from scipy import special
@@ -20,6 +22,9 @@ from szpo.optim.sparse_regression import SparseFit
 from szpo.optim.state_regression import StateFit
 from szpo.optim.vote_regression import Votes
 from szpo.types import Floats
+
+_Packed: TypeAlias = tuple[tuple[int, ...], bytes]
+"""The shape of an array and its bytes, by which it is compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +80,7 @@ def fit_joint(votes: Votes, prior: SparsePrior, states: Floats | None) -> JointF
     Raises:
         UsageError: another number of rows, or what either fit refuses.
     """
-    named = sparse_regression.fit_sparse(votes, prior)
+    named = _fit_named(prior, *map(_pack, (votes.x, votes.up, votes.down, votes.plus_on_a)))
     if states is None:
         return JointFit(named, None, named.log_factor, named.signal)
     if len(states) != len(votes.x):
@@ -86,3 +91,21 @@ def fit_joint(votes: Votes, prior: SparsePrior, states: Floats | None) -> JointF
     return JointFit(
         named, dense, factor, float(special.expit(factor + special.logit(prior.signal)))
     )
+
+
+@lru_cache(maxsize=64)  # replays, shares of voters and reports ask for the same fits again
+def _fit_named(prior: SparsePrior, *votes: _Packed | None) -> SparseFit:
+    x, up, down, side = map(_unpack, votes)
+    assert x is not None and up is not None and down is not None
+    return sparse_regression.fit_sparse(Votes(x, up, down, side), prior)
+
+
+def _pack(array: Floats | None) -> _Packed | None:
+    if array is None:
+        return None
+    array = np.asarray(array, dtype=np.float64)
+    return array.shape, array.tobytes()
+
+
+def _unpack(packed: _Packed | None) -> Floats | None:
+    return None if packed is None else np.frombuffer(packed[1]).reshape(packed[0])

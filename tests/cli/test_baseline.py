@@ -246,6 +246,7 @@ def test_iterative_dpo_shares_its_votes_among_its_rounds(tmp_path, capsys):
     assert adapters.read_adapter(tmp_path / "out").tensors
 
 
+@pytest.mark.full
 def test_part_of_a_file_is_read_and_what_is_bad_left_out(given, tmp_path, capsys):
     path, lines = tmp_path / "pairs.jsonl", given.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], "{", *lines[2:]]) + "\n")

@@ -140,6 +140,7 @@ def test_peft_reads_an_adapter_with_equal_logits(made, host):
         torch.testing.assert_close(model(ids).logits, mine, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.full
 def test_what_is_made_is_not_made_again_and_another_aim_joins(made, host, monkeypatch, tmp_path):
     before = {path: path.read_bytes() for path in made.rglob("*.safetensors")}
     with monkeypatch.context() as patched:

@@ -279,6 +279,7 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
 # ---- its file and its votes ----
 
 
+@pytest.mark.full
 def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, trained, tmp_path):
     path = tmp_path / "moods.safetensors"
     config = Judge(model=str(path))

@@ -157,6 +157,7 @@ def look_again(seed: int, prior: SparsePrior, x, up) -> tuple[np.ndarray, Sparse
     return np.concatenate([x, chosen]), found
 
 
+@pytest.mark.full
 def test_over_all_votes_the_factor_is_one_on_average_though_rows_follow_the_votes():
     prior = named_features.prior_of(table(), 1, 2.0)
     start, _ = look_again(0, prior, np.zeros((0, 8)), np.zeros(0))
@@ -170,7 +171,7 @@ def test_over_all_votes_the_factor_is_one_on_average_though_rows_follow_the_vote
     assert np.mean(factors) == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("rows", [1, pytest.param(8, marks=pytest.mark.full)])
 def test_a_taste_goes_along_the_coordinate_that_carries_it_by_moves_and_by_texts(rows):
     """Likes f0, which the first coordinate moves: each kind of regressor finds it, and both do."""
     both = settings_of(D=rows)

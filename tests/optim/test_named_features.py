@@ -133,6 +133,7 @@ def test_the_posterior_in_coordinates_predicts_what_the_weights_predict():
     assert found.log_factor == whole.log_factor and found.signal == whole.signal
 
 
+@pytest.mark.full
 def test_a_hostile_voter_weighs_less_than_one_who_votes_as_the_others():
     settings = settings_of(weighting="skill")
     state, rng = optimizer.init(settings), np.random.default_rng(4)

@@ -112,6 +112,7 @@ def test_chances_of_all_possible_votes_add_up_to_one():
     assert np.mean(factors) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.full
 def test_names_are_right_as_often_as_they_claim():
     """With tastes drawn from the prior a claim of p is true in a share p of cases."""
     rng = np.random.default_rng(11)

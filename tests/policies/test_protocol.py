@@ -22,15 +22,20 @@ from tests.support.policies import PROMPTS, full, policy_of, small
 from tests.support.tiny_models import ARCHITECTURES, loaded, quantised, tokenizer
 
 
-@pytest.mark.spine
-def test_lora_policies_keep_the_contract():
-    for train, rank in (("B", 1), ("AB", 8)):
-        for name in ARCHITECTURES:
-            with case(name, rank, train):
-                base = loaded(name)
-                policy = policy_of(base, full(base, rank, train))
-                assert isinstance(policy, Policy)
-                check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
+@pytest.mark.parametrize(
+    ("train", "rank", "names"),
+    [
+        pytest.param("B", 1, ARCHITECTURES, marks=pytest.mark.spine),
+        pytest.param("AB", 8, ARCHITECTURES, marks=pytest.mark.full),
+    ],
+)
+def test_lora_policies_keep_the_contract(train, rank, names):
+    for name in names:
+        with case(name, rank, train):
+            base = loaded(name)
+            policy = policy_of(base, full(base, rank, train))
+            assert isinstance(policy, Policy)
+            check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -190,6 +190,7 @@ def test_its_first_answers_and_their_coordinates_are_made_again(shipped):
     assert np.linalg.norm(leading - wanted) < 0.05 * np.linalg.norm(wanted)
 
 
+@pytest.mark.full
 def test_what_ships_of_features_is_what_a_run_uses(shipped):
     """Numbers of fp16; score components first, then what moves today's dictionary."""
     every = flat(shipped)

@@ -187,6 +187,7 @@ def test_layers_below_the_first_adapter_are_computed_once_with_the_same_result(n
     np.testing.assert_allclose(few, saved[1][:, :1], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.full
 def test_coordinates_are_white_and_near_their_own_adapters(model, space):
     """KL is |z|²/2 over the lengths that are used, and at a side's length in all directions.
 

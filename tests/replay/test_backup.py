@@ -246,6 +246,7 @@ class Replica:
         return out
 
 
+@pytest.mark.full
 @needs_litestream
 @pytest.mark.parametrize(
     ("votes", "checkpoints"),

@@ -80,6 +80,7 @@ def known(tmp_path_factory):
     return folder_run.make(place, f"subspace.adapters={json.dumps(adapters)}", *RULES["known"])
 
 
+@pytest.mark.full
 def test_a_cut_adapter_tells_its_distance_and_the_card_names_sources(known, tmp_path, capsys):
     def export(name, *more):
         line = ["export", str(known), "--out", str(tmp_path / name), "--anyway", "--json", *more]
@@ -105,6 +106,7 @@ def test_a_cut_adapter_tells_its_distance_and_the_card_names_sources(known, tmp_
     assert len(rows) == 3 and "| `wide` | mit |" in rows[0] and "| not named |" in rows[1]
 
 
+@pytest.mark.full
 def test_a_run_whose_rule_fits_no_taste_says_what_it_mixes(known, capsys):
     with Ledger.open(known, readonly=True) as ledger:
         blocks, z = subspaces.read_recorded(ledger).blocks, replay.fold(ledger)["z"]
@@ -119,6 +121,7 @@ def test_a_run_whose_rule_fits_no_taste_says_what_it_mixes(known, capsys):
     assert ("What the votes mixed" in page and most in page) == (abs(nats) >= 0.05)
 
 
+@pytest.mark.full
 def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsys):
     def mix(text, *more):
         code = call(["answer", *more, "--mix", text, "--json"])

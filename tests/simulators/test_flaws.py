@@ -190,6 +190,7 @@ def test_lazy_random_and_colluding_members():
     assert same / 300 == pytest.approx(1 / (1 + exp(-5.0)), abs=0.02)
 
 
+@pytest.mark.full
 def test_values_of_going_on_are_misjudged_alike_each_time_and_only_where_an_answer_was_cut():
     """σ(1.5) where both ended; where both were cut, x ~ N(1.5, 2·3²), once a rater and text."""
     (judge,) = panel("bt70+ahead=3", size=1).judges

@@ -49,6 +49,7 @@ def test_a_taste_for_one_feature_is_foretold_by_the_dictionary_and_not_by_the_nu
     assert abs(score(make_votes(0.0), DICTIONARY, 120)[1]) < 0.02
 
 
+@pytest.mark.full
 def test_votes_about_nothing_but_which_answer_it_is_foretell_no_other_prompt():
     """Each answer has a quality that no regressor carries, and stands in four pairs.
 
@@ -86,6 +87,7 @@ def test_prompts_are_apart_and_pairs_get_their_first_votes_in_turns():
     assert not set(judged.half(False)) & set(judged.half(True))
 
 
+@pytest.mark.full
 def test_a_file_of_votes_becomes_one_table(tmp_path):
     """Longer answers win: all that is scored is right, and the words' own row is ahead."""
     file, lines = tmp_path / "votes.jsonl", []

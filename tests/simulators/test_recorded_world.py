@@ -65,6 +65,7 @@ def test_a_run_of_chance_votes_stays_near_the_start():
         assert last.log_factor < math.log(100)
 
 
+@pytest.mark.full
 def test_the_bench_says_what_a_taste_gains_and_counts_runs_of_chance_votes():
     world = make_world(components=K)
     spec = {"class": "named", "taste": "third", "seeds": 3}

@@ -184,7 +184,7 @@ def test_what_a_text_costs_grows_with_its_letters_alone(sign):
         return made[0]
 
     calls(10)
-    short, long = calls(1000), calls(4000)
+    short, long = calls(400), calls(1600)
     assert long < 4.4 * short
 
 
