@@ -33,6 +33,8 @@ FORMAT: Final = 1
 MOST_EXPLANATIONS: Final = 64
 MOST_BYTES: Final = 2**19
 """Largest file that is read."""
+LONGEST: Final = 2_000
+"""Most characters of a name or claim."""
 WIDEST: Final = 2**14
 """Most dimensions of a direction of hidden states."""
 LARGEST: Final = 2**40
@@ -481,6 +483,8 @@ def _chance(value: Any) -> int:
 def _line(value: Any) -> str:
     if len(_text(value).splitlines()) > 1:
         raise ValueError(f"{value!r:.60} has more than one line")
+    if len(value) > LONGEST:
+        raise ValueError(f"{value[:60]!r} goes on for {len(value):,} characters")
     return str(value)
 
 

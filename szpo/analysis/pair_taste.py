@@ -50,20 +50,16 @@ def fit_pairs(pairs: Sequence[Pair], model: Loaded, layer: int | None = None) ->
     """The taste of pairs, on named features and on a model's hidden states.
 
     Args:
-        pairs: `FEWEST` to `MOST` pairs whose answers differ; equal ones are left out.
+        pairs: See `differing`.
         model: The model whose hidden states are read; the taste is of this one.
         layer: How many of its layers stand below the states; None: the usual one.
 
     Raises:
-        UsageError: too few or too many pairs, or texts without any difference.
+        UsageError: too few or too many pairs, texts without any difference, or one that is longer
+            than the model reads.
         RunError: the pairs show no taste.
     """
-    rows = [Row(each.prompt, each.chosen, each.rejected) for each in pairs]
-    rows = [row for row in rows if not row.identical]
-    if not FEWEST <= len(rows) <= MOST:
-        raise UsageError(
-            f"{len(rows)} pairs whose answers differ; a taste takes {FEWEST} to {MOST:,}"
-        )
+    rows = differing(pairs)
     shown = [Comparison(str(i), 0, 0, i, (row,)) for i, row in enumerate(rows)]
     entries = {each.name: each for each in dictionary.holding([row.prompt.text for row in rows])}
     texts = [(row.prompt.text, side.text) for row in rows for side in (row.plus, row.minus)]
@@ -102,6 +98,26 @@ def fit_pairs(pairs: Sequence[Pair], model: Loaded, layer: int | None = None) ->
     told = apart @ joint.states.w
     words = in_words.explain(x, told, run_taste.prompts_of(shown), named)
     return Fitted(liked, words, *run_taste.ends([Shown(v, p.text, text) for v, (p, text) in read]))
+
+
+def differing(pairs: Sequence[Pair]) -> list[Row]:
+    """The pairs whose answers differ, each once: a copy is no further verdict.
+
+    Raises:
+        UsageError: they are fewer than `FEWEST` or more than `MOST`.
+    """
+    rows = {
+        (each.prompt, each.chosen.text, each.rejected.text): Row(
+            each.prompt, each.chosen, each.rejected
+        )
+        for each in pairs
+    }
+    found = [row for row in rows.values() if not row.identical]
+    if not FEWEST <= len(found) <= MOST:
+        raise UsageError(
+            f"{len(found)} pairs whose answers differ; a taste takes {FEWEST} to {MOST:,}"
+        )
+    return found
 
 
 def _read_states(

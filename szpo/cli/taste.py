@@ -120,7 +120,8 @@ def _of_pairs(file: Path, name: str) -> tuple[Taste, InWords, Ends]:
     from szpo.models import loading
 
     pairs = preference_files.read(file, preference_files.find_format(file)).pairs
-    console.doing(f"loading {name}, and reading {console.count(2 * len(pairs), 'answer')}")
+    rows = pair_taste.differing(pairs)
+    console.doing(f"loading {name}, and reading {console.count(2 * len(rows), 'answer')}")
     found = pair_taste.fit_pairs(pairs, loading.load(name))
     return found.taste, found.words, (found.most, found.least)
 

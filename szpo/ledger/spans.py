@@ -96,6 +96,8 @@ def _proposal(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
         if not np.isfinite(values).all():
             raise ValueError(f"{name} is not finite")
         found[name] = values
+    if found.keys() != shapes.keys():
+        raise ValueError("its tensors are not those that move")
     if adopted_digest(found) != body["proposal_sha256"]:
         raise ValueError("its proposal is not the recorded one")
     return found

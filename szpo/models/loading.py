@@ -177,9 +177,8 @@ def load(
     folder = locate(name)
     if start is not None:
         tell_base(start, name, folder)
-    found = identity.read(
-        folder, quantization=quantization, adapter=None if start is None else start.parts
-    )
+    parts = None if start is None else start.parts
+    found = identity.read(folder, quantization=quantization, adapter=parts)
     options: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if quantization is not None:
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
@@ -189,6 +188,12 @@ def load(
         )
         options["device_map"] = device
     model, tokenizer = _load_folder(folder, options)
+    now = identity.read(folder, quantization=quantization, adapter=parts)
+    if changed := found.changes(now):
+        raise UsageError(
+            f"{folder} has changed while it was loaded: {weight_files.list_first(changed)}; "
+            "begin again"
+        )
     if quantization is None and device != "cpu":
         model = model.to(device)
     model.eval()

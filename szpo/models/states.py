@@ -134,11 +134,23 @@ def beginnings(
 
 
 def of_texts(loaded: Loaded, texts: Sequence[tuple[Prompt, Answer]], layer: int) -> Floats:
-    """`mean_states` of answers' texts after their prompts by a loaded model without adapters."""
+    """`mean_states` of answers' texts after their prompts by a loaded model without adapters.
+
+    Raises:
+        UsageError: A text is longer than the model reads.
+    """
     samples = [
         Sample(
             loading.encode(loaded.tokenizer, prompt), tuple(loading.text_tokens(loaded, answer))
         )
         for prompt, answer in texts
     ]
+    reader = loading.reader_of(loaded)
+    sizes = [len(each.prompt) + len(each.answer) for each in samples]
+    if over := [size for size in sizes if reader.over(size)]:
+        raise UsageError(
+            f"{len(over)} of {len(sizes)} answers are longer, with their prompts, than the "
+            f"{reader.most:,} tokens that model {loaded.name} reads (the longest has "
+            f"{max(over):,}); leave them out"
+        )
     return mean_states(loaded.adapt(), samples, layer)

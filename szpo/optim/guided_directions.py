@@ -46,7 +46,7 @@ class Span:
     first: int
     """The first step whose directions it guides."""
     noise: float
-    """√(1 − s) · a: what multiplies the Gaussian part."""
+    """√(1 − s) · a, from 0 to 1: what multiplies the Gaussian part."""
     proposals: tuple[Theta, ...]
     """Differences of weights, one array for each tensor that moves."""
     mixing: tuple[tuple[float, ...], ...]
@@ -58,8 +58,8 @@ class Span:
             raise UsageError(f"span: it has 1 to {MOST} proposals, and a row for each dimension")
         if rows.shape[1] != len(self.proposals) or len(rows) > len(self.proposals):
             raise UsageError("span: its mixing is of other proposals")
-        if not (np.isfinite(rows).all() and np.isfinite(self.noise)) or self.noise < 0:
-            raise UsageError("span: a number is not finite, or its noise is below 0")
+        if not (np.isfinite(rows).all() and 0 <= self.noise <= 1):
+            raise UsageError("span: a number is not finite, or its noise is not from 0 to 1")
 
     @property
     def axes(self) -> tuple[Mapping[str, NDArray[np.float32]], ...]:

@@ -80,3 +80,26 @@ def test_pairs_without_a_taste_and_files_without_pairs_are_refused(tmp_path, cap
     assert few in refused([*pairs()[:3], {"prompt": "a", "chosen": "b", "rejected": "b"}])
     assert call(["taste", "RUN", "--pairs", "x.jsonl"]) == 2
     assert "--pairs takes the place of a run" in capsys.readouterr().err
+
+
+def refusal(file, capsys):
+    assert call(["taste", "--pairs", str(file), "--model", "tiny"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
+
+
+def test_a_copy_of_a_pair_is_no_further_verdict_and_no_model_is_loaded_for_too_few(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("szpo.models.loading.load", None)
+    file = write(tmp_path / "pairs.jsonl", pairs()[:1] * 12)
+    assert "1 pairs whose answers differ; a taste takes 8" in refusal(file, capsys)
+
+
+@pytest.mark.full
+def test_a_text_that_is_longer_than_the_model_reads_is_refused(tmp_path, capsys):
+    every = pairs()[:10]
+    every[9]["chosen"] = "really lovely " * 300
+    said = refusal(write(tmp_path / "pairs.jsonl", every), capsys)
+    assert "1 of 20 answers are longer, with their prompts, than the 512 tokens" in said

@@ -175,3 +175,19 @@ def test_a_changed_span_is_refused_even_where_every_hash_was_made_anew(finished,
     assert found.table == {"a number": "updates", "the first step": "events"}.get(
         damage, "tensors"
     )
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_strangers_proposal_of_other_weights_is_refused(finished, tmp_path, left):
+    """The record is sound in itself; a later proposal of all weights would not fit it."""
+    path = shutil.copy(finished, tmp_path / "folder.db")
+    with Ledger.open(path) as ledger:
+        number = len(recorded_settings(ledger).spans)
+        whole = {name: np.ones(shape, np.float32) for name, shape in ledger.layout}
+        part = dict(list(whole.items())[:left])
+        notes = {"verdicts": 104, "nats": [1, 1], "answers": 1, "taste_sha256": ""}
+        for of, proposal in (([number], part), ([number, number + 1], whole)):
+            mixing = [[0.1] * len(of)]
+            spans.append(ledger, proposal, first=13, noise=0.4, of=of, mixing=mixing, notes=notes)
+    for line in (["run", "--resume", path, "--votes", "+8"], ["verify", path], ["sample", path]):
+        assert call([*map(str, line)]) == 5

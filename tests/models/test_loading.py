@@ -840,3 +840,20 @@ def test_a_template_that_writes_the_date_writes_that_of_the_start(tmp_path, monk
         parts = assemble.reopen(ledger, panel=False, say=lambda text: None)
     parts.language.encode(Prompt.user("w7"))
     assert seen == ["04-03 <user> w7 <assistant> "]
+
+
+def test_a_model_that_changes_while_it_is_loaded_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    tiny_models.build("llama").save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    inner = loading._load_folder
+
+    def slow(*given):
+        path = folder / "chat_template.jinja"
+        path.write_text(path.read_text("utf-8") + " ", "utf-8")
+        return inner(*given)
+
+    loading.load(str(folder))
+    monkeypatch.setattr(loading, "_load_folder", slow)
+    with pytest.raises(UsageError, match="has changed while it was loaded: chat template"):
+        loading.load(str(folder))

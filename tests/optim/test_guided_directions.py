@@ -133,6 +133,13 @@ def test_a_span_of_other_proposals_is_refused(mixing):
         Span(0, 0.5, proposals(), mixing)
 
 
+@pytest.mark.parametrize("noise", [-0.1, 1.5, 1e300, float("nan"), float("inf")])
+def test_a_gaussian_part_that_is_no_share_is_refused(noise):
+    """1e300 is finite as a double, and infinite in fp32, in which directions are made."""
+    with pytest.raises(UsageError, match="its noise is not from 0 to 1"):
+        Span(0, noise, proposals(), ((1.0, 0.0),))
+
+
 def test_guides_need_a_share_and_weights_as_coordinates():
     wide = (("w", (100, 100)),)
     assert not make_settings(1, wide, rule="known").guides
