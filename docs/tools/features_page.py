@@ -10,14 +10,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from szpo.features.dictionary import ENTRIES, GROUPS, Entry, ratios
+from szpo.features.dictionary import ENTRIES, GROUPS, ratios
 
 ROOT = Path(__file__).parents[2]
 PAGE, GOLDEN = ROOT / "docs/reference/features.md", ROOT / "szpo/features/golden.json"
-LEGEND = """\
-By group: what less and more of each is called. *Hyphenated words* stands for fewer and more of
-them; where a name says it all, it stands alone. `szpo taste --list` has the units.
-"""
+LEGEND = "By group; `szpo taste --list` says what more of each is called, and its unit.\n"
 LANGUAGES = {"any": "All languages", "spaced": "Languages with spaces", "en": "English"}
 
 
@@ -26,31 +23,12 @@ def table() -> str:
     parts = [LEGEND]
     for language, title in LANGUAGES.items():
         rows = {
-            group: [shown(e) for e in ENTRIES if (e.group, e.languages) == (group, language)]
+            group: [f"`{e.name}`" for e in ENTRIES if (e.group, e.languages) == (group, language)]
             for group in GROUPS
         }
-        lines = [f"- *{group}*: {'; '.join(each)}\n" for group, each in rows.items() if each]
+        lines = [f"- *{group}*: {', '.join(each)}\n" for group, each in rows.items() if each]
         parts.append(f"### {title}\n\n{''.join(lines)}")
     return "\n".join(parts)
-
-
-def shown(entry: Entry) -> str:
-    """An entry's name, and its ends where they say more."""
-    said = ends(entry)
-    bare = said.removeprefix("says ").strip('"').casefold().replace(" ", "-")
-    is_plain = bare in (entry.name, f"{entry.name}s")
-    return f"`{entry.name}`" if is_plain else f"`{entry.name}`: {said}"
-
-
-def ends(entry: Entry) -> str:
-    """What less and more of an entry are called; once where only "fewer" or "less" differs."""
-    less, more = entry.fewer.partition(" "), entry.more.partition(" ")
-    usual = less[0] in ("fewer", "less") and more[0] == "more" and less[2] == more[2] != ""
-    for end in ("", " often"):
-        stem = entry.fewer.removesuffix(f" less{end}")
-        if (f"{stem} less{end}", f"{stem} more{end}") == (entry.fewer, entry.more):
-            return stem
-    return less[2] if usual else f"{entry.fewer}, {entry.more}"
 
 
 def golden() -> str:

@@ -163,7 +163,7 @@ def _tokens(argument: str) -> Score:
 
 def meanings() -> dict[str, str]:
     """A description of every feature, by name; those of installed packages come last."""
-    found = {name: f"{each.unit} ({each.group})" for name, each in BY_NAME.items()}
+    found = {name: f"{each.more}; {each.unit} ({each.group})" for name, each in BY_NAME.items()}
     found |= WITH_ARGUMENT
     for name, point in plugins.names("szpo.features").items():
         found.setdefault(name, f"of {point.value.split(':')[0]}")

@@ -53,7 +53,7 @@ NAMED = typer.Option(
     'colon (keyword:sea+sun), a comma inside one as \\, and "all" for the whole dictionary. With '
     "--cluster: the features of szpo clusters.",
 )
-LIST: Final = ("feature", "unit (group)")
+LIST: Final = ("feature", "what more of it is called; unit (group)")
 YES = typer.Option(False, "--yes", help="Write it though it describes one or two people.")
 
 

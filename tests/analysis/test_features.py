@@ -115,7 +115,9 @@ def test_a_taste_of_features_that_are_named_is_what_voters_like(run, capsys):
 
 def test_what_may_be_named_is_listed(capsys):
     assert call(["taste", "--list", "--json"]) == 0
-    assert {"length", "keyword", "tokens"} <= json.loads(capsys.readouterr().out).keys()
+    found = json.loads(capsys.readouterr().out)
+    assert {"length", "keyword", "tokens"} <= found.keys()
+    assert found["commas"] == "more commas; commas per word (commas)"
 
 
 @pytest.mark.parametrize(
