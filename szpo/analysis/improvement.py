@@ -82,7 +82,7 @@ same; without its noise 75 %; 128 answers read for this'
         of = (
             f"{self.pairs} pairs"
             if cast == self.pairs
-            else f"{cast} verdicts on {self.pairs} pairs"
+            else f"{cast} votes on {self.pairs} pairs"
         )
         who = " by the simulated panel" if self.simulated else ""
         text = f"of {of} the new answer was preferred in {_percent(self.preferred)}{who}"

@@ -51,7 +51,7 @@ LONG: Final = 4.0
 """A row counts as at most so many usual ones: somebody took a break."""
 DOING: Final = {
     "none": "the model writes the first answers", "generating": "the model writes answers",
-    "open": "waiting for the others", "closed": "learning from the verdicts",
+    "open": "waiting for the others", "closed": "learning from the votes",
 }  # fmt: skip
 """What goes on while this person has nothing to judge, by the round's state."""
 VERDICTS: Final[dict[str, tuple[Choice, str | None]]] = {
@@ -348,7 +348,7 @@ class _Sitting:
             return "the model writes the next answers"
         if not list(self.ledger.events(FEATURES)) and self.ledger.layout == NO_COORDINATES:
             return "the model reads answers of its own, once, to compare yours with"
-        return "learning from your verdicts"
+        return "learning from your votes"
 
     # ---- asking ----
 

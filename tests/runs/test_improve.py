@@ -107,7 +107,7 @@ def test_it_is_what_is_exported_and_sampled_and_the_base_stays_the_base(improved
     assert call(["export", str(improved), "--out", str(tmp_path / "out"), "--anyway"]) == 0
     files = load_file(tmp_path / "out" / "adapter_model.safetensors")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
-    assert "on what 80 verdicts liked: more positive in tone (" in card
+    assert "on what 80 votes liked: more positive in tone (" in card
     assert "%); recorded, not recomputed |" in card
     with Ledger.open(improved) as ledger:
         theta = adopted.read_adopted(ledger).theta

@@ -72,9 +72,9 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
         cast(voted, name, answer, seat=voted.site.service.final(voted.panelist(name)))
     hidden = operator_page.page(voted.site)
     assert "not measured" in hidden
-    told, _, rest = hidden.partition("Close it and read the verdict")
+    told, _, rest = hidden.partition("Close it and read the result")
     # Beside the verdict, with what it takes: closed with fewer votes there would be none.
-    assert "The open final comparison has 6 votes; a verdict takes 20" in text(told)
+    assert "The open final comparison has 6 votes; a result takes 20" in text(told)
     assert "op-h-improving" in rest
     before = seen(voted)["page"]
     assert before["improving"]["final"] is None
