@@ -271,7 +271,7 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     if s.own_share == 1:
         return f"rule {o.rule}, votes on pairs, {end}", f"a step: {votes}; KL budget {budget}"
     if s.own_share:
-        how += "; every other row is a pair of the policy's own answers"
+        how += "; every other pair is of the policy's own answers"
     return (
         how,
         f"a step: {votes}",
@@ -280,21 +280,21 @@ def describe_settings(settings: Settings) -> Sequence[str]:
 
 
 def step_votes(K: int, N: int, M: int, D: int, *, own: bool = False) -> str:
-    """The votes of a step, in words; ``own``: rows are pairs of the policy's own answers.
+    """The votes of a step, in words; ``own``: of the policy's own answers.
 
     >>> step_votes(8, 1, 1, 8)
-    'K × N × M = 8 × 1 × 1 votes (directions × batches × evaluators), D = 8 answers a batch'
+    'K × N × M = 8 × 1 × 1 votes (directions × batches × panelists), D = 8 answers a batch'
     >>> step_votes(1, 8, 5, 1)
-    'K × N × M = 1 × 8 × 5 votes (directions × rows × evaluators), each on two answers to a prompt'
+    'K × N × M = 1 × 8 × 5 votes (directions × pairs × panelists), each on two answers to a prompt'
     """
     if own:
         return (
-            f"{K * N} × {M} votes (rows × evaluators), each on two of the policy's own answers to "
+            f"{K * N} × {M} votes (pairs × panelists), each on two of the policy's own answers to "
             "a prompt, chosen for what a vote says"
         )
-    unit = "rows" if D == 1 else "batches"
+    unit = "pairs" if D == 1 else "batches"
     about = "each on two answers to a prompt" if D == 1 else f"D = {D} answers a batch"
-    return f"K × N × M = {K} × {N} × {M} votes (directions × {unit} × evaluators), {about}"
+    return f"K × N × M = {K} × {N} × {M} votes (directions × {unit} × panelists), {about}"
 
 
 def _describe_step(s: Settings, mu: float) -> str:

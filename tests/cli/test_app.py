@@ -433,7 +433,7 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
          ", on about 32 sheets of 5 rows"),
         (["panel.sheet=1"], 8, "8 × 1 votes (rows × evaluators)", ""),
         (["subspace.kind=none", "panel.sheet=1"], 8, "8 × 1 votes (rows × evaluators)", ""),
-        (["subspace.kind=score", "panel.sheet=4"], 2, "(directions × rows × evaluators), each on "
+        (["subspace.kind=score", "panel.sheet=4"], 2, "(directions × pairs × panelists), each on "
          "two answers to a prompt", ", on about 40 sheets of 4 rows"),
         (["optimizer.D=8"], 16, "(directions × batches × evaluators), D = 8 answers a batch",
          ""),
