@@ -429,13 +429,13 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("sets", "answers", "steps", "votes"),
     [
-        (["panel.sheet=5"], 8, "8 × 1 votes (rows × evaluators), each on two of the policy's own ",
+        (["panel.sheet=5"], 8, "8 × 1 votes (pairs × panelists), each on two of the policy's own ",
          ", on about 32 sheets of 5 rows"),
-        (["panel.sheet=1"], 8, "8 × 1 votes (rows × evaluators)", ""),
-        (["subspace.kind=none", "panel.sheet=1"], 8, "8 × 1 votes (rows × evaluators)", ""),
+        (["panel.sheet=1"], 8, "8 × 1 votes (pairs × panelists)", ""),
+        (["subspace.kind=none", "panel.sheet=1"], 8, "8 × 1 votes (pairs × panelists)", ""),
         (["subspace.kind=score", "panel.sheet=4"], 2, "(directions × pairs × panelists), each on "
          "two answers to a prompt", ", on about 40 sheets of 4 rows"),
-        (["optimizer.D=8"], 16, "(directions × batches × evaluators), D = 8 answers a batch",
+        (["optimizer.D=8"], 16, "(directions × batches × panelists), D = 8 answers a batch",
          ""),
     ],
 )  # fmt: skip
