@@ -372,7 +372,7 @@ def describe_cost(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         yield "a step", equations(config.optimizer_settings((("z", (wide,)),), 1.0))
     kind = config.panel.kind
     people = "" if kind in ("people", "judge") else "simulated "
-    sheets = f", on about {math.ceil(plan.votes / config.sheet)} sheets of {config.sheet} rows"
+    sheets = f", on about {math.ceil(plan.votes / config.sheet)} sheets of {config.sheet} pairs"
     on = sheets if kind == "people" and config.sheet > 1 else ""
     yield "votes", f"{plan.votes} from {config.panel.size} {people}panelists ({kind}){on}"
     yield (

@@ -430,11 +430,11 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
     ("sets", "answers", "steps", "votes"),
     [
         (["panel.sheet=5"], 8, "8 × 1 votes (pairs × panelists), each on two of the policy's own ",
-         ", on about 32 sheets of 5 rows"),
+         ", on about 32 sheets of 5 pairs"),
         (["panel.sheet=1"], 8, "8 × 1 votes (pairs × panelists)", ""),
         (["subspace.kind=none", "panel.sheet=1"], 8, "8 × 1 votes (pairs × panelists)", ""),
         (["subspace.kind=score", "panel.sheet=4"], 2, "(directions × pairs × panelists), each on "
-         "two answers to a prompt", ", on about 40 sheets of 4 rows"),
+         "two answers to a prompt", ", on about 40 sheets of 4 pairs"),
         (["optimizer.D=8"], 16, "(directions × batches × panelists), D = 8 answers a batch",
          ""),
     ],
