@@ -79,11 +79,7 @@ class LastPairs:
 same; without its noise 75 %; 128 answers read for this'
         """
         cast = self.new + self.start + self.same
-        of = (
-            f"{self.pairs} pairs"
-            if cast == self.pairs
-            else f"{cast} votes on {self.pairs} pairs"
-        )
+        of = f"{self.pairs} pairs" if cast == self.pairs else f"{cast} votes on {self.pairs} pairs"
         who = " by the simulated panel" if self.simulated else ""
         text = f"of {of} the new answer was preferred in {_percent(self.preferred)}{who}"
         text += f", {self.same} the same" if self.same else ""
