@@ -80,15 +80,14 @@ class Aim:
             return waived_by(self.taste)
         return (LENGTH,) if self.feature in LENGTHS else ()
 
-    @property
-    def counts_parts(self) -> bool:
-        """Whether beginnings of answers can be scored too, so that parts get credit."""
-        return self.entry is not None if self.taste is None else counts_parts(self.taste)
 
+def decay_of(taste: Taste) -> float | None:
+    """λ for one token of what a taste scores; None where it does not score beginnings quickly."""
+    from szpo.improvement.policy_gradient import OF_STATES, OF_WORDS
 
-def counts_parts(taste: Taste) -> bool:
-    """Whether a taste scores beginnings of answers too, and quickly."""
-    return {kind for _, kind, *_ in taste.own} <= own.QUICK
+    if not {kind for _, kind, *_ in taste.own} <= own.QUICK:
+        return None
+    return OF_STATES if taste.along > max(taste.sizes, default=0.0) else OF_WORDS
 
 
 def waived_by(taste: Taste) -> tuple[str, ...]:
@@ -202,7 +201,7 @@ def values_of(
 
 def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     """The aim as a score of answers."""
-    from szpo.improvement.policy_gradient import Score
+    from szpo.improvement.policy_gradient import OF_WORDS, Score
 
     taste = aim.taste
     if taste is not None and taste.direction is not None:
@@ -211,7 +210,7 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     if aim.entry is not None or taste is not None:
         return Score(
             lambda prompts, answers, states: count([aim], prompts, answers)[:, 0],
-            parts=aim.counts_parts,
+            decay=OF_WORDS if taste is None else decay_of(taste),
         )
     if aim.feature == FLUENCY:
         return Score(
@@ -234,7 +233,7 @@ def score_of_taste(taste: Taste, policy: LoraPolicy, given: Sequence[str] = ()) 
             **taste.read(policy, prompts, answers, given, states)
         ),
         None if taste.direction is None else taste.direction.layer,
-        counts_parts(taste),
+        decay_of(taste),
     )
 
 

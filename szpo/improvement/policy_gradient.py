@@ -53,8 +53,9 @@ FIRST_RATE: Final = 0.03
 """Length of the first step before it is measured: Adam's learning rate."""
 PARTS: Final = 48
 """Most parts of an answer that have advantages of their own; up to so many tokens, each token."""
-DECAY: Final = 0.7
-"""λ for one token: how much of later growth is a token's."""
+OF_WORDS, OF_STATES = 0.7, 0.95
+"""λ for one token of scores that count words, and of those that read states: what a word adds to
+the meaning shows later. Set on slopes of seven scores at the start."""
 TINY: Final = 1e-3
 """Share of a step whose KL is that of rounding: in bf16 two passes of nearly equal weights differ
 by some .001 nats a token."""
@@ -75,8 +76,9 @@ class Score:
     """Of prompts and answers, and their states at the start where these are known already."""
     layer: int | None = None
     """The layer whose `szpo.models.states` it reads; None: it reads texts alone."""
-    parts: bool = False
-    """Whether it scores beginnings of answers too, and quickly."""
+    decay: float | None = None
+    """λ for one token: how much of the growth after it is its own. None: beginnings of answers
+    cannot be scored, or not quickly, and all tokens have one advantage."""
 
     def __call__(
         self, prompts: Sequence[Prompt], answers: Sequence[Answer], states: Floats | None = None
@@ -251,7 +253,7 @@ def take_step(
         policy.local.start_deltas(),
         temperature=policy.sampling.temperature,
         layer=score.layer,
-        cuts=(cuts := _cut(rows) if score.parts else ()),
+        cuts=(cuts := () if score.decay is None else _cut(rows)),
     )
     values = score(every, [policy.answer(row) for row in rows], forced.states)
     if not np.isfinite(values).all():
@@ -259,13 +261,13 @@ def take_step(
     worth = advantages(values.reshape(many, pace.group)).ravel()
     moving = [name for name, _ in policy.layout]
     credit = worth[:, None]
-    if cuts:
+    if cuts and score.decay is not None:
         begun = np.stack([
             score(every, [policy.answer(row[:cut]) for row in rows], states)
             for cut, states in zip(cuts, forced.begun, strict=True)
         ])[..., None]  # fmt: skip
         groups = np.repeat(np.arange(many), pace.group)
-        credit = assign_credit(values[:, None], begun, groups, DECAY ** cuts[0])[..., 0]
+        credit = assign_credit(values[:, None], begun, groups, score.decay ** cuts[0])[..., 0]
     gradient, kl = forced.gradient(whole, moving, credit / len(rows), cuts)
     means = kl.reshape(many, pace.group).mean(1)
     nats, stderr = float(kl.mean()), float(means.std(ddof=1) / math.sqrt(many))

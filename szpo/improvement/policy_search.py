@@ -26,7 +26,7 @@ from szpo import seeds, turns
 from szpo.analysis import run_taste
 from szpo.errors import ResourceError, UsageError
 from szpo.improvement import policy_gradient
-from szpo.improvement.aims import counts_parts, waived_by
+from szpo.improvement.aims import decay_of, waived_by
 from szpo.improvement.draw_back import draw_back
 from szpo.improvement.policy_gradient import Ascent, Pace, Score
 from szpo.ledger import theta
@@ -606,7 +606,7 @@ def scorer(
     def gain(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> float:
         return taste.gain(**read(prompts, answers), starts=starts)
 
-    return Score(score, layer, counts_parts(taste)), gain
+    return Score(score, layer, decay_of(taste)), gain
 
 
 def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:

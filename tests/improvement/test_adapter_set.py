@@ -19,7 +19,7 @@ from szpo.data.prompts import load_shipped
 from szpo.errors import UsageError
 from szpo.features import dictionary
 from szpo.features.own import build
-from szpo.improvement import adapter_set, aims
+from szpo.improvement import adapter_set, aims, policy_gradient
 from szpo.improvement.adapter_set import Making, SetMaker
 from szpo.improvement.policy_gradient import Pace, Score
 from szpo.models import adapters, loading
@@ -236,9 +236,10 @@ LIKED = Taste(
 )  # fmt: skip
 
 
-def test_a_taste_counts_by_parts_within_its_own_bounds_unless_a_function_counts():
+def test_a_taste_counts_by_tokens_within_its_own_bounds_unless_a_function_counts():
     aim = aims.of_taste("runs/panel.json", LIKED)
-    assert (aim.name, aim.feature, aim.counts_parts) == ("panel", f"taste {LIKED.sha256}", True)
+    assert (aim.name, aim.feature) == ("panel", f"taste {LIKED.sha256}")
+    assert aims.decay_of(LIKED) == policy_gradient.OF_WORDS
     assert aims.bounds_of(aim, np.zeros(8)) == (-np.inf, np.inf)
     prompts, answers = [Prompt.user("How was it?")] * 2, [Answer("Lovely!"), Answer("It was")]
     every = [aims.Aim("x", "it", -1, dictionary.BY_NAME["it"]), aim]
@@ -249,7 +250,7 @@ def test_a_taste_counts_by_parts_within_its_own_bounds_unless_a_function_counts(
     coded = replace(LIKED, features=(*LIKED.features, Feature(text, 1, 0, 1, 0)),
                     own=(tuple(vars(own).values()),))  # fmt: skip
     costly = aims.of_taste("x = panel.json", coded, [text])
-    assert costly.name == "x" and not costly.counts_parts
+    assert costly.name == "x" and aims.decay_of(coded) is None
     assert np.isfinite(aims.count([costly], prompts, answers)).all()
     rated = replace(LIKED, features=(Feature("judge: kind", 1, 0, 1, 0),), explanations=(
         Explanation(1, ((0, 1),)),))  # fmt: skip

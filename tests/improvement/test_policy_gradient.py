@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as some
 from szpo.data.prompts import load_shipped
 from szpo.errors import RunError, UsageError
 from szpo.improvement.policy_gradient import (
+    OF_WORDS,
     WITHIN,
     Ascent,
     Pace,
@@ -114,11 +115,11 @@ def test_states_of_beginnings_are_those_of_shorter_answers(policy):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("parts", [False, True])
-def test_it_scores_higher_and_no_step_costs_more_than_its_share(base, parts):
+@pytest.mark.parametrize("decay", [None, OF_WORDS])
+def test_it_scores_higher_and_no_step_costs_more_than_its_share(base, decay):
     policy = policy_of(base, full(base), sampling=Sampling(max_new_tokens=12))
     pace = Pace(prompts=12, group=8, step_nats=0.1, steps=8)
-    end = climb(policy, replace(CHEER, parts=parts), ASKED, pace, seed=6)
+    end = climb(policy, replace(CHEER, decay=decay), ASKED, pace, seed=6)
     first, last = end.steps[0], end.steps[-1]
     assert last.score > first.score + 0.15
     assert first.nats == 0 and last.nats > 0.2
@@ -140,7 +141,7 @@ def test_credit_by_tokens_points_better_uphill_from_as_few_answers(base):
     uphill = way(CHEER, 128, 99)
     whole, parts = (
         [float(way(score, 3, seed) @ uphill) for seed in range(8)]
-        for score in (CHEER, replace(CHEER, parts=True))
+        for score in (CHEER, replace(CHEER, decay=OF_WORDS))
     )
     assert np.mean(parts) > 1.2 * np.mean(whole) > 0
 
