@@ -47,6 +47,8 @@ LOOK_S: Final = 0.25
 """Seconds between two looks at the run while the person waits."""
 ENOUGH_TIMES: Final = 3
 """Fewest verdicts from which a person's own pace is known."""
+RECENT: Final = 16
+"""Latest verdicts by which it is known: people grow faster, or tired."""
 LONG: Final = 4.0
 """A row counts as at most so many usual ones: somebody took a break."""
 DOING: Final = {
@@ -214,6 +216,17 @@ class _Asked:
     """Its place in the sheet, in words."""
     given: tuple[Choice, str | None] | None
     """The verdict that stands."""
+
+
+def usual_seconds(times: Sequence[float]) -> float:
+    """Seconds that a row takes by the latest verdicts' times; a break counts as `LONG` rows.
+
+    >>> usual_seconds([9.0] * 40 + [3.0] * 15 + [600.0])
+    3.5625
+    """
+    latest = times[-RECENT:]
+    usual = median(latest)
+    return fmean(min(each, LONG * usual) for each in latest)
 
 
 class _Pace:
@@ -435,8 +448,7 @@ class _Sitting:
         """Seconds that a row takes this person: as measured, or at the usual speed of reading."""
         times = [row["dwell_ms"] / 1000 for row in self._own_votes()]
         if len(times) >= ENOUGH_TIMES:
-            usual = median(times)
-            return fmean(min(each, LONG * usual) for each in times)
+            return usual_seconds(times)
         rows = [row for each in self.asked for row in each.comparison.rows if not row.identical]
         texts = [text for row in rows for text in (row.prompt.text, row.plus.text, row.minus.text)]
         words = sum(len(text.split()) for text in texts)

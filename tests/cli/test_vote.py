@@ -12,6 +12,7 @@ import sys
 import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from szpo import seeds
@@ -130,6 +131,20 @@ def test_who_waits_for_an_improvement_reads_how_far_it_is_and_how_long_it_takes(
         "improving: 4 of at most 80 steps, at most 57 minutes left",
     ]
     assert setup_progress.read_improving(run) is None
+
+
+@pytest.mark.parametrize("pace", [1.0, 0.5, 2.0])
+def test_the_time_left_is_true_to_half_as_much_again_soon_after_a_person_changes_pace(pace):
+    """Twenty sheets of eight rows, whose times differ by half; the pace changes after ten."""
+    draws = np.random.default_rng(5).lognormal(np.log(12), 0.5, (200, 160))
+    draws[:, 80:] *= pace
+    known = [each for each in range(8, 153, 8) if pace == 1 or each >= 96]
+    apart = [
+        np.log(vote.usual_seconds(times[:at].tolist()) / times[at:].mean())
+        for times in draws
+        for at in known
+    ]
+    assert np.mean(np.abs(apart) < np.log(1.5)) > 0.93
 
 
 def test_a_run_of_simulated_raters_is_not_voted_in(tmp_path, capsys):
