@@ -73,6 +73,8 @@ def read(ledger: Ledger) -> tuple[Span, ...]:
             proposals.append(_proposal(ledger, body))
             if body["number"] != len(found) or body["of"][-1] != len(found):
                 raise ValueError("its number is another")
+            if not body["verdicts"] >= 0:
+                raise ValueError("it names no verdicts")
             of = tuple(proposals[number] for number in body["of"])
             mixing = tuple(tuple(map(float, row)) for row in body["mixing"])
             found.append(Span(int(body["first"]), float(body["noise"]), of, mixing))

@@ -177,15 +177,17 @@ def test_a_changed_span_is_refused_even_where_every_hash_was_made_anew(finished,
     )
 
 
-@pytest.mark.parametrize("left", [0, 1])
-def test_a_strangers_proposal_of_other_weights_is_refused(finished, tmp_path, left):
-    """The record is sound in itself; a later proposal of all weights would not fit it."""
+@pytest.mark.parametrize("damage", ["none", "one", "text", "absent"])
+def test_a_strangers_span_that_is_sound_in_itself_is_refused(finished, tmp_path, damage):
+    """Its proposal lacks weights, to which a later one of all would not fit, or verdicts."""
     path = shutil.copy(finished, tmp_path / "folder.db")
     with Ledger.open(path) as ledger:
         number = len(recorded_settings(ledger).spans)
         whole = {name: np.ones(shape, np.float32) for name, shape in ledger.layout}
-        part = dict(list(whole.items())[:left])
-        notes = {"verdicts": 104, "nats": [1, 1], "answers": 1, "taste_sha256": ""}
+        part = dict(list(whole.items())[: {"none": 0, "one": 1}.get(damage)])
+        notes = {"verdicts": "x" if damage == "text" else 104, "nats": [1, 1], "answers": 1}
+        if damage == "absent":
+            del notes["verdicts"]
         for of, proposal in (([number], part), ([number, number + 1], whole)):
             mixing = [[0.1] * len(of)]
             spans.append(ledger, proposal, first=13, noise=0.4, of=of, mixing=mixing, notes=notes)
