@@ -3,7 +3,7 @@
 The gallery's pages are made by running its scripts, each in a process and a folder of its own.
 The notebooks become pages of their cells. Equations become MathML, which browsers draw without a
 script. A page that names another as ``docs/NAME.md`` links it, and links that lead out of docs
-lead to a copy of that page on the site.
+lead to a copy of that page on the site, or of that file of experiments.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ WEIGHTS = {
 """How pages count in the search: terms first. A heading's words count a thousandfold."""
 EQUATIONS = {"explanation/how-it-works.md", "reference/glossary.md"}
 NAMED = re.compile(r"(?<![\[`\w])`docs/([\w/-]+\.md)`(?!\])")
+DATA = re.compile(r"\]\((?:\.\./)*(experiments/\w+/[\w-]+\.csv)\)")
 BLOCK = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<![\\$`\w])\$([^$\n`]+)\$(?![\w$])")
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
@@ -62,6 +63,9 @@ def on_files(files: Files, config: Any) -> Files:
     }
     made |= gallery_pages.pages(ROOT / "examples" / "gallery")
     made |= notebook_pages.pages(ROOT / "examples" / "notebooks")
+    pages = ((ROOT / "docs").rglob("*.md"), [ROOT / "README.md"])
+    linked_to = (DATA.findall(page.read_text(encoding="utf-8")) for part in pages for page in part)
+    made |= {name: (ROOT / name).read_bytes() for found in linked_to for name in found}
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
@@ -78,7 +82,7 @@ def linked(text: str, page: str) -> str:
         there = (ROOT / "docs" / named[1]).exists()
         return f"[{named[0]}]({to(named[1])})" if there else named[0]
 
-    text = NAMED.sub(link, text)
+    text = DATA.sub(lambda found: f"]({to(found[1])})", NAMED.sub(link, text))
     for path, name in TAKEN_IN.items():
         up = "../" * page.count("/")
         text = text.replace(f"]({up}{path}", f"]({to(name)}")
