@@ -104,7 +104,8 @@ class Panel(Section):
         "Which set of answers is better overall?",
         min_length=1,
         max_length=200,
-        description="What people are asked; fixed once the run has begun.",
+        description="What people are asked; left so, of pairs: Which answer do you like better? "
+        "Fixed once the run has begun.",
     )
     guideline: str = Field(
         "Prefer correct, direct and helpful answers; longer is not better by itself.\n"
