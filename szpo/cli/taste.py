@@ -317,16 +317,17 @@ def states_of(found: Taste, examples: Sequence[tuple[Prompt, Answer]]) -> Floats
     if (way := found.direction) is None:
         return None
     from szpo import cache
-    from szpo.models import loading, named_models, states
+    from szpo.models import identity, loading, named_models, states
 
     if named_models.is_hub_id(way.name) and cache.hub_copy(way.name) is None:
         raise UsageError(  # a stranger's file downloads nothing
             f"taste: it is about hidden states of {way.name}, which is not on this machine; if "
             f"you want that model: szpo fetch {way.name}"
         )
+    here = identity.read(named_models.locate(way.name))
+    found.require_model(here.sha256, way.name)  # nor does it load another model
     console.doing(f"loading {way.name}, whose hidden states the taste is about")
     model = loading.load(way.name)
-    found.require_model(model.sha256, way.name)
     console.doing(f"reading {console.count(len(examples), 'answer')}")
     return states.of_texts(model, examples, way.layer)
 

@@ -298,14 +298,33 @@ def test_a_run_without_names_has_no_taste_to_save(tmp_path):
     ledger.close()
 
 
-def test_the_file_of_a_stranger_makes_no_model_come_from_the_hub(tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("stranger/model", "stranger/model, which is not on this machine"),
+        ("tiny", "it is about hidden states of tiny, and tiny is another model"),
+    ],
+)
+def test_the_file_of_a_stranger_makes_no_model_come_or_load(
+    name, why, tmp_path, capfd, monkeypatch
+):
     """It names the model whose states it reads; nobody asked for that model."""
     monkeypatch.setattr(loading, "load", None)
-    way = Direction("0" * 64, "stranger/model", 2, 1024, (1,) * 8, -4096, 4096, 0)
+    way = Direction("0" * 64, name, 2, 1024, (1,) * 8, -4096, 4096, 0)
     about = (Explanation(4096, ((0, 4096),)),)
     text = json.dumps(Taste((), about, (), "", (), 10, 1, way).to_json())
     (tmp_path / "taste.json").write_text(text, "utf-8")
     (tmp_path / "answers.jsonl").write_text('{"prompt": "?", "completion": "Hi."}\n', "utf-8")
     words = ["score", str(tmp_path / "answers.jsonl"), "--taste", str(tmp_path / "taste.json")]
     assert call(words) == 2
-    assert "stranger/model, which is not on this machine" in capfd.readouterr().err
+    assert why in capfd.readouterr().err
+
+
+def test_a_name_or_claim_in_a_strangers_file_does_not_go_on_and_on():
+    made = Taste((), (Explanation(1, ((0, 1),)),), (), "", (), 0, 0,
+                 Direction("0" * 64, "x", 2, 1024, (1,), 0, 0, 0)).to_json()  # fmt: skip
+    assert Taste.from_json(made)
+    for change in ({"claims": [["x" * 9000, 1]]}, {"direction": {**made["direction"],
+                                                                "name": "y" * 9000}}):  # fmt: skip
+        with pytest.raises(UsageError, match="goes on for 9,000 characters"):
+            Taste.from_json({**made, **change})
