@@ -54,7 +54,6 @@ EVERY  := tests szpo simulators ui --doctest-modules
 
 check: $(STAMP) lint  ## lint, imports between packages, links and commands of pages, generated tables, figures
 	$(BIN)/python docs/tools/page_tables.py --check
-	$(BIN)/python docs/tools/prose_figures.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/check tests/promises/test_architecture.py
 
 test: $(STAMP)  ## the first gate, minutes: no browser, no other processes, no training

@@ -172,6 +172,12 @@ def test_the_page_of_settings_is_what_the_code_says(monkeypatch):
     assert page == made, "run python docs/tools/settings_page.py"
 
 
+def test_every_figure_of_a_sentence_has_its_cells_or_its_line(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    wrong = import_module("prose_figures").main()
+    assert not wrong, capsys.readouterr().out
+
+
 def words(text: str) -> int:
     """The words of a text: what has a letter or a digit between two spaces."""
     return sum(any(map(str.isalnum, each)) for each in text.split())
