@@ -23,7 +23,8 @@ text { font: 13px system-ui, sans-serif; fill: #24292f; }
 
 ROWS = {
     "install": "clone; what szpo is|→|.venv; szpo and torch, 3 GB|+|SmolLM2-135M; the base model",
-    "prompts": "prompts.csv; 120 questions|→|90 to vote on; two answers each|+|30 apart; to measure",
+    "prompts": "prompts.csv; 120 questions|→|90 to vote on; two answers each|+|"
+    "30 apart; to measure",
     "look": "result; 74 % of pairs won,; [65, 81]: above one half|+|four guards; fluency, "
     "variety,; length, topic|+|texts; base and tuned,; side by side",
     "verify": "votes; as recorded|→|updates; computed anew|=|updates; as recorded, to 1e-9|→|"
