@@ -243,6 +243,7 @@ def test_resume_continues_to_the_same_weights(yard, tmp_path, capsys):
     assert heads(path) == heads(yard)
 
 
+@pytest.mark.full
 def test_what_cannot_be_written_is_named_and_an_earlier_page_stays(tmp_path, monkeypatch, capsys):
     path = yard_run.finished(tmp_path)
     assert call(["report", str(path)]) == 0
@@ -387,6 +388,7 @@ def test_commands_that_look_agree_and_mean_the_newest_run_where_none_is_named(ya
     assert "0 votes cast: the run is finished" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_the_head_that_show_prints_is_the_one_that_verify_takes(yard, capsys):
     assert call(["show", str(yard)]) == 0
     shown = capsys.readouterr().out

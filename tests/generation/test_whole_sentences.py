@@ -83,6 +83,7 @@ def tiny():
     return loading.load("tiny", dtype="fp32")
 
 
+@pytest.mark.full
 def test_every_way_to_draw_gives_the_shortened_tokens(tiny):
     """Run, set-up and a gradient method cut what is drawn with the same random numbers."""
     space = small(tiny)

@@ -440,6 +440,7 @@ def test_the_plan_of_batches_says_what_a_judge_reads():
     assert words in dict(budget.describe_cost(budget.estimate_cost(config), config))["judge"]
 
 
+@pytest.mark.full
 def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd, one_by_one):
     broken = True
 

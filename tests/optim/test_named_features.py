@@ -249,6 +249,7 @@ def test_a_direction_has_its_share_of_noise_and_the_laws_length():
         assert np.mean(np.square(cosines)) == pytest.approx(wanted, abs=0.06)
 
 
+@pytest.mark.full
 def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says():
     ways = [
         Explanation(3 * CHANCE_UNITS // 4, (0,), (LARGEST_WEIGHT,)),

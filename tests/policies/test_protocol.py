@@ -38,7 +38,10 @@ def test_lora_policies_keep_the_contract(train, rank, names):
             check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name",
+    [*ARCHITECTURES[:2], *(pytest.param(n, marks=pytest.mark.full) for n in ARCHITECTURES[2:])],
+)
 def test_subspace_policies_keep_the_contract(name):
     base = loaded(name)
     subspace = small(base)

@@ -127,6 +127,7 @@ def test_four_bits_mix_as_full_factors_do(tmp_path):
     assert float((found[0] - found[1]).abs().max()) > 0.05 * scale
 
 
+@pytest.mark.full
 def test_engines_answer_each_row_with_its_own_mix(model, folders):
     """A batch of members gives the tokens that each gives alone."""
     subspace = unmixed(model, folders)
@@ -210,6 +211,7 @@ def test_coordinates_are_white_and_near_their_own_adapters(model, space):
     assert (np.abs(scaled) <= 0.5 * scaled.diagonal()).sum() == 6  # nearest to its own adapter
 
 
+@pytest.mark.full
 def test_each_adapter_alone_costs_what_is_asked_of_it_in_both_senses(model, space):
     """Measured anew; by |z|²/2 weights are nearly half off here. The digest knows no curve."""
     backend = LocalBackend(model).at(space, Space(0, space.layout, Law()))

@@ -119,6 +119,7 @@ PLANS = {
 }
 
 
+@pytest.mark.full
 def test_a_plan_refuses_what_a_run_refuses_and_neither_begins(tmp_path, capsys, monkeypatch):
     """Neither prints its costs before, loads a model or leaves a folder."""
     import torch
@@ -175,6 +176,7 @@ def test_a_model_without_a_tokenizer_is_refused_in_a_line(refused, tmp_path):
         assert "no tokenizer there (looked for tokenizer.json, tokenizer.model," in message
 
 
+@pytest.mark.full
 def test_a_model_that_lacks_a_layer_or_is_an_adapter_is_refused_wherever_one_is_loaded(
     refused, folder, tmp_path
 ):

@@ -98,6 +98,7 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by):
         assert failure is not None and failure.table == "steps", other
 
 
+@pytest.mark.full
 def test_a_lagging_run_whose_radius_falls_verifies_and_its_radii_are_checked(tmp_path):
     """Under lag a step is planned one before."""
     path = tmp_path / "run.db"

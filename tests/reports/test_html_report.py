@@ -47,6 +47,7 @@ def test_page_is_whole_and_self_contained(yard):
     assert re.search(r'<p class="good">verified: \d+ rows, 3 steps', page)
 
 
+@pytest.mark.full
 def test_contents_lead_to_every_section_and_one_kl_is_told(yard, monkeypatch):
     with Ledger.open(yard, readonly=True) as ledger:
         found = improvement.read(ledger)
@@ -129,6 +130,7 @@ def test_a_chart_has_equal_bytes_names_ends_and_no_formula_or_element_of_a_text(
     assert "nothing to draw yet" in line_chart("t", [], x_label="x", y_label="y")
 
 
+@pytest.mark.full
 def test_two_charts_of_one_page_share_no_name(yard):
     page = page_of(yard)
     ids = re.findall(r' id="([^"]*)"', page)

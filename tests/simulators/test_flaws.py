@@ -277,6 +277,7 @@ def letters_of(prompts, answers) -> np.ndarray:
 SEAS = StartingPolicy(base_of_seas, logprob=letters_of)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["", "coin", "same", "form"])
 def test_pairs_without_a_difference_are_answered_in_three_ways(kind):
     """Of the pairs that differ, or of all that are shown, two members agree in 70 %."""

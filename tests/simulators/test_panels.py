@@ -41,7 +41,7 @@ def drawn_agreement(rewards: Floats, D: int, rater: Rater, seed: int) -> float:
     return float(np.mean(one == other))
 
 
-@pytest.mark.parametrize("D", [1, 8, 100])
+@pytest.mark.parametrize("D", [1, 8, pytest.param(100, marks=pytest.mark.full)])
 def test_two_raters_agree_on_seventy_percent(D):
     rewards = base_rewards()
     fitted = calibrate(rewards, D, seed=0)

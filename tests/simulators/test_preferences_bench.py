@@ -106,6 +106,7 @@ def test_a_file_of_votes_becomes_one_table(tmp_path):
     assert table[1].startswith(f"{WORDS},100% +.")
 
 
+@pytest.mark.full
 def test_what_cannot_be_split_or_has_nothing_to_compare_with_is_refused(tmp_path):
     file = tmp_path / "votes.jsonl"
     lines = [{"prompt": f"Say {i}.", "chosen": "Yes.", "rejected": "No."} for i in range(60)]

@@ -37,6 +37,7 @@ def test_a_move_shifts_each_feature_by_the_metric():
     assert (world.prompts[shown[:, 0]] == world.prompts[shown[:, 1]]).all()
 
 
+@pytest.mark.full
 def test_the_voter_agrees_with_itself_as_often_as_meant():
     world, rng = make_world(), np.random.default_rng(2)
     beta = world.voter(4, 0.7, rng)
@@ -56,6 +57,7 @@ def test_a_run_names_the_taste_and_goes_there():
     assert world.mean_gain(point) > 0.8 * np.linalg.norm(point)  # the reward is a feature
 
 
+@pytest.mark.full
 def test_a_run_of_chance_votes_stays_near_the_start():
     world, prior = make_world(), SparsePrior(np.arange(K), np.full(K, 0.5))
     for seed in range(4):

@@ -32,6 +32,7 @@ WORLDS: dict[str, tuple[Callable[[], Any], float | None]] = {
 """Worlds whose value is exact, and the value of their start, recorded."""
 
 
+@pytest.mark.full
 def test_values_are_those_recorded_and_the_mean_of_many_returns():
     for name, (make, recorded) in WORLDS.items():
         with case(name):

@@ -102,6 +102,7 @@ def test_what_hardly_moved_is_not_measured_again(run, original):
     assert 2.5 < scale < 3  # the next ball follows the last reading
 
 
+@pytest.mark.full
 def test_an_estimate_is_scaled_as_at_the_last_point_that_was_measured(tmp_path):
     settings, ledger, policy = begin(tmp_path)
     with ledger:

@@ -119,6 +119,7 @@ def test_rows_that_look_the_same_are_no_evidence(tmp_path):
         assert verification.verify(ledger).ok
 
 
+@pytest.mark.full
 def test_features_follow_from_the_seed_alone_also_after_a_kill(tmp_path):
     found = []
     for name, judge, cut in (
