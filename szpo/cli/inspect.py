@@ -127,8 +127,8 @@ def show(
             ],
         )  # fmt: skip
         own = not total.table[-1].perturbed
-        sides = "the first and the second answer of a row" if own else "θ + μv and θ − μv"
-        over = "rows" if own else "directions"
+        sides = "the first and the second answer of a pair" if own else "θ + μv and θ − μv"
+        over = "pairs" if own else "directions"
         console.say(
             f"plus, minus: votes for {sides}; Δ̂: how far the step's fit prefers plus, "
             f"logits, mean over its {over}; turned by: the smallest share of voters who could "

@@ -111,7 +111,7 @@ def taste(
         ask(found, yes)
     _write(found, out)
     who = {0: "programs", 1: "one person"}.get(found.people, f"{found.people} people")
-    source = f"{console.count(found.verdicts, 'verdict')} of {who}"
+    source = f"{console.count(found.verdicts, 'vote')} of {who}"
     _tell(found, words, shown, source, out, as_prompt=as_prompt, as_json=as_json)
 
 

@@ -347,7 +347,7 @@ def _describe_questions(votes: int, config: Config) -> str:
     questions = 2 * votes
     read = questions * (1 if alone else 2) * shown * config.generation.max_new_tokens
     wrote = questions * (1 if judge.ask == "soft" else judge.max_tokens)
-    what = "one row" if shown == 1 else f"{shown} rows"
+    what = "one pair" if shown == 1 else f"{shown} pairs"
     return (
         f"{questions:,} questions to {judge.model}, each about {what}, "
         f"{'one side alone' if alone else 'in one of the two orders'}: besides instructions and "

@@ -420,7 +420,7 @@ def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, 
         assert call(arguments(tmp_path, stub, *sets)) == 0
         texts = [each["messages"][-1]["content"] for each in stub.requests]
     assert (
-        f"{len(texts)} questions to smollm2, each about one row, in one of the two orders: "
+        f"{len(texts)} questions to smollm2, each about one pair, in one of the two orders: "
         "besides instructions and prompts at most 768 tokens to read, 4,096 to write"
     ) in told
     assert len(texts) == 16  # 8 rows; of 2 answers of 24 tokens, and a reply of 256
