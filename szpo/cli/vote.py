@@ -527,5 +527,5 @@ class _Sitting:
             "votes v JOIN assignments USING (assignment) WHERE panelist = ? AND revision = "
             "(SELECT max(revision) FROM votes w WHERE w.assignment = v.assignment)", (self.me,),
         )[0]  # fmt: skip
-        given = console.count(row["given"], "verdict")
+        given = console.count(row["given"], "vote")
         return f"{given} of yours, {row['decided']} of them for one of the two"

@@ -219,7 +219,7 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
     out = tmp_path / "taste.json"
     assert call(["taste", str(run.path), "--out", str(out)]) == 0
     assert Taste.from_json(json.loads(out.read_text())) == run_taste.read(run)
-    assert "64 verdicts of programs: fewer commas" in capsys.readouterr().out
+    assert "64 votes of programs: fewer commas" in capsys.readouterr().out
     alone = replace(run_taste.read(run), people=1)
     monkeypatch.setattr(run_taste, "read_in_words", lambda *_, **__: (alone, None))
     second = tmp_path / "second.json"
@@ -270,7 +270,7 @@ def test_each_of_several_tastes_is_read_from_its_own_votes(tmp_path, capsys):
             asked = ["taste", str(ledger.path), "--cluster", number, "--features", "commas"]
             assert call(asked) == 0
             said.append(capsys.readouterr().out.partition(" commas")[0])
-        assert sorted(said) == [f"80 verdicts of programs: {each}" for each in ("fewer", "more")]
+        assert sorted(said) == [f"80 votes of programs: {each}" for each in ("fewer", "more")]
     # All votes together are about no more commas than fewer.
     assert call(["taste", str(ledger.path), "--features", "commas"]) == 0
     assert "odds of 0." in capsys.readouterr().out

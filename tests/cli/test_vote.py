@@ -218,7 +218,7 @@ def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
     code, seen = type_in(["y", *"ab" * 20], *begin(tmp_path))
     assert code == 0, seen
     path = tmp_path / "runs" / "mine.db"
-    ended = r"\nfinished; thank you: (\d+) verdicts of yours, \1 of them for one of the two\n"
+    ended = r"\nfinished; thank you: (\d+) votes of yours, \1 of them for one of the two\n"
     assert re.search(ended + r".*\n\d+ votes: no taste shown \(odds of ", seen)
     assert f"szpo verify {path}" in seen and "guards on held-out prompts" not in seen
     (more,) = re.findall(r"^  (szpo vote .*) +#", seen, re.M)

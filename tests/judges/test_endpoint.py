@@ -434,7 +434,7 @@ def test_the_plan_of_batches_says_what_a_judge_reads():
     sets = "panel.kind=judge", "optimizer.D=8", "judge.ask=grades"
     config = settings_file.load(sets=sets)
     words = (
-        "480 questions to smollm2, each about 8 rows, one side alone: "
+        "480 questions to smollm2, each about 8 pairs, one side alone: "
         "besides instructions and prompts at most 92,160 tokens to read, 122,880 to write"
     )
     assert words in dict(budget.describe_cost(budget.estimate_cost(config), config))["judge"]
