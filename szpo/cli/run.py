@@ -21,7 +21,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
 from szpo.files import quoted
-from szpo.ledger import theta
+from szpo.ledger import orders, theta
 from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
 from szpo.optim.optimizer import rule_of
@@ -465,6 +465,9 @@ def _say_next(ledger: Ledger, measured: guards.HeldOut | None, more: str) -> Non
         every = {"taste": "what is liked, and the answers that show it", **every}
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
+    if pairs := orders.asked(ledger):
+        page = f"its page asks {pairs} blind pairs of start and end; close them on the operator's"
+        every = {"serve": page, **every}
     for command, what in {**(texts if moves else {}), **every}.items():
         console.say(f"  szpo {command} {quoted(path)}  # {what}")
     if more:

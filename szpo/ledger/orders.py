@@ -141,6 +141,12 @@ def close(ledger: Ledger, order: int, by: str) -> bool:
         return True
 
 
+def asked(ledger: Ledger) -> int:
+    """How many comparisons the final orders have that still take votes."""
+    taking = (order for order in orders(ledger, "final") if order.closed_us is None)
+    return sum(len(comparisons(order)) for order in taking)
+
+
 def comparisons(order: Order) -> tuple[str, ...]:
     """The ids of the comparisons that were made for an order, first to last."""
     return tuple((order.result or {}).get("comparisons", ()))

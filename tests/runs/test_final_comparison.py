@@ -8,6 +8,7 @@ import pytest
 
 from szpo import metrics
 from szpo.analysis import improvement, measuring, overview, vote_rows
+from szpo.cli import run
 from szpo.config import settings_file
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
@@ -130,6 +131,21 @@ def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tune
     orders.place_order(again, "samples", "op")  # other orders before it change nothing
     other = parts_of(settings, policy, source.prompts)
     assert made(again, other)[1] == first
+
+
+def test_who_ends_a_run_is_told_where_its_open_final_comparison_is_answered(tuned, capsys):
+    ledger, source = tuned
+
+    def said():
+        capsys.readouterr()
+        run.say_result(ledger)
+        return "".join(capsys.readouterr())
+
+    assert "szpo serve" not in said()
+    order, _ = made(ledger, source, 20)
+    assert f"  szpo serve {ledger.path}  # its page asks 20 blind pairs" in said()
+    orders.close(ledger, order.id, "op")
+    assert "szpo serve" not in said()
 
 
 def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
