@@ -70,6 +70,7 @@ def run(column: int, tier: str, files: list[str]) -> tuple[dict[str, int], list[
     chosen = COLUMNS[column - 1]
     env = {name: value for name, value in os.environ.items() if name not in chosen}
     env |= {name: value for name, value in chosen.items() if value is not None}
+    env["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads that spin take a busy machine's time
     workers = max(1, (os.cpu_count() or 1) // int(env["OMP_NUM_THREADS"]))
     words = ["-q", "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     words += ["-p", "no:cacheprovider", "-m", tier if tier == "quick" else "full and not slow"]
