@@ -24,7 +24,7 @@ SETTINGS = (
     f"panel.reward=1*feature:{AGREED}+.05*feature:{APART}",
     f"panel.kind=bt70+types=.5+other=1*feature:{AGREED}+-.05*feature:{APART}",
     "panel.size=8", "optimizer.D=8", "run.votes=160", "subspace.samples=128",
-    "evaluation.prompts=1", "evaluation.samples=1", "evaluation.along=0",
+    "evaluation.prompts=1", "evaluation.samples=1",
 )  # fmt: skip
 
 

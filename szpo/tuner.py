@@ -557,8 +557,7 @@ def _make_config(
                 "it out"
             )
         changes.setdefault(section, {})[name] = value
-    by_hand = {"run": {"lag": 0}} if kind == PEOPLE else {}
-    for each in (own, by_hand, changes):
+    for each in (own, changes):
         settings_file.merge(tree, each)
     if kind == FUNCTION:
         tree["panel"].setdefault("size", tree.get("optimizer", {}).get("M", 1))

@@ -35,7 +35,8 @@ class Driving:
     """A run that is driven under a lease; close it where the run is left.
 
     ``callbacks`` are called after each step; beginning and ending them is the caller's.
-    ``waits``: the run waits for an improvement also where people vote.
+    ``waits``: the caller tells the votes, and the run waits for an improvement and for answers
+    also where people vote.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Driving:
     ):
         self._ledger, self._parts, self._callbacks, self._say = ledger, parts, callbacks, say
         self._measures: Final = measures
+        self._waits: Final = waits
         self._improving: Final = Improving(ledger, parts, say, waits=waits)
         self._unguided = False
         self.wait: Final = self._improving.wait
@@ -65,7 +67,7 @@ class Driving:
         """
         measuring.before(self._measures)
         self._improving.look()
-        loop = driver.prepare(self._ledger, self._parts, self._say)
+        loop = driver.prepare(self._ledger, self._parts, self._say, by_hand=self._waits)
         loop = replace(loop, on_step=self._on_step, wait=wait, guide=self._guide, lease=held)
         outcome = controller.run(loop)
         self._improving.at_end(outcome, turn)

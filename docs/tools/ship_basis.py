@@ -1,11 +1,11 @@
 """Make the coordinates that ship with szpo: smollm2, its prompts, more answers than usual.
 
 Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: "default", named
-features; "score", score components. It takes some 20 minutes of processor time each. "adapters",
-only by its name, makes the usual set of adapters and the coordinates that mix them: some two hours
-of processor time, and it goes on after an interruption ("curves": only what each of them costs
-alone, four minutes; "nats": what each costs by answers to held-out prompts, ten minutes, and those
-beyond their budget are drawn back); then "demo", what the demo reads of its start: five minutes.
+features, takes some 20 minutes of processor time. "adapters", only by its name, makes the usual
+set of adapters and the coordinates that mix them: some two hours of processor time, and it goes on
+after an interruption ("curves": only what each of them costs alone, four minutes; "nats": what
+each costs by answers to held-out prompts, ten minutes, and those beyond their budget are drawn
+back); then "demo", what the demo reads of its start: five minutes.
 "tiny", only by its name, trains the tiny model: a minute. Run it again after every change of how a
 set-up is made (`szpo.policies.subspace_setup.VERSION`), of the default sampling, of the shipped
 prompts or, for the first, of the dictionary. Answers are to prompts for training, but by "nats";
@@ -49,8 +49,6 @@ from szpo.runs import assemble, run_engine
 from szpo.types import Prompt
 from szpo_simulators.panels import heldout
 
-MADE: Final = {"default": "features", "score": "score"}
-"""Kind of coordinates by name."""
 ROOT: Final = Path(__file__).parents[2]
 ADAPTERS: Final = Path("szpo/data/adapters/smollm2")
 """Folder of the set of adapters that ships."""
@@ -90,12 +88,12 @@ def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[st
     }
 
 
-def make(name: str) -> None:
-    """Make the files of a name and their lines in the indices; its former files are deleted."""
+def make_features() -> None:
+    """Make the coordinates of named features and their lines in the indices."""
     config = settings_file.load(
         sets=[
             "model.name=smollm2",
-            f"subspace.kind={MADE[name]}",
+            "subspace.kind=features",
             f"subspace.samples={subspace_setup.SHIPPED_SAMPLES}",
         ],
     )
@@ -105,14 +103,13 @@ def make(name: str) -> None:
     sites, _ = host.places(config.adapter, None)
     made = language_model.set_up(config, host, sites, prompts)
     key = subspace_setup.setup_key(config, loaded.sha256, loaded.dtype, prompts)
-    facts = {"preset": name, "model": config.model.name, **check(config, loaded, made)}
+    facts = {"preset": "default", "model": config.model.name, **check(config, loaded, made)}
     file = subspace_setup.SHIPPED / subspace_setup.file_name(key)
-    _clear(file.parent, name)
+    _clear(file.parent, "default")
     subspace_setup.write_subspace(made, file)
     _note(file, facts)
     policy = LoraPolicy(loaded, made, root_seed=0, sampling=subspace_setup.sampling_of(config))
-    if name == "default":
-        draw_for_panels(name, config, policy)
+    draw_for_panels("default", config, policy)
 
 
 def make_demo() -> None:
@@ -282,9 +279,9 @@ def _note(file: Path, facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    others = {
-        "adapters": make_adapters, "curves": make_curves, "nats": read_nats, "demo": make_demo,
-        "tiny": make_tiny,
+    made = {
+        "default": make_features, "adapters": make_adapters, "curves": make_curves,
+        "nats": read_nats, "demo": make_demo, "tiny": make_tiny,
     }  # fmt: skip
-    for each in sys.argv[1:] or MADE:
-        others[each]() if each in others else make(each)
+    for each in sys.argv[1:] or ["default"]:
+        made[each]()

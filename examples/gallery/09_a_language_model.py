@@ -25,7 +25,6 @@ settings = {
     "subspace.samples": 64,
     "evaluation.prompts": 64,
     "evaluation.samples": 1,
-    "evaluation.along": 1,
 }
 with szpo.Tuner("tiny", better=better, votes=80, ledger="short.db", settings=settings) as tuner:
     tuner.run(measure=True)

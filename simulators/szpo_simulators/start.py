@@ -214,12 +214,10 @@ def _reset_peak() -> bool:
 def load_config(spec: Spec) -> Config:
     """The run's configuration: every method starts from its model, LoRA sites and prompts.
 
-    Each seed has its own set-up, and coordinates are score components, unless the cell names
-    others.
+    Each seed has its own set-up, and coordinates are made by auto, unless the cell names others.
     """
     sets = [f"run.seed={spec['seed']}", f"subspace.setup_seed={spec['seed']}",
             f"panel.reward={spec['reward']}", f"panel.kind={spec['panel']}",
-            "subspace.kind=score",
             *spec["sets"]]  # fmt: skip
     return settings_file.load(preset_name=spec["run"], sets=sets)
 

@@ -83,10 +83,11 @@ def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> M
     asked = tuple(clean_prompt(prompt) for prompt in parts.prompts.heldout[: e.prompts])
     if not asked or (config.improve.nats is None and theta.is_still(ledger)):
         return None
-    along = {round(i * steps / (e.along + 1)) for i in range(1, e.along + 1)} - {0, steps}
+    times = config.measured_along
+    points = {round(i * steps / (times + 1)) for i in range(1, times + 1)} - {0, steps}
     function = parts.panel if isinstance(parts.panel, FunctionPanel) else None
     return Measuring(
-        ledger, parts, asked, e.samples, frozenset(along), score,
+        ledger, parts, asked, e.samples, frozenset(points), score,
         config.panel.kind == "people", say, function, config.optimizer.D,
     )  # fmt: skip
 

@@ -43,21 +43,6 @@ def read(
     before: int = 2**62,
     only: frozenset[str] | None = None,
     anyway: bool = False,
-) -> Taste:
-    """The taste of a run's votes up to its last step; needs no model, as in `read_in_words`."""
-    return read_in_words(ledger, given, present=present, before=before, only=only, anyway=anyway)[
-        0
-    ]
-
-
-def read_in_words(
-    ledger: Ledger,
-    given: Sequence[str] = (),
-    *,
-    present: bool = False,
-    before: int = 2**62,
-    only: frozenset[str] | None = None,
-    anyway: bool = False,
 ) -> tuple[Taste, InWords | None]:
     """The taste of a run's votes, and what the dictionary says of its direction, if it has one.
 
@@ -173,7 +158,7 @@ def check_recorded(look: Examination) -> None:
             look.notes.append(f"{when} is recorded, not recomputed ({error})")
             continue
         try:
-            mine = read(look.ledger, before=begun["event"])
+            mine, _ = read(look.ledger, before=begun["event"])
         except RunError as error:
             raise Broken("events", event["event"], f"its taste is not there: {error}") from None
         same = _places(recorded) == _places(mine)

@@ -105,7 +105,7 @@ def taste(
             from szpo.cli.clusters import members_of
 
             only = frozenset(members_of(ledger, chosen, cluster))
-        found, words = run_taste.read_in_words(ledger, feature, only=only)
+        found, words = run_taste.read(ledger, feature, only=only)
         shown = run_taste.extremes(ledger, found)
     if out is not None or as_prompt or as_json:
         ask(found, yes)
@@ -283,7 +283,7 @@ def load(text: str, folder: Path, given: Sequence[str] = ()) -> Taste:
         from szpo.analysis import run_taste
 
         with run_paths.look(run_paths.find(text, folder)) as ledger:
-            return run_taste.read(ledger, given)
+            return run_taste.read(ledger, given)[0]
     size, _ = text_files.inspect_file(path, "taste")
     if size > MOST_BYTES:
         raise UsageError(f"{path}: {size:,} bytes; a taste has at most {MOST_BYTES:,}")

@@ -52,16 +52,15 @@ from szpo.types import Layout
 WORDS_PER_TOKEN = 0.75
 """For English, with the tokenizers of small models."""
 NAMED: Final = ("features", "adapters")
-"""Kinds of coordinates that say how named features of the texts respond to them."""
-SCORED: Final = ("score", *NAMED)
-"""Kinds of coordinates that are made from scores of base answers."""
+"""Kinds of coordinates that are made from scores of base answers: they say how named features of
+the texts respond to them."""
 SHEET_WORDS: Final = 300
 """Words of answers on a sheet, about 75 seconds of reading."""
 KL_SAMPLES: Final = 96
 """Answers per pass that measures KL; passes repeat until the scale is known."""
 RUBRIC_VERSION = 2
 """Version of the wording of question, guideline and choices; stored with each vote."""
-Coordinates: TypeAlias = Literal["score", "features", "adapters", "full", "none"]
+Coordinates: TypeAlias = Literal["features", "adapters", "full", "none"]
 FEATURE_SAMPLES: Final = 1024
 """Base answers of the set-up for coordinates of kind features."""
 ADAPTER_SAMPLES: Final = 256
@@ -157,7 +156,7 @@ class Config(Section):
         }.get(kind, (not self.subspace.adapters, "no subspace.adapters"))
         if not goes[0]:
             raise ValueError(f'subspace.kind "{kind}" goes with {goes[1]}')
-        if kind in SCORED and self.samples < 4 * self.dim:
+        if kind in NAMED and self.samples < 4 * self.dim:
             raise ValueError(
                 f"subspace.samples {self.samples} is too few for subspace.dim {self.dim}; "
                 f"give at least {4 * self.dim}"
@@ -226,6 +225,11 @@ class Config(Section):
         """
         return self.run.votes // self.votes_per_step
 
+    @property
+    def measured_along(self) -> int:
+        """How often the policy is measured during the run: never while people wait."""
+        return 0 if self.panel.kind == "people" or self.steps < 5 else 3
+
     def is_spent(self, votes: int) -> bool:
         """Whether the run has ended: too few votes are left for another step."""
         return self.run.votes - votes < self.votes_per_step
@@ -235,18 +239,18 @@ class Config(Section):
         """The kind of the subspace, with auto resolved.
 
         auto is adapters if some are given or `szpo.policies.subspace_setup.take_set` found a set
-        for the model; features under `FIRST_RULE` if no other setting
-        excludes them and the set-up has at least `FEWEST_SAMPLES` answers, else score; full under
-        rules that move the point they ask around.
+        for the model; full under rules that move the point they ask around; features under the
+        others, but none where a run of votes on rows has fewer than `FEWEST_SAMPLES` answers.
         """
-        chosen, o = self.subspace.kind, self.optimizer
+        chosen = self.subspace.kind
         if chosen != "auto":
             return chosen
         if self.subspace.adapters:
             return "adapters"
         if not self.regresses:
-            return "full" if self.engine.is_local else "score"  # without gradients no guidance
-        return "features" if o.rule == FIRST_RULE and self._samples_are_enough else "score"
+            return "full"
+        explained = self.asks_rows and self.engine.is_local
+        return "none" if explained and not self._samples_are_enough else "features"
 
     @property
     def _samples_are_enough(self) -> bool:

@@ -34,7 +34,6 @@ _PATTERNS: Final = {
     "name": "1 to 64 small letters, digits and hyphens, and begin with a letter or digit",
     "idem": "16 to 64 of A-Z a-z 0-9 _ . : -",
     "device": "auto, cpu, mps, xpu, cuda or cuda:N",
-    "replicas": f"{_ADDRESS} user name, ? and #",
     "base_url": f"{_ADDRESS} user name, ? and #",
 }
 """What a text must be that has a pattern, by the setting's or field's name."""

@@ -20,7 +20,7 @@ SCORER: Final = ".safetensors"
 """How the file of a scorer ends, which `judge.model` names."""
 RUN_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,63}$"
 
-Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
+SERVER: Final = re.compile(r"https?://[^\s@?#/]+(/[^\s@?#]*)?")
 
 
 class Run(Section):
@@ -44,11 +44,6 @@ class Run(Section):
         ge=1,
         le=100_000_000,
         description="Votes to ask for; 40 to 80 show a clear taste.",
-    )
-    lag: Literal[0, 1] | None = Field(
-        None,
-        description="1: write the next round's answers while people vote; 0: after their votes."
-        " Default: 1 if panel.kind is people, else 0.",
     )
     tracker: str | None = Field(
         None,
@@ -192,12 +187,6 @@ class Evaluation(Section):
 
     prompts: Count = Field(64, description="Most held-out prompts to measure on.")
     samples: Count = Field(8, description="Answers to each, before and after the run.")
-    along: int = Field(
-        3,
-        ge=0,
-        le=1000,
-        description="How often to measure during the run, with one answer to each.",
-    )
 
 
 class Model(Section):
@@ -247,16 +236,15 @@ class Subspace(Section):
     """The subspace: the directions in which the votes may move the adapter."""
 
     kind: Annotated[
-        Literal["auto", "score", "features", "adapters", "full", "none"],
+        Literal["auto", "features", "adapters", "full", "none"],
         BeforeValidator(lambda given: "none" if given is None else given),  # --set kind=none
     ] = Field(
         "auto",
         description="adapters: weights of given adapters; features: directions that change "
-        "named features, after dim of score; score: principal directions of the "
-        "gradient of the policy's log-probability; full: every weight; none: "
-        "nothing moves but by improving; auto: given adapters, else a set for the "
-        "model, else features under regression (score with fewer than 256 samples),"
-        " full under known and sign.",
+        "named features, after dim principal ones of the gradient of the policy's "
+        "log-probability; full: every weight; none: nothing moves but by improving; "
+        "auto: given adapters, else a set for the model, else features under regression "
+        "(none with fewer than 256 samples and votes on pairs), full under known and sign.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
@@ -337,12 +325,6 @@ class Prompts(Section):
         None,
         description="File of prompts, .csv, .jsonl, .json or .txt; default: szpo's own.",
     )
-    column: str | None = Field(
-        None,
-        min_length=1,
-        description="Column of a CSV file, or key of JSON records, with the prompt; default: "
-        "text or prompt.",
-    )
     system: str | None = Field(
         None, max_length=65_536, description="System prompt before every conversation."
     )
@@ -382,7 +364,7 @@ ELSEWHERE = {
     "ray": EngineKind("szpo.policies.ray_engine", 32,
                       ("address", "workers"), True),
     "vllm": EngineKind("szpo.policies.vllm_engine", 128,  # servers batch requests themselves
-                       ("replicas", "adapters")),
+                       ("address", "adapters")),
 }  # fmt: skip
 """Engines outside the run's process; a new one needs a row here and its module."""
 
@@ -395,10 +377,17 @@ class Engine(Section):
         description="local: in the run's process; ray: by Ray workers (extra ray); vllm: by "
         "vLLM servers (extra judge); or a plug-in.",
     )
-    address: str | None = Field(
+    address: (
+        Annotated[
+            Annotated[list[str], Field(min_length=1, max_length=4096)],
+            BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+        ]
+        | None
+    ) = Field(
         None,
-        description="host:port of a Ray cluster, on which whoever reaches it can run code; "
-        "default: one on this machine's cores.",
+        description="ray: host:port of a cluster, on which whoever reaches it can run code, by "
+        "default one on this machine's cores; vllm: the servers, such as "
+        f'["http://localhost:8000"]; their key belongs in ${ENGINE_KEY}.',
     )
     workers: int = Field(
         1,
@@ -406,11 +395,6 @@ class Engine(Section):
         le=4096,
         description="Number of workers; each has a whole model and a core, or a GPU where "
         "model.device is cuda.",
-    )
-    replicas: Annotated[list[Address], Field(min_length=1, max_length=4096)] | None = Field(
-        None,
-        description='Addresses of vLLM servers, such as ["http://localhost:8000"]; their key '
-        f"belongs in ${ENGINE_KEY}, which is never stored.",
     )
     adapters: PathText | None = Field(
         None,
@@ -434,16 +418,28 @@ class Engine(Section):
                         f'{name} goes with engine.kind "{kind}"; engine.kind is "{self.kind}"'
                     )
         if self.kind == "vllm":
-            if self.replicas is None:
-                raise ValueError('replicas is missing; kind "vllm" needs the address of a server')
-            if len(set(map(server_root, self.replicas))) < len(self.replicas):
-                raise ValueError("replicas has an address twice; name each server once")
+            if not self.address:
+                raise ValueError('address is missing; kind "vllm" needs that of a server')
+            if odd := [each for each in self.address if not SERVER.fullmatch(each)]:
+                raise ValueError(
+                    "address must be with http:// or https:// and without user name, ? and # "
+                    f"(got {odd[0]!r})"
+                )
+            if len({*map(server_root, self.address)}) < len(self.address):
+                raise ValueError("address has a server twice; name each once")
+        if self.kind == "ray" and len(self.address or ()) > 1:
+            raise ValueError("address: a Ray cluster has one, that of its head")
         return self
 
     @property
     def traits(self) -> EngineKind:
         """What goes with the kind."""
         return ELSEWHERE.get(self.kind, EngineKind())
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of a Ray cluster; None: one of this machine's own."""
+        return self.address[0] if self.address else None
 
     @property
     def rows(self) -> int | None:
@@ -489,11 +485,6 @@ class Judge(Section):
     )
     max_tokens: int = Field(
         256, ge=1, le=32_768, description="Longest reply to one question, tokens."
-    )
-    on_error: Literal["stop", "skip", "tie"] = Field(
-        "stop",
-        description="After the last failed try: stop the run (it can be resumed), or count a "
-        "skip or a tie.",
     )
     base_url: str | None = Field(
         None,

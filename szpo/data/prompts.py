@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.resources import files
@@ -112,15 +112,14 @@ def load_shipped() -> PromptSet:
     )
 
 
-def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) -> PromptSet:
+def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
     """Load a user's prompts from a .jsonl, .csv, .json or .txt file.
 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
     one from the user). A text may also be such a list as JSON, or a transcript of HH-RLHF. A CSV
     file has a header with one of these columns; its separator is found; see
-    `szpo.data.text_files.read_table`. ``column`` names another column, or key of an object, that
-    holds the prompt.
+    `szpo.data.text_files.read_table`.
 
     If no record has a split, the share ``heldout`` in [0, 1) is held out by the hash of the text,
     so the file's order does not matter and copies of a prompt stay together.
@@ -132,19 +131,15 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
         raise UsageError(f"the held-out share must be at least 0 and below 1 (got {heldout})")
     path = Path(path)
     _check_file(path)
-    names: Sequence[str] = KEYS if column is None else (column,)
     values: Iterable[tuple[str, Any]]
     match path.suffix.lower():
         case ".csv":
-            names = [name.strip().lower() for name in names]
-            values = _csv(path, names)
+            values = _csv(path)
         case ".jsonl" | ".json":
             values = _json(path)
         case _:
-            if column is not None:
-                raise UsageError(f"{path} has no columns; leave prompts.column out")
             values = ((f"{path}:{number}", line) for number, line in _lines(path))
-    read = (_record(value, where, names) for where, value in values)
+    read = (_record(value, where) for where, value in values)
     records = [record for record in read if record is not None]
     if not records:
         raise UsageError(f"no prompts in {path}; write at least one, for example one per line")
@@ -171,7 +166,7 @@ def load_configured(settings: Prompts, say: Callable[[str], None] | None = None)
     s = settings
     found = load_shipped()
     if s.path is not None:
-        found = load(s.path, column=s.column)
+        found = load(s.path)
     if say is not None:
         for warning in found.warnings:
             say(f"warning: {warning}")
@@ -212,39 +207,33 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         raise UsageError(f"{bad[0]}{others}")
 
 
-def _csv(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    known = (*wanted, "split", *SYSTEM_KEYS, *UNREAD)
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    known = (*KEYS, "split", *SYSTEM_KEYS, *UNREAD)
     for where, row in text_files.read_table(path, known, _limits()):
-        if not set(wanted) & set(row):
+        if not set(KEYS) & set(row):
             raise UsageError(
-                f"{path}:1: no column named {' or '.join(wanted)} (found: {', '.join(row)}); "
-                "name the one that holds the prompts in prompts.column"
+                f"{path}:1: no column named {' or '.join(KEYS)} (found: {', '.join(row)}); "
+                "call the one that holds the prompts prompt"
             )
         yield where, {name: cell for name, cell in row.items() if cell.strip()}
 
 
-def _record(
-    value: Any, where: str, names: Sequence[str]
-) -> tuple[Prompt, Split | None, str] | None:
+def _record(value: Any, where: str) -> tuple[Prompt, Split | None, str] | None:
     """Read one value as prompt, split and place; None for an empty text."""
     split: Split | None = None
     given: Mapping[str, Any] = {}
     if isinstance(value, dict):
         split = _split_name(value.get("split"), where)
-        found = [key for key in names if key in value]
+        found = [key for key in KEYS if key in value]
         if not found:
             keys = text_files.list_keys(value)
-            needs = "text, prompt or messages" if tuple(names) == KEYS else " or ".join(names)
-            raise UsageError(f"{where}: needs {needs} (found: {keys})")
+            raise UsageError(f"{where}: needs text, prompt or messages (found: {keys})")
         given = {key: each for key, each in value.items() if key != found[0]}
         value = value[found[0]]
         if isinstance(value, str) and is_blank(value):
             raise UsageError(f"{where}: {found[0]} is empty")
         if rivals := [key for key in found[1:] if given[key] not in (value, "", None)]:
-            raise UsageError(
-                f"{where}: has {found[0]} and {rivals[0]}; name the one that holds the prompt in "
-                "prompts.column"
-            )
+            raise UsageError(f"{where}: has {found[0]} and {rivals[0]}; leave one of them out")
     if isinstance(value, str) and is_blank(value):
         return None
     value = messages.unpack(value, where)

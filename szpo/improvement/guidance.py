@@ -18,14 +18,13 @@ import numpy as np
 
 from szpo import seeds
 from szpo.analysis import run_taste
-from szpo.errors import ResourceError, RunError, UsageError
+from szpo.errors import RunError, UsageError
 from szpo.improvement import policy_gradient
 from szpo.improvement.aims import score_of_taste
 from szpo.improvement.policy_gradient import Pace, Score
 from szpo.ledger import spans
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.models.devices import is_out_of_memory
 from szpo.optim.guided_directions import EVERY, MOST
 from szpo.optim.settings import mu_at
 from szpo.policies import spans as measuring
@@ -76,21 +75,17 @@ def renew(
         return False
     settings, policy = recorded_settings(ledger), parts.language
     try:
-        taste = run_taste.read(ledger, given, anyway=True)
+        taste, _ = run_taste.read(ledger, given, anyway=True)
     except (RunError, UsageError):
         return False
     progress("what the verdicts so far propose", 0, 0)
     seed = seeds.as_seed(seeds.derive(settings.root_seed, "improve", step=step))
     asked = set_aside(parts.prompts.train, settings.root_seed)[0]
     present = {name: np.array(policy.theta()[name]) for name, _ in policy.layout}
-    try:
+    with policy_gradient.in_memory():
         proposal, made = policy_gradient.propose(
             policy, score(taste, policy, given), asked, PACE, seed=seed
         )
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ResourceError("memory does not hold a gradient of this model") from None
     if max(float(np.abs(each).max()) for each in proposal.values()) < LEAST:
         return False
     earlier = [span.proposals[-1] for span in spans.read(ledger)]

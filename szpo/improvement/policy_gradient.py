@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -29,8 +30,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from szpo import seeds
-from szpo.errors import RunError, UsageError
+from szpo.errors import ResourceError, RunError, UsageError
 from szpo.files import private, replace_whole
+from szpo.models.devices import is_out_of_memory
 from szpo.models.forced import Forced
 from szpo.models.logprobs import Sample
 from szpo.policies.backend import Tokens
@@ -214,6 +216,24 @@ def propose(
     begun = policy.theta()
     end = climb(policy, score, prompts, pace, seed=seed, until=spent)
     return {name: value - begun[name] for name, value in end.theta.items()}, end
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """Say in one line that memory does not hold a gradient.
+
+    Raises:
+        ResourceError: it does not.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            "memory does not hold a gradient of this model; take the best of several answers "
+            "(--best-of), or let votes mix adapters (subspace.adapters)"
+        ) from None
 
 
 def require_gradients(policy: LoraPolicy) -> None:

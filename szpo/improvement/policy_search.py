@@ -24,7 +24,7 @@ import numpy as np
 
 from szpo import seeds, turns
 from szpo.analysis import run_taste
-from szpo.errors import ResourceError, UsageError
+from szpo.errors import UsageError
 from szpo.improvement import policy_gradient
 from szpo.improvement.aims import decay_of, waived_by
 from szpo.improvement.draw_back import draw_back
@@ -32,7 +32,6 @@ from szpo.improvement.policy_gradient import Ascent, Pace, Score
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import RECOMMENDED, START, UPDATED
-from szpo.models.devices import is_out_of_memory
 from szpo.optim import parameters
 from szpo.policies import subspaces, text_guards
 from szpo.policies.lora_policy import LoraPolicy
@@ -234,7 +233,7 @@ def search_move(
         ResourceError: memory does not hold a gradient.
     """
     require_gradients(parts)
-    taste = run_taste.read(ledger, given, present=True, before=begun.event)
+    taste, _ = run_taste.read(ledger, given, present=True, before=begun.event)
     starts()
     policy = parts.language
     sites = None if policy.subspace.sites else _with_sites(parts)
@@ -243,23 +242,19 @@ def search_move(
     if begun.taken_back:
         places.pop(UPDATED, None)
     try:
-        search = _set_up(
-            ledger, parts, begun, taste, held, places[START],
-            nats=nats, given=given, progress=progress,
-        )  # fmt: skip
-        began = _find_beginning(search, places)
-        state = _climb(search, began, since, report)
-        best, why_not = None, ""
-        if any(step.cost for step in state.at.steps):
-            best = _draw_back(search, state)
-            began, best, why_not = _compare(search, places[began.place], began, best, state.nats)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ResourceError(
-            "memory does not hold a gradient of this model; take the best of several answers "
-            "(--best-of), or let votes mix adapters (subspace.adapters)"
-        ) from None
+        with policy_gradient.in_memory():
+            search = _set_up(
+                ledger, parts, begun, taste, held, places[START],
+                nats=nats, given=given, progress=progress,
+            )  # fmt: skip
+            began = _find_beginning(search, places)
+            state = _climb(search, began, since, report)
+            best, why_not = None, ""
+            if any(step.cost for step in state.at.steps):
+                best = _draw_back(search, state)
+                began, best, why_not = _compare(
+                    search, places[began.place], began, best, state.nats
+                )
     finally:
         assert parts.base is not None
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)

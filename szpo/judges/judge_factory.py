@@ -124,8 +124,6 @@ class Local:
 LABELS: Final = ("yes", "no")
 FINE: Final = 1000
 """What a rating of p(yes) is multiplied by before it is rounded."""
-MIDDLE: Final = 3
-"""The grade of an answer whose rating failed, if ``judge.on_error`` lets the run go on."""
 PARALLEL: Final = 4
 """Comparisons that an endpoint judges in parallel."""
 AT_ONCE: Final = 32
@@ -154,9 +152,10 @@ class Ratings:
 
         def rate(shown: Sequence[Pair]) -> list[int]:
             found = judge.rate([(Prompt.user(prompt), text) for prompt, text in shown])
-            if ask == "soft":
-                return [round(FINE * probability(each.value or 0.0)) for each in found]
-            return [MIDDLE if each.value is None else each.value for each in found]
+            grades = [each.value for each in found]
+            return (
+                [round(FINE * probability(each)) for each in grades] if ask == "soft" else grades
+            )
 
         size = 1 if remote else AT_ONCE
         parts = [pairs[at : at + size] for at in range(0, len(pairs), size)]

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 from szpo import seeds
 from szpo.config.tables import Judge
 from szpo.errors import RunError, UsageError
 from szpo.judges import prompting
 from szpo.judges.prompting import Backend, JudgeError, Labels, Preferred, Question, Reply
-from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.types import Assignment, Choice, Comparison, Prompt, Row
-from szpo.visible_text import visible
 from szpo.voting import panel_evaluator, steps
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.evaluator import NobodyLeftError
@@ -45,8 +41,6 @@ class Opinion:
 
     choice: Choice
     details: Mapping[str, Any] = field(default_factory=dict)
-    reason: str | None = None
-    """Why it was skipped."""
 
 
 class Opinionated(Protocol):
@@ -102,7 +96,7 @@ class LanguageJudge:
             details["principle"] = at
         failed = next((r for r in read if r.value is None), None)
         if failed is not None:
-            return self._resolve_failure(failed, details)
+            self._refuse(failed)
         pair, logit = _part(self.settings.ask, *read)
         details["orders"] = [pair]
         if logit is not None:
@@ -137,7 +131,7 @@ class LanguageJudge:
         found = self._ask_all([maker(one) for one in shown], key)
         for each in found:
             if each.value is None:
-                self._resolve_failure(each, {})
+                self._refuse(each)
         return found
 
     def _ask_all(self, makers: Sequence[Maker], key: bytes) -> list[Reply]:
@@ -187,22 +181,18 @@ class LanguageJudge:
             return replace(reply, value=prompting.read_grade(text, whole=whole))
         return replace(reply, value=prompting.read_verdict(text, self.labels, whole=whole))
 
-    def _resolve_failure(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
+    def _refuse(self, reply: Reply) -> NoReturn:
+        """Stop at a question without an answer; what was cast before is kept."""
         wrong = reply.failure or UNREADABLE
         if reply.failure is None and not reply.ended:
             wrong += f", which was cut at judge.max_tokens ({self.settings.max_tokens}: raise it)"
         if not reply.final:
             wrong += f", asked {RETRIES + 1} times"
-        shown = {**details, "error": wrong}
-        if self.settings.on_error == "skip":
-            return Opinion("skip", shown, canonical.utf8(f"judge: {wrong}"))
-        if self.settings.on_error == "tie":
-            return Opinion("tie", shown)
         if reply.text and reply.failure is None:
             wrong += f" (one: {shorten(reply.text)!r})"
         raise JudgeError(
             f"judge {self.backend.name}: {wrong}; all votes cast are stored. Correct it and "
-            "resume, or answer this step by: szpo judge RUN --once --set judge.on_error=skip"
+            "resume, or answer this step with another: szpo judge RUN --once --set judge.model=…"
         )
 
 
@@ -306,7 +296,6 @@ class JudgeEvaluator:
         self.concurrency: Final = concurrency
         self.complete: Final = complete
         self._panel: dict[str, Opinionated] = {}
-        self._asked, self._unread = 0, list[str]()
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Judge these comparisons; those that all judges skip are left out of the step.
@@ -365,20 +354,7 @@ class JudgeEvaluator:
                     self.service.release(seat)
             raise failed
 
-    def _tell_unread(self, opinion: Opinion) -> None:
-        """After the first `TOLD_AFTER` comparisons warn of replies without a verdict."""
-        self._asked += 1
-        if UNREADABLE in str(opinion.details.get("error", "")):
-            texts = [shorten(reply["text"]) for reply in opinion.details["replies"]]
-            self._unread.append(texts[-1])
-        if self._asked == TOLD_AFTER and self._unread:
-            logging.getLogger("szpo").warning(
-                f"judge: {UNREADABLE} to {len(self._unread)} of the first {TOLD_AFTER} "
-                f"comparisons; one ends: {visible(self._unread[0])!r}"
-            )
-
     def _cast(self, seat: Seat, opinion: Opinion) -> None:
-        self._tell_unread(opinion)
         comparison, panelist, assignment = seat
         # Another process of this judge was faster, or the step closed: keep the stored vote.
         with contextlib.suppress(VoteConflictError):
@@ -386,24 +362,20 @@ class JudgeEvaluator:
                 assignment.id,
                 opinion.choice,
                 idem=panel_evaluator.idem_key(self.service.ledger.root_seed, comparison, panelist),
-                skip_reason=opinion.reason,
                 details=opinion.details,
             )
 
     def _close(self, step: int) -> None:
         """Close a step with the votes there are."""
         ledger = self.service.ledger
-        reasons = _reasons(ledger, step)
-        top = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
         if not self.service.counted(step):
             over = steps.close(ledger, step, "rule")  # a skipped single row is not asked again
             again = "let it answer as new panelists: szpo judge RUN --name NEW"
             raise RunError(
-                f"step {step}: no comparison was judged ({top or 'nobody is left to ask'}); "
-                f"correct the judge, then {'resume' if over else again}"
+                f"step {step}: no comparison was judged (nobody is left to ask); correct the "
+                f"judge, then {'resume' if over else again}"
             )
-        reason = f"skipped by every judge: {top}" if top else "nobody is left to ask"
-        steps.close(ledger, step, "operator", actor="judge", reason=reason)
+        steps.close(ledger, step, "operator", actor="judge", reason="nobody is left to ask")
 
 
 def tokens(ledger: Ledger) -> Mapping[str, tuple[int, int]]:
@@ -415,14 +387,3 @@ def tokens(ledger: Ledger) -> Mapping[str, tuple[int, int]]:
         "WHERE p.kind = 'judge' GROUP BY p.pseudonym ORDER BY p.pseudonym"
     )
     return {row["name"]: (int(row["read"] or 0), int(row["written"] or 0)) for row in rows}
-
-
-def _reasons(ledger: Ledger, step: int) -> Counter[str]:
-    rows = ledger.query(
-        "SELECT v.skip_reason FROM votes v JOIN assignments a USING (assignment) "
-        "JOIN comparisons c USING (comparison) JOIN panelists p USING (panelist) "
-        "WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND v.choice = 'skip' "
-        "AND p.kind = 'judge'",
-        (ledger.run, step),
-    )
-    return Counter(row["skip_reason"] or "skipped" for row in rows)

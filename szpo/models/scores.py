@@ -10,10 +10,6 @@ Autograd never differentiates the head, the largest product of a small model. Wi
 distribution and W the head's rows, ∇_h log π(y_t) = (W[y_t] − Σ_v p_v W_v) / temperature, computed
 a few positions at a time.
 
-Redraws: F is also Σ_t E[g_t g_tᵀ] along answers of the policy, with g_t the score of token t. So
-tokens ỹ_t drawn anew at every position, given the answer up to there, give another sample of F for
-only one more backward pass (Kunstner and others 2019, arXiv 1905.12558, section 2.1).
-
 Parts: s is a sum over tokens, and so over stretches of the answer. Given the answer up to a token,
 what that token adds has mean 0, since it affects only the distributions of later tokens.
 
@@ -39,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from szpo import seeds, turns
+from szpo import turns
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, keep_below, skip
 from szpo.models.devices import allow_gradients, split_halved
@@ -74,20 +70,16 @@ MOVED = 3_500_000
 
 @dataclass(frozen=True, slots=True)
 class ScoredLaw:
-    """The distribution of the scored answers, and how many tokens are drawn from it anew."""
+    """The distribution of the scored answers, and the parts of their scores."""
 
     temperature: float = 1.0
-    redraws: int = 0
-    """Redraws per answer, besides its own tokens."""
-    seed: int = 0
-    """Seed of the redraws."""
     cuts: tuple[int, ...] = ()
-    """Tokens of the answer at which another part of its own score begins, ascending."""
+    """Tokens of the answer at which another part of its score begins, ascending."""
 
     @property
     def rows(self) -> int:
-        """Rows of an answer: the parts of its own score, then one for each redraw."""
-        return 1 + len(self.cuts) + self.redraws
+        """Rows of an answer: the parts of its score."""
+        return 1 + len(self.cuts)
 
 
 def iterate_scores(
@@ -98,7 +90,7 @@ def iterate_scores(
     *,
     tokens: int | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Score answers batch by batch: their own scores, and those of tokens redrawn along them.
+    """Score answers batch by batch.
 
     A score is the gradient of log π(answer | prompt) in every B, at the start. Only the part of
     the model above the first adapted site is differentiated.
@@ -109,7 +101,7 @@ def iterate_scores(
 
     Yields:
         Indices of the samples, and their scores (rows, law.rows, sum of out·r in the order of
-        ``sites``); each row begins with the answer's own score, or with the parts of it.
+        ``sites``): the answer's score, or the parts of it.
     """
     reader = _Reader(adapted, start, law)
     device = adapted.model.device
@@ -152,89 +144,50 @@ class _Reader:
         few = [samples[i] for i in rows]
         (batch,) = batches(few, device=self._model.device, vocab=1, tokens=2**62)
         order = np.array(batch.index)
-        uniforms = self._uniforms(batch, rows[order])
         found = np.empty((len(rows), self._law.rows, width_of(self._sites)), np.float32)
         first, length = batch.ids.shape[1] - batch.width - 1, batch.ids.shape[1]
         ends = [*(min(first + cut, length) for cut in self._law.cuts), length]
-        at = 0
         with (
             torch.enable_grad(),
             attention_of(batch),
             attach_deltas(self._model, self._sites, self._start),
             _record(self._model, self._sites, self._A, batch) as seen,
         ):
-            gradients = (
-                self._differentiate_head if self._plain_head else self._differentiate_by_tape
-            )(batch, uniforms, seen)
+            by = self._differentiate_head if self._plain_head else self._differentiate_by_tape
+            gradient = by(batch, seen)
             outputs = [seen.outputs[s.name] for s in self._sites]
-            for draw, gradient in enumerate(gradients):
-                more = draw + 1 < len(gradients)
-                deltas = torch.autograd.grad(
-                    seen.hidden, outputs, gradient, retain_graph=more, materialize_grads=True
-                )
-                begin = 0
-                for end in ends if draw == 0 else ends[-1:]:
-                    here = slice(begin, end)
-                    # (A x)ᵀ δ and not δᵀ (A x): so the larger factor is not transposed.
-                    parts = [
-                        s.scale * (seen.read[s.name][:, here].mT @ d[:, here].to(torch.float32)).mT
-                        for s, d in zip(self._sites, deltas, strict=True)
-                    ]
-                    flat = torch.cat([part.flatten(1) for part in parts], 1)
-                    found[order, at] = flat.cpu().numpy()
-                    begin, at = end, at + 1
+            deltas = torch.autograd.grad(seen.hidden, outputs, gradient, materialize_grads=True)
+            for at, here in enumerate(map(slice, [0, *ends], ends)):
+                # (A x)ᵀ δ and not δᵀ (A x): so the larger factor is not transposed.
+                parts = [
+                    s.scale * (seen.read[s.name][:, here].mT @ d[:, here].to(torch.float32)).mT
+                    for s, d in zip(self._sites, deltas, strict=True)
+                ]
+                found[order, at] = torch.cat([part.flatten(1) for part in parts], 1).cpu().numpy()
         return found
 
-    def _uniforms(self, batch: Batch, numbers: NDArray[np.int64]) -> Tensor:
-        """One number in [0, 1) per answer token and redraw, (tokens, redraws)."""
-        count = self._law.redraws
-        lengths = batch.mask.sum(1).tolist()
-        keys = [seeds.derive(self._law.seed, "words drawn anew", k=int(i)) for i in numbers]
-        parts = [
-            seeds.uniform(key, n * count).reshape(n, count)
-            for key, n in zip(keys, lengths, strict=True)
-        ]
-        return torch.from_numpy(np.concatenate(parts)).to(batch.ids.device, torch.float32)
-
-    def _differentiate_head(self, batch: Batch, uniforms: Tensor, seen: _Seen) -> Tensor:
-        """∇_h log π in closed form, a few positions at a time: (1 + redraws, tokens, hidden)."""
+    def _differentiate_head(self, batch: Batch, seen: _Seen) -> Tensor:
+        """∇_h log π in closed form, a few positions at a time: (tokens, hidden)."""
         seen.run(self._model, batch, logits=False)
         head, targets = self._model.get_output_embeddings(), batch.targets[batch.mask]
         with torch.no_grad():
-            found: Tensor = seen.hidden.new_empty(1 + uniforms.shape[1], *seen.hidden.shape)
+            found: Tensor = torch.empty_like(seen.hidden)
             for first in range(0, len(targets), POSITIONS):
                 here = slice(first, first + POSITIONS)
                 logits = nn.functional.linear(seen.hidden[here], head.weight, head.bias)
                 logits = logits.to(torch.float32)
                 p = torch.softmax(logits.div_(self._law.temperature), -1)
                 mean = (p.to(head.weight.dtype) @ head.weight).to(torch.float32)
-                for draw, words in enumerate(_tokens_to_score(p, targets[here], uniforms[here])):
-                    own = head.weight[words].to(torch.float32)
-                    found[draw, here] = ((own - mean) / self._law.temperature).to(found.dtype)
+                own = head.weight[targets[here]].to(torch.float32)
+                found[here] = ((own - mean) / self._law.temperature).to(found.dtype)
         return found
 
-    def _differentiate_by_tape(self, batch: Batch, uniforms: Tensor, seen: _Seen) -> Tensor:
+    def _differentiate_by_tape(self, batch: Batch, seen: _Seen) -> Tensor:
         """The same by autograd, for heads that do more than one product, such as a soft cap."""
         logits = seen.run(self._model, batch, logits=True) / self._law.temperature
         logp, targets = logits.log_softmax(-1), batch.targets[batch.mask]
-        every = _tokens_to_score(logp.detach().exp(), targets, uniforms)
-        return torch.stack(
-            [
-                torch.autograd.grad(
-                    logp.gather(-1, words[:, None]).sum(), seen.leaf, retain_graph=True
-                )[0]
-                for words in every
-            ]
-        )
-
-
-def _tokens_to_score(p: Tensor, own: Tensor, uniforms: Tensor) -> Iterator[Tensor]:
-    """The answers' own tokens, then tokens drawn from p (tokens, vocabulary) for each redraw."""
-    yield own
-    if uniforms.shape[1]:
-        cumulative = p.cumsum(-1)
-        drawn = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-        yield from drawn.clamp_(max=p.shape[1] - 1).T
+        (found,) = torch.autograd.grad(logp.gather(-1, targets[:, None]).sum(), seen.leaf)
+        return torch.as_tensor(found)
 
 
 def attention_of(batch: Batch) -> AbstractContextManager[None]:

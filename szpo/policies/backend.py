@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
@@ -207,21 +207,11 @@ class Moves(Texts[Floats]):
 
 @dataclass(frozen=True)
 class Scores(Texts[NDArray[np.float32]]):
-    """Gradients of log π(answer) in every B; several rows for an answer with redraws or cuts."""
+    """Gradients of log π(answer) in every B; several rows for an answer with cuts."""
 
     law: ScoredLaw
     theta: Theta | None = None
     """Where; None: at the start."""
-
-    def split(self, size: int) -> list[Self]:
-        """See `Texts.split`; redrawn tokens have their own seed in every chunk but the first."""
-        law = self.law
-        return [
-            chunk if i == 0 else replace(
-                chunk, law=replace(law, seed=seeds.child_seed(law.seed, i, "chunk of scores"))
-            )
-            for i, chunk in enumerate(super().split(size))
-        ]  # fmt: skip
 
 
 def join(parts: Sequence[Any]) -> Any:
@@ -273,9 +263,6 @@ class Backend(Protocol):
             RunError: a score is not finite.
             ResourceError: no worker is there to read.
         """
-
-    def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
-        """`read` in blocks (rows, D) in any order, so that memory never holds them all."""
 
     def close(self) -> None:
         """Release the model; may be called twice."""
@@ -407,7 +394,7 @@ class LocalBackend:
                     self.adapted, samples, request.layer, self.start_deltas()
                 )
             case Scores():
-                return self._ordered_scores(request)
+                return self._scores(request)
             case Totals():
                 return self._totals(request)
             case LogProbs():
@@ -441,28 +428,13 @@ class LocalBackend:
             found[rows] = [values.sum() for values in each]
         return found
 
-    def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
-        """See `Backend.read_scores`."""
-        if self.chunk_rows is None:
-            for _, found in self._iterate_scores(request):
-                yield found.reshape(-1, found.shape[-1])
-            return
-        for chunk in request.split(self.chunk_rows):
-            yield self.read_chunk(chunk)
-
-    def _ordered_scores(self, request: Scores) -> NDArray[np.float32]:
-        width = scores.width_of(self.subspace.sites)
-        found = np.empty((len(request.answers), request.law.rows, width), np.float32)
-        for index, some in self._iterate_scores(request):
+    def _scores(self, request: Scores) -> NDArray[np.float32]:
+        samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
+        where, width = self.subspace.factors(request.theta), scores.width_of(self.subspace.sites)
+        found = np.empty((len(samples), request.law.rows, width), np.float32)
+        for index, some in scores.iterate_scores(self.adapted, where, samples, request.law):
             found[index] = some
         return found.reshape(-1, width)
-
-    def _iterate_scores(
-        self, request: Scores
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
-        where = self.subspace.factors(request.theta)
-        return scores.iterate_scores(self.adapted, where, samples, request.law)
 
     def members(self, request: AnswerRequest) -> list[Theta]:
         """The master coordinates of each member."""

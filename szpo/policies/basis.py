@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -37,13 +37,10 @@ from szpo.policies.subspaces import FeatureMap, Subspace, split_basis
 from szpo.types import Floats, Ints, Prompt
 
 KL_RADII = (0.5, 1.0)
-"""Lengths |δ| at which the score subspace's scale is measured."""
+"""Lengths |δ| at which the scale is measured."""
 KL_PRECISION = 0.06
 """Relative standard error of the scale at which measuring stops."""
 KL_PASSES = 8
-REDRAWS = 3
-"""Further score samples from each base answer, with tokens drawn again at all its positions."""
-
 ANSWERS_EACH = 8
 """Fewest answers to each prompt: the set-up learns how answers to the same prompt differ."""
 BLOCK = 128
@@ -60,41 +57,6 @@ SHORTEST = 0.05
 """Least length of a feature's natural gradient, also where held-out prompts do not confirm it."""
 FLAT = 1e-3
 """Directions whose second moment is below this share of a feature's own are left out."""
-
-
-def score_subspace(
-    probe: Probe, whole: Subspace, config: Config, base: Sequence[Sample]
-) -> Subspace:
-    """Find the whitened principal directions of the scores of ``base``, scaled by measured KL.
-
-    ``base`` are answers of the starting policy, ``whole`` the subspace of all moving weights.
-    """
-    began = time.monotonic()
-    first = halves(base)
-    basis, spectrum = components(
-        probe.read_scores(
-            [s for s, one in zip(base, first, strict=True) if one],
-            REDRAWS,
-            "scores that choose directions",
-        ),
-        probe.read_scores(
-            [s for s, one in zip(base, first, strict=True) if not one],
-            REDRAWS,
-            "scores that whiten them",
-        ),
-        config.dim,
-    )
-    seconds = time.monotonic() - began
-    scaled, correction, kl = scale_by_kl(probe, whole, config, basis)
-    return replace(
-        scaled,
-        report={
-            "score_seconds": round(seconds, 1),
-            "second_moment": [float(x) for x in spectrum],
-            **kl,
-            "correction": correction,
-        },
-    )
 
 
 def scale_by_kl(
@@ -138,84 +100,6 @@ def _measure_ratios(
         if both.std(ddof=1) / math.sqrt(len(both)) < KL_PRECISION * both.mean():
             break
     return {radius: np.concatenate(parts) for radius, parts in found.items()}
-
-
-def halves(samples: Sequence[Sample]) -> NDArray[np.bool_]:
-    """Mark the first half of the samples: every other prompt, or sample if there is one prompt."""
-    groups = np.array([s.group for s in samples])
-    ranks = np.unique(groups, return_inverse=True)[1]
-    if ranks.max() == 0:
-        ranks = np.arange(len(groups))
-    return np.asarray(ranks % 2 == 0)
-
-
-def components(
-    first: Iterable[NDArray[np.float32]], second: Iterable[NDArray[np.float32]], dim: int
-) -> tuple[Floats, Floats]:
-    """Whitened score directions: Q of the first half's second moment, C of the second half's.
-
-    A half with more rows than columns is never in memory as a whole.
-
-    Scores come in blocks (rows, D): ``first`` chooses the directions; ``second``, read after it,
-    gives C = Qᵀ E[s sᵀ] Q.
-
-    Returns:
-        P (D, dim) with Pᵀ F̂₂ P = I, and the second half's second moment along each column of Q.
-
-    >>> s = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]], np.float32)
-    >>> components([s], [s], 1)[0].round(3).tolist()  # E[s₁²] = 4.5, so 1/√4.5
-    [[0.471], [0.0]]
-    """
-    Q = leading_directions(first, dim)
-    C, count = np.zeros((dim, dim)), 0
-    for block in second:
-        small = block.astype(np.float64) @ Q
-        C += small.T @ small
-        count += len(block)
-    C /= max(count, 1)  # C = Qᵀ F̂₂ Q
-    values, axes = np.linalg.eigh(C)
-    if values[0] <= 1e-9 * values[-1]:
-        raise RunError(
-            f"too few base answers to whiten {dim} directions; lower subspace.dim or raise "
-            "subspace.samples"
-        )
-    return Q @ (axes / np.sqrt(values)) @ axes.T, np.diag(C)  # P = Q C^{-1/2}
-
-
-def leading_directions(blocks: Iterable[NDArray[np.float32]], dim: int) -> Floats:
-    """Leading eigenvectors (D, dim) of Σ s sᵀ over the rows of all blocks, largest entry positive.
-
-    With fewer rows than columns they come from the rows' inner products (n, n); with more, from
-    the sum itself (D, D), to which rows are added D at a time.
-    """
-    rows: list[NDArray[np.float32]] = []
-    moment: Floats | None = None
-    for block in blocks:
-        rows.append(block)
-        if sum(map(len, rows)) > block.shape[1]:
-            moment = _add_moment(moment, rows)
-            rows = []
-    if moment is None:
-        S = np.concatenate(rows).astype(np.float64)
-        values, vectors = largest_eigenpairs(S @ S.T, dim)
-        Q = S.T @ vectors / np.sqrt(np.maximum(values, 1e-300))
-    else:
-        values, Q = largest_eigenpairs(_add_moment(moment, rows), dim)
-    # Well above the eigenvalues' rounding errors, about 1e-16 · n of the largest.
-    rank = int((values > 1e-12 * values[0]).sum())
-    if len(values) < dim or rank < dim:
-        raise RunError(
-            f"scores span only {rank} directions of {dim}; lower subspace.dim or raise "
-            "subspace.samples"
-        )
-    return np.asarray(Q * np.sign(Q[np.abs(Q).argmax(0), np.arange(dim)]))
-
-
-def _add_moment(moment: Floats | None, rows: Sequence[NDArray[np.float32]]) -> Floats | None:
-    if not rows:
-        return moment
-    S = np.concatenate(rows).astype(np.float64)
-    return S.T @ S if moment is None else moment + S.T @ S
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -351,8 +235,8 @@ def find_coordinates(
     S = centre(scores, groups)
     phi, spread, moving = standardise(features, groups)
     kernel = Fisher(S, ridge)
-    G = kernel.natural(halves.sum(0) / len(S))
     P = kernel.leading(components)
+    G = kernel.natural(halves.sum(0) / len(S))
     SP = S @ P
     size = np.sqrt(np.maximum(((S @ G) ** 2).mean(0), 1e-300))
     rest = (G - P @ (SP.T @ (S @ G) / len(S)))[:, moving] / size[moving]

@@ -427,7 +427,7 @@ def whitened_scores(
     if not subspace.in_z:
         raise UsageError(
             "scores need coordinates z; with subspace.kind full every weight is a coordinate: "
-            "set subspace.kind to score"
+            "set subspace.kind to features"
         )
     if temperature == 0:
         raise UsageError("temperature 0 has no score; set generation.temperature above 0")

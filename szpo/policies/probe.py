@@ -6,7 +6,7 @@ Votes and rewards are not used. All random numbers are derived from the set-up's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,24 +111,9 @@ class Probe:
         """An A for each site from the layers' inputs while these answers are read."""
         return self.backend.read(Inputs(*_texts(samples)))
 
-    def read_scores(
-        self, samples: Sequence[Sample], redraws: int, stage: str = "scores"
-    ) -> Iterator[NDArray[np.float32]]:
-        """Scores (rows, D) of answers at the start, in blocks; each redraw is a row too.
-
-        ``stage`` names this pass in the progress display.
-        """
-        law = ScoredLaw(self.sampling.temperature, redraws, self.root_seed)
-        done, of = 0, len(samples) * (1 + redraws)
-        self.progress(stage, 0, of)
-        for rows in self.backend.read_scores(Scores(*_texts(samples), law)):
-            yield rows
-            done += len(rows)
-            self.progress(stage, done, of)
-
     def read_parts(self, samples: Sequence[Sample], cuts: tuple[int, ...]) -> NDArray[np.float32]:
         """Scores at the start (answers, 1 + cuts, D) of an answer's parts, cut at ``cuts``."""
-        law = ScoredLaw(self.sampling.temperature, cuts=cuts)
+        law = ScoredLaw(self.sampling.temperature, cuts)
         request = Scores(*_texts(samples), law)
         return self.backend.read(request).reshape(len(samples), 1 + len(cuts), -1)
 

@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from szpo import files
 from szpo.config.schema import Config
@@ -29,7 +28,7 @@ from szpo.models.identity import Identity
 from szpo.outgoing import HOSTS, is_here, may_go_unencrypted
 from szpo.plugins import how_to_install
 from szpo.policies import worker
-from szpo.policies.backend import AnswerRequest, R, Scores, Texts, Tokens, count_written, join
+from szpo.policies.backend import AnswerRequest, R, Texts, Tokens, count_written, join
 from szpo.policies.worker import SETUPS, Coordinates, Holding, Places, Setup, Who, Worker
 from szpo.types import Prompt
 
@@ -53,15 +52,13 @@ RAY_LIMIT_S = 60.0
 LOOK_S = 2.0
 OF_THE_FIRST = ("hardware", "canary", *worker.MODELS)
 """Entries in which every other worker must equal the first, tensors of models among them."""
-SCORED = 16
-"""Chunks requested at a time when scores are read."""
 
 
 def demand(engine: Engine) -> None:
     """Check the settings before a cluster is started or joined."""
     if importlib.util.find_spec("ray") is None:
         raise UsageError(f"engine.kind ray needs ray: {how_to_install('ray')}")
-    if engine.address is None:
+    if engine.cluster is None:
         cores = os.cpu_count() or 1
         if engine.workers > cores:
             raise UsageError(
@@ -69,33 +66,33 @@ def demand(engine: Engine) -> None:
                 "lower it, or give engine.address"
             )
         return
-    host, _, port = engine.address.removeprefix("ray://").rpartition(":")
+    host, _, port = engine.cluster.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise UsageError(f"engine.address {engine.address} is not host:port")
+        raise UsageError(f"engine.address {engine.cluster} is not host:port")
     host = host.strip("[]")
     if not is_here(host) and os.environ.get("RAY_USE_TLS") != "1":
         if os.environ.get("RAY_AUTH_MODE") == "disabled":
             raise UsageError(
-                f"engine.address {engine.address} with RAY_AUTH_MODE=disabled lets whoever "
+                f"engine.address {engine.cluster} with RAY_AUTH_MODE=disabled lets whoever "
                 "reaches it run code; leave token authentication on, or set RAY_USE_TLS=1"
             )
         if _has_token() and not may_go_unencrypted(host):
             raise UsageError(
-                f"engine: the token of Ray would travel unencrypted to {engine.address}; set "
+                f"engine: the token of Ray would travel unencrypted to {engine.cluster}; set "
                 f"RAY_USE_TLS=1, or {HOSTS} to {host}"
             )
     if (reason := unreachable(engine)) is not None:
         raise UsageError(
-            f"engine.address {engine.address} cannot be reached ({reason}); start the cluster "
+            f"engine.address {engine.cluster} cannot be reached ({reason}); start the cluster "
             "there, or leave engine.address out"
         )
 
 
 def unreachable(engine: Engine) -> str | None:
     """Why the address in the settings does not answer; None if it does, or if none is set."""
-    if engine.address is None:
+    if engine.cluster is None:
         return None
-    return why_not_listening(engine.address.removeprefix("ray://"), REACH_S)
+    return why_not_listening(engine.cluster.removeprefix("ray://"), REACH_S)
 
 
 def leave() -> None:
@@ -112,7 +109,7 @@ def connect(engine: Engine, gpus: int = 0) -> Any:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     own: dict[str, Any] = {}
-    if engine.address is None:
+    if engine.cluster is None:
         own = {"num_cpus": engine.workers, "include_dashboard": False}
         # With clusters of several machines off, Ray listens on 127.0.0.1, not on all addresses.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -125,7 +122,7 @@ def connect(engine: Engine, gpus: int = 0) -> Any:
     try:
         if not ray.is_initialized():
             ray.init(
-                address=engine.address or "local",
+                address=engine.cluster or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
@@ -134,13 +131,13 @@ def connect(engine: Engine, gpus: int = 0) -> Any:
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # Ray raises the same error for an address without a cluster and for a refused token.
-        hint = f"; is it a Ray cluster, and has it {_describe_token()}?" if engine.address else ""
+        hint = f"; is it a Ray cluster, and has it {_describe_token()}?" if engine.cluster else ""
         raise EngineError(f"ray does not start: {reason}{hint}") from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray replaces the handler
     here = ray.util.get_node_ip_address()
-    if engine.address is None and not is_here(here):
+    if engine.cluster is None and not is_here(here):
         # Ray was imported before the variable above was set, or was started elsewhere.
         raise ResourceError(
             f"ray listens on {here}, where others can reach it; import szpo before ray, or name "
@@ -154,7 +151,7 @@ def connect(engine: Engine, gpus: int = 0) -> Any:
                 f"engine.workers {engine.workers} need {need:g} {name}s, the cluster has "
                 f"{there.get(name, 0):g}; lower engine.workers or add machines"
             )
-        if need > free.get(name, 0) and engine.address is not None:
+        if need > free.get(name, 0) and engine.cluster is not None:
             logging.getLogger("szpo").warning(
                 f"engine.workers {engine.workers} need {need:g} {name}s, of which the cluster has "
                 f"{free.get(name, 0):g} free; the run waits until others give theirs back"
@@ -459,12 +456,6 @@ class RayBackend:
         found: R = join(self._gather(request.split(self.chunk_rows)))
         return found
 
-    def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
-        """See `Backend.read_scores`; `SCORED` chunks at a time, since scores are large."""
-        chunks = request.split(self.chunk_rows)
-        for first in range(0, len(chunks), SCORED):
-            yield from self._gather(chunks[first : first + SCORED])
-
     def close(self) -> None:
         """See `Backend.close`: ends the workers; the cluster keeps running."""
         self.workers.close()
@@ -526,7 +517,7 @@ def measure(config: Config, prompt: Prompt) -> tuple[str, int, float]:
         began = time.monotonic()
         asked.answer(request)
         seconds = time.monotonic() - began
-    where = engine.address or "a cluster of its own on 127.0.0.1"
+    where = engine.cluster or "a cluster of its own on 127.0.0.1"
     what = (
         f"{engine.workers} workers at {where}: {facts.name}, {facts.dtype} on "
         f"{facts.hardware or facts.device}, equal models and versions"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo import cache
-from szpo.config.schema import ADAPTER_SAMPLES, CURVE_ANSWERS, KL_SAMPLES, NAMED, SCORED, Config
+from szpo.config.schema import ADAPTER_SAMPLES, CURVE_ANSWERS, KL_SAMPLES, NAMED, Config
 from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
 from szpo.files import quoted, replace_whole
@@ -33,7 +33,7 @@ from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.backend import Backend
-from szpo.policies.basis import ANSWERS_EACH, REDRAWS, feature_subspace, score_subspace
+from szpo.policies.basis import ANSWERS_EACH, feature_subspace
 from szpo.policies.probe import ROWS, Probe, draw_ruler, full_subspace
 from szpo.policies.stacked_adapters import adapter_subspace
 from szpo.policies.subspaces import Blocks, Subspace, every_b
@@ -45,7 +45,7 @@ VERSION = 2
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
 """Folder of the files that ship; ``index.json`` there has the digest of each file."""
 SHIPPED_SAMPLES: Final = 4096
-"""Base answers of the files that ship, without redraws; settings may ask for fewer. Adapters have
+"""Base answers of the files that ship; settings may ask for fewer. Adapters have
 `ADAPTER_SAMPLES`."""
 SHIPPED_DTYPE: Final = "bf16"
 """Dtype of the weights with which shipped files were made; they serve a model in any dtype.
@@ -180,7 +180,7 @@ def setup_key(
             "kind": kind,
             "dim": config.dim,
             "samples": config.samples,
-            "redraws": 0 if named else REDRAWS,
+            "redraws": 0,  # files that ship are named by it
             "kl_samples": KL_SAMPLES,
             "setup_seed": space.setup_seed,
             **(ROUNDED | {"dictionary": dictionary.digest()} if named else {}),
@@ -188,7 +188,7 @@ def setup_key(
             **_adapters(config),
         },
         # Whitened coordinates do not depend on the radius; the others are scaled to it.
-        "kl_radius": None if kind in SCORED else config.optimizer.kl_radius,
+        "kl_radius": None if kind in NAMED else config.optimizer.kl_radius,
         # Scores and KL depend on the temperature, not on top-p, top-k and stop texts.
         "sampling": replace(sampling_of(config), top_p=1.0, stop=()).facts(),
         "prompts": [p.turns for p in prompts],
@@ -390,9 +390,8 @@ def choose_subspace(
             "lower it, or choose more adapter.layers"
         )
     base: list[Sample] = []
-    if kind in SCORED:
-        each = ANSWERS_EACH if kind in NAMED else 1
-        base = probe.start_samples(config.samples, each)
+    if kind in NAMED:
+        base = probe.start_samples(config.samples, ANSWERS_EACH)
     elif start is None:
         base = probe.start_samples(INPUT_SAMPLES)
     if start is None:
@@ -403,9 +402,7 @@ def choose_subspace(
     def text_of(tokens: Sequence[int]) -> str:
         return loading.answer_of(host.facts, tokens, sampling.stop).text
 
-    if kind == "score":
-        found = score_subspace(probe, whole, config, base)
-    elif kind == "features":
+    if kind == "features":
         found = feature_subspace(probe, whole, config, base, prompts, text_of, rate)
     elif kind == "adapters":
         found = adapter_subspace(probe, whole, config, base, prompts, text_of, rate)

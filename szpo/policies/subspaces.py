@@ -1,15 +1,12 @@
-"""The coordinates of a run: all weights, score components, features or adapters.
-
-``score`` (natural directions without votes): let s = ∇_B log π(y | x) be the score of an answer
-that the starting policy drew, F = E[s sᵀ] its Fisher matrix. The leading eigenvectors Q of F's
-estimate on one half of the samples give the directions. C = Qᵀ F̂ Q on the other half gives the
-whitening, and Monte-Carlo KL one scale c: P = c · Q C^{-1/2}, so that near the start
-
-    KL(π_δ ‖ π_0) ≈ |δ|²/2 nats per completion for z = δ.
+"""The coordinates of a run: all weights, features or adapters.
 
 ``full`` takes every weight as a coordinate, with a radius instead of a basis. ``features`` takes
-the leading score components, then the natural gradients of named features of the texts
-(`szpo.policies.basis`). ``adapters`` takes the weights of given adapters, whitened alike
+the leading components of the score, then the natural gradients of named features of the texts,
+whitened and scaled (`szpo.policies.basis`) so that near the start
+
+    KL(π_z ‖ π_0) ≈ |z|²/2 nats per completion.
+
+``adapters`` takes the weights of given adapters, whitened alike
 (`szpo.policies.stacked_adapters`). ``none`` has one coordinate that moves nothing. Votes and
 rewards are not used.
 """
@@ -34,7 +31,7 @@ from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at, nats_of_parts
 from szpo.types import FEATURE_GRID, Floats, Layout, Theta
 
-Kind: TypeAlias = Literal["full", "score", "features", "adapters", "none"]
+Kind: TypeAlias = Literal["full", "features", "adapters", "none"]
 FEATURE_MAP = "features/map"
 """Name of the map's tensor in files and in the ledger."""
 MIXING, OWNER = "mixing", ".owner"

@@ -76,7 +76,7 @@ def demand(engine: Engine) -> None:
     """Check the settings before a model is loaded."""
     if importlib.util.find_spec("openai") is None:
         raise UsageError(f"engine.kind vllm needs openai: {how_to_install('judge')}")
-    for url in engine.replicas or []:
+    for url in engine.address or []:
         outgoing.read_key(ENGINE_KEY, url, "engine")
         if engine.adapters is None and not outgoing.is_here(urlsplit(url).hostname or ""):
             raise UsageError(
@@ -97,11 +97,11 @@ def unreachable(engine: Engine) -> str | None:
             except GoneError as error:
                 why = str(error).removeprefix(f"{server.url}: ")
                 return (
-                    f"engine.replicas: {server.url} cannot be reached ({why}); start the server "
+                    f"engine.address: {server.url} cannot be reached ({why}); start the server "
                     "there, or see its log"
                 )
             except UsageError as error:
-                return f"engine.replicas: {error}"
+                return f"engine.address: {error}"
             finally:
                 await server.close()
         return None
@@ -185,7 +185,7 @@ def measure(config: Config, prompt: Prompt) -> tuple[str, int, float]:
     from szpo.policies import language_model, subspace_setup
     from szpo.policies.vllm_servers import Decoding, run_apart
 
-    engine, urls = config.engine, config.engine.replicas or []
+    engine, urls = config.engine, config.engine.address or []
     facts = language_model.describe(config, adapter=False)
     sampling, stop = subspace_setup.sampling_of(config), loading.stop_tokens(facts)
     decoding = Decoding(sampling, stop, vocabulary_size(facts), loading.wordless(facts))

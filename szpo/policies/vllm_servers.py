@@ -381,7 +381,7 @@ def _bounded_client(transport: Any) -> Any:
 def servers_of(engine: Engine, **more: Any) -> list[Server]:
     """The settings' servers; nothing is sent yet."""
     key = os.environ.get(ENGINE_KEY, "")
-    return [Server(outgoing.server_root(url), key, **more) for url in engine.replicas or []]
+    return [Server(outgoing.server_root(url), key, **more) for url in engine.address or []]
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
@@ -542,7 +542,7 @@ class Servers:
                 if other.version not in (None, shown.version):
                     raise IntegrityError(
                         f"{server.url} is vLLM {shown.version}, {other.url} is {other.version}; "
-                        "start all replicas from one version"
+                        "start all servers from one version"
                     )
             if (wrong := self._check(shown, reply)) is not None:
                 raise IntegrityError(f"{server.url} is not the run's: {wrong}")

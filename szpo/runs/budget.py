@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from szpo.config.schema import CURVE_ANSWERS, KL_SAMPLES, SCORED, Config
+from szpo.config.schema import CURVE_ANSWERS, KL_SAMPLES, NAMED, Config
 from szpo.errors import UsageError
 from szpo.files import quoted
 from szpo.ledger.database import Ledger
@@ -256,7 +256,7 @@ def estimate_cost(
     setup = 0
     if not basis_is_stored:  # adapters' files may be gone where it is
         setup = start_features.ANSWERS if still else coordinate_answers(config)
-    fits = config.coordinates in SCORED and RULES[config.optimizer.rule].two_points
+    fits = config.coordinates in NAMED and RULES[config.optimizer.rule].two_points
     points = config.steps * KL_PROMPTS if fits else 0
     simulated = config.panel.kind not in ("people", "judge", "function")
     setup += start_features.ANSWERS if config.guides else 0
@@ -264,7 +264,7 @@ def estimate_cost(
     e = config.evaluation
     asked = e.prompts if heldout is None else min(e.prompts, heldout)
     asked = 0 if still and config.improve.nats is None else asked
-    measured = asked * (2 * e.samples + e.along)
+    measured = asked * (2 * e.samples + config.measured_along)
     measured += 2 * PAIRS if asked and simulated and o.D == 1 else 0
     # A gradient pass costs about as much as sampling the answer.
     made = config.steps * step_answers(config)
@@ -332,7 +332,7 @@ def measuring_share(config: Config) -> float:
 
 def coordinate_answers(config: Config) -> int:
     """Base answers from which a run's coordinates are made, where none are stored."""
-    found = KL_SAMPLES + (config.samples if config.coordinates in SCORED else 0)
+    found = KL_SAMPLES + (config.samples if config.coordinates in NAMED else 0)
     if config.coordinates == "adapters":
         from szpo.models import adapters  # loads torch
 

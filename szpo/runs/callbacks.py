@@ -30,7 +30,7 @@ from szpo.voting.step_record import Outcome, StepReport
 Value: TypeAlias = str | int | float | bool | None
 
 SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
-    "run": ("seed", "votes", "lag"),
+    "run": ("seed", "votes"),
     "model": ("dtype", "quantization", "device"),
     "adapter": ("rank", "train"),
     "subspace": ("kind", "dim", "samples", "setup_seed"),

@@ -46,11 +46,14 @@ _CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
 """Kinds of events after which a waiting run may continue."""
 
 
-def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Services:
+def prepare(
+    ledger: Ledger, parts: RunParts, say: Say = lambda line: None, *, by_hand: bool = False
+) -> Services:
     """Make what the loop needs to run until the settings' votes or steps are used up.
 
     For people, sample answers are checked before the first sheet, which may pause the run and
-    reports through ``say``.
+    reports through ``say``. While they vote, the next step's answers are generated, but where
+    the caller asks and tells them ``by_hand``.
     """
     config = parts.config
     assemble.require_counted(parts)
@@ -67,7 +70,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         services.prompt_order(parts.prompts.train, parts.settings),
         votes_budget=config.run.votes,
         bands=guards.bands(config.guards),
-        lag=config.run.lag if config.run.lag is not None else int(people),
+        lag=int(people and not by_hand),
         deadline_s=None if minutes is None else minutes * 60,
         kl=_quadratic_kl(parts),
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,

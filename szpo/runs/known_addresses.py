@@ -36,10 +36,8 @@ def calls_of_judge(config: Config) -> Iterator[Call]:
 def calls_of_run(config: Config) -> Iterator[Call]:
     """The addresses that a run with these settings calls: judge and workers."""
     yield from calls_of_judge(config)
-    for url in config.engine.replicas or ():
-        yield url, ENGINE_KEY
-    if config.engine.address is not None:
-        yield config.engine.address, "RAY_AUTH_TOKEN"
+    for address in config.engine.address or ():
+        yield address, ENGINE_KEY if config.engine.kind == "vllm" else "RAY_AUTH_TOKEN"
 
 
 def trust(addresses: Sequence[str]) -> None:

@@ -241,9 +241,10 @@ def restore_engine(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | N
 
 def _addresses(wanted: Mapping[str, Any]) -> list[str]:
     """Addresses that the user names now; values of a wrong type are refused later."""
-    replicas = wanted.get("replicas")
-    every = [wanted.get("address"), *(replicas if isinstance(replicas, list) else ())]
-    return [each for each in every if isinstance(each, str)]
+    named = wanted.get("address")
+    return [
+        each for each in (named if isinstance(named, list) else [named]) if isinstance(each, str)
+    ]
 
 
 def record_engine_move(ledger: Ledger, config: Config) -> None:

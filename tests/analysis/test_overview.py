@@ -284,8 +284,7 @@ def test_the_evidence_of_a_ledger_is_that_of_its_record(tmp_path):
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):
-    return yard_run.make(tmp_path_factory.mktemp("yard"), "run.votes=48", "evaluation.along=2",
-                         "evaluation.samples=8")  # fmt: skip
+    return yard_run.make(tmp_path_factory.mktemp("yard"), "run.votes=48", "evaluation.samples=8")
 
 
 def measured(path: Path) -> list[dict[str, Any]]:
@@ -295,21 +294,20 @@ def measured(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.full
 def test_a_run_is_measured_before_along_and_after(yard):
-    # 48 votes are six steps of eight; two measurements divide them into three parts.
+    # 48 votes are six steps of eight; three measurements divide them into four parts.
     found = measured(yard)
     assert [(body["steps"], body["votes"]) for body in found] == [
-        (0, 0), (2, 16), (4, 32), (6, 48),
+        (0, 0), (2, 16), (3, 24), (4, 32), (6, 48),
     ]  # fmt: skip
     # One held-out place: eight answers at both ends, as the settings say, one on the way.
-    assert [len(body["rewards"][0]) for body in found] == [8, 1, 1, 8]
+    assert [len(body["rewards"][0]) for body in found] == [8, 1, 1, 1, 8]
     with Ledger.open(yard, readonly=True) as ledger:
         assert verification.verify(ledger).ok
 
 
 @pytest.mark.full
 def test_measuring_moves_nothing(yard, tmp_path):
-    other = yard_run.make(tmp_path, "run.votes=48", "evaluation.along=0", "evaluation.samples=1")
-    assert len(measured(other)) == 2
+    other = yard_run.make(tmp_path, "run.votes=48", "evaluation.samples=1")
     with Ledger.open(yard, readonly=True) as one, Ledger.open(other, readonly=True) as two:
         assert theta_digests(one) == theta_digests(two)
 

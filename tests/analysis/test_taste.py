@@ -95,14 +95,14 @@ def test_trls_trainers_can_call_it_with_texts_and_messages():
 
 
 def test_a_run_says_what_its_votes_like_without_its_model(run):
-    found = run_taste.read(run)
+    found = run_taste.read(run)[0]
     assert found.words.startswith("fewer commas (")
     assert found.instruction().startswith("Write answers that are liked here: fewer commas")
     assert (found.verdicts, found.people) == (64, 0)
     few, many = found.score(["?", "?"], ["Well, it is", "Well, it is, you, see"])
     assert few > many
     assert sum(each.chance for each in found.explanations) == pytest.approx(ONE, abs=2)
-    assert run_taste.read(run) == found
+    assert run_taste.read(run)[0] == found
 
     settings = recorded_settings(run)
     fit, compared = replay.replay_state(run, settings).carried.fit.named, 0
@@ -116,7 +116,7 @@ def test_a_run_says_what_its_votes_like_without_its_model(run):
 
 
 def test_bounds_cover_what_was_shown_and_no_more(run):
-    feature = next(f for f in run_taste.read(run).features if f.name == "commas")
+    feature = next(f for f in run_taste.read(run)[0].features if f.name == "commas")
     rows = [row for step in range(16) for c in run.comparisons(step) for row in c.rows]
     texts = {side.text for row in rows if not row.identical for side in (row.plus, row.minus)}
     shown = [dictionary.ratios("", text, [dictionary.BY_NAME["commas"]])[0] for text in texts]
@@ -173,7 +173,7 @@ def changed(body: dict[str, Any], *places: Any, by: Any) -> dict[str, Any]:
 
 
 def test_an_improvement_whose_taste_the_votes_do_not_give_is_found(run, tmp_path, monkeypatch):
-    taste = run_taste.read(run).to_json()
+    taste = run_taste.read(run)[0].to_json()
     weights = ("explanations", 0, "weights")
     assert taste["explanations"][0]["weights"][1][0] == 4
     assert len(taste["explanations"][1]["weights"]) == 1
@@ -189,7 +189,7 @@ def test_an_improvement_whose_taste_the_votes_do_not_give_is_found(run, tmp_path
     ]
     near = changed(taste, *weights, 0, 1, by=lambda weight: weight + 1)  # another's rounding
     run.empty_log(0)
-    found = run_taste.read(run)
+    found = run_taste.read(run)[0]
     monkeypatch.setattr(run_taste, "read", lambda ledger, before: found)
     held = []
     for number, other in enumerate([near, *others]):
@@ -218,10 +218,10 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
 ):
     out = tmp_path / "taste.json"
     assert call(["taste", str(run.path), "--out", str(out)]) == 0
-    assert Taste.from_json(json.loads(out.read_text())) == run_taste.read(run)
+    assert Taste.from_json(json.loads(out.read_text())) == run_taste.read(run)[0]
     assert "64 votes of programs: fewer commas" in capsys.readouterr().out
-    alone = replace(run_taste.read(run), people=1)
-    monkeypatch.setattr(run_taste, "read_in_words", lambda *_, **__: (alone, None))
+    alone = replace(run_taste.read(run)[0], people=1)
+    monkeypatch.setattr(run_taste, "read", lambda *_, **__: (alone, None))
     second = tmp_path / "second.json"
     for door in (["--as-prompt"], ["--json"], ["--out", str(second)]):
         assert call(["taste", str(run.path), *door]) == 2
@@ -229,7 +229,7 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
         assert "describes one person" in shown.err and not shown.out and not second.exists()
         assert call(["taste", str(run.path), *door, "--yes"]) == 0 and capsys.readouterr().out
     unclear = replace(alone, people=0, claims=())
-    monkeypatch.setattr(run_taste, "read_in_words", lambda *_, **__: (unclear, None))
+    monkeypatch.setattr(run_taste, "read", lambda *_, **__: (unclear, None))
     assert call(["taste", str(run.path), "--as-prompt"]) == 1
     assert "none of them likely; let its panel vote more" in capsys.readouterr().err
     monkeypatch.undo()
@@ -248,9 +248,9 @@ def test_a_taste_that_later_votes_speak_against_is_not_there_to_improve_on(tmp_p
         for likes, until in ((fewer, 6), (more, 8)):
             panel = PanelEvaluator(VoteService(ledger), [likes, likes])
             go(settings, ledger, named_run.MarkedPolicy(settings), panel, until_step=until)
-            assert run_taste.read(ledger).claims[0][0] == "fewer commas"
+            assert run_taste.read(ledger)[0].claims[0][0] == "fewer commas"
             if until == 6:
-                assert run_taste.read(ledger, present=True) == run_taste.read(ledger)
+                assert run_taste.read(ledger, present=True)[0] == run_taste.read(ledger)[0]
         with pytest.raises(RunError, match="show no taste any more"):
             run_taste.read(ledger, present=True)
 
@@ -282,7 +282,7 @@ def test_what_only_coordinates_explain_cannot_be_read_in_texts(tmp_path, monkeyp
     settings, ledger = named_run.start(tmp_path, features=named, D=3, kl_radius=2.0)
     named_run.drive(settings, ledger, until_step=16)
     with ledger:
-        assert dict(run_taste.read(ledger).claims)["fewer commas"] > 0.5 * FEATURE_GRID
+        assert dict(run_taste.read(ledger)[0].claims)["fewer commas"] > 0.5 * FEATURE_GRID
         unseen = (), (Explanation(FEATURE_GRID, ()),)
         monkeypatch.setattr(run_taste, "explain", lambda *_: unseen)
         with pytest.raises(RunError, match="follow the adapters themselves, fewer commas"):

@@ -78,7 +78,7 @@ def test_beside_a_run_it_starts_where_the_run_starts():
     fixed = {site.a: start[site.a] for site in sites}
     moving = {site.b: start[site.b] for site in sites}
     zeros = {n: np.zeros((*v.shape, 4), np.float32) for n, v in moving.items()}
-    subspace = Subspace("score", sites, fixed, moving, zeros)
+    subspace = Subspace("features", sites, fixed, moving, zeros)
     run = LoraPolicy(base, subspace, root_seed=0, sampling=SHORT)
     beside = Actor.beside(base, subspace, sampling=SHORT)
     assert beside.sites == run.subspace.sites

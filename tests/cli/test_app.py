@@ -419,7 +419,7 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
         shown.split()
     )
     assert shown.splitlines()[-1].startswith("next: szpo run --set model.name=tabular ")
-    scored = ["--set", "subspace.kind=score"]
+    scored = ["--set", "subspace.kind=full", "--set", "optimizer.rule=known"]
     assert call(["run", "--preset", "people", *scored, *arguments[1:], "--plan"]) == 0
     folder = tmp_path / "runs"
     last = capsys.readouterr().err.splitlines()[-1]
@@ -435,8 +435,9 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
          ", on about 32 sheets of 5 pairs"),
         (["panel.sheet=1"], 8, "8 × 1 votes (pairs × panelists)", ""),
         (["subspace.kind=none", "panel.sheet=1"], 8, "8 × 1 votes (pairs × panelists)", ""),
-        (["subspace.kind=score", "panel.sheet=4"], 2, "(directions × pairs × panelists), each on "
-         "two answers to a prompt", ", on about 40 sheets of 4 pairs"),
+        (["optimizer.rule=known", "optimizer.D=1", "panel.sheet=4"], 2,
+         "(directions × pairs × panelists), each on two answers to a prompt",
+         ", on about 40 sheets of 4 pairs"),
         (["optimizer.D=8"], 16, "(directions × batches × panelists), D = 8 answers a batch",
          ""),
     ],
@@ -451,10 +452,10 @@ def test_the_plan_says_what_a_vote_is_about(sets, answers, steps, votes):
     assert told["votes"] == f"160 from 5 panelists (people){votes}"
 
 
-@pytest.mark.parametrize(("kind", "named"), [("features", True), ("score", False)])
-def test_the_plan_says_what_stays_out_of_named_features_alone(tmp_path, capsys, kind, named):
+@pytest.mark.parametrize(("sets", "named"), [((), True), (("optimizer.rule=known",), False)])
+def test_the_plan_says_what_stays_out_of_named_features_alone(tmp_path, capsys, sets, named):
     (tmp_path / "de.txt").write_text("Warum gehen Menschen gern ans Meer?\n" * 5)
-    sets = "model.name=tiny", f"prompts.path={tmp_path / 'de.txt'}", f"subspace.kind={kind}"
+    sets = "model.name=tiny", f"prompts.path={tmp_path / 'de.txt'}", *sets
     assert call(["run", "--plan", *(word for each in sets for word in ("--set", each))]) == 0
     assert ("do not read as English" in capsys.readouterr().err) == named
 

@@ -47,7 +47,7 @@ def policy_of(model: Path, dtype: Any) -> LoraPolicy:
 @contextlib.contextmanager
 def answered_by_a_server(policy: LoraPolicy, model: Path) -> Iterator[None]:
     server = VllmServer(model, loading.DTYPES[policy.loaded.dtype])
-    engine = Engine(kind="vllm", replicas=[server.url], chunk_rows=256)
+    engine = Engine(kind="vllm", address=[server.url], chunk_rows=256)
     here, there = policy.backend, vllm_engine.VllmBackend(policy.held, engine)
     policy.backend = there.at(policy.subspace, policy.space, run=True)
     yield

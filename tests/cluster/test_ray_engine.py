@@ -104,13 +104,14 @@ UNFIT = {
     "engine.address=a:1": 'engine.address goes with engine.kind "ray"',
     "engine.kind=cloud": 'engine.kind must be one of "local", "ray"',
     "engine.kind=ray engine.workers=0": "engine.workers must be a whole number >= 1",
-    "engine.kind=vllm": "engine.replicas is missing",
-    'engine.replicas=["http://a:1"]': 'replicas goes with engine.kind "vllm"',
-    'engine.kind=vllm engine.replicas=["http://a:1","http://a:1/"]': "address twice",
+    'engine.kind=ray engine.address=["a:1","b:1"]': "a Ray cluster has one",
+    "engine.kind=vllm": "address is missing",
+    "engine.adapters=a": 'adapters goes with engine.kind "vllm"',
+    'engine.kind=vllm engine.address=["http://a:1","http://a:1/"]': "has a server twice",
     "engine.kind=vllm engine.workers=2": 'workers goes with engine.kind "ray"',
-    'engine.kind=vllm engine.replicas=["http://me:key@a:1"]': "engine.replicas",
-    'engine.kind=vllm engine.replicas=["ftp://a:1"]': "engine.replicas",
-    "engine.kind=vllm engine.replicas=[]": "engine.replicas",
+    'engine.kind=vllm engine.address=["http://me:key@a:1"]': "engine.address",
+    'engine.kind=vllm engine.address=["ftp://a:1"]': "engine.address",
+    "engine.kind=vllm engine.address=[]": "engine.address",
 }
 
 

@@ -79,7 +79,7 @@ def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
         there.places(Adapter(layers=[99]), None)
 
 
-@pytest.mark.parametrize("kind", ["score", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["features", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
     """Answers, layer inputs, scores and KL: bit for bit, at the same rows of a chunk."""
     sites, _ = here.places(Adapter(), None)

@@ -67,7 +67,7 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
     (host,) = hosts
     assert isinstance(host.workers, near_workers.NearWorkers)
     assert host.workers.closed and set(host.workers.tasks) >= KINDS
-    moved = {"address": "10.0.0.5:6379", "workers": 1}
+    moved = {"address": ["10.0.0.5:6379"], "workers": 1}
     assert resume(paths[1], *(f"engine.{name}={value}" for name, value in moved.items())) == 0
     assert resume(paths[1]) == 0  # from now on the workers are there
     assert [len(host.workers.workers) for host in hosts] == [2, 1, 1]  # type: ignore[attr-defined]
@@ -123,7 +123,7 @@ def resume(path: Path, *sets: str) -> int:
     [
         ("engine.chunk_rows=4", "engine.chunk_rows stays as the run began with it"),
         ("engine.kind=local", "engine.kind stays as the run began with it"),
-        ("engine.replicas=['http://a']", "engine.address, engine.workers can change"),
+        ("engine.adapters=a", "engine.address, engine.workers can change"),
         ("run.votes=99", "can change (for more votes: --votes +40)"),
         ("engine.workers=0", "engine.workers must be a whole number >= 1"),
     ],

@@ -76,7 +76,7 @@ def no_pause(monkeypatch):
 def served(
     policy: LoraPolicy, *urls: str, each_row: bool = False, **settings: Any
 ) -> Iterator[ServedAnswers]:
-    engine = Engine(kind="vllm", replicas=list(urls), **{"chunk_rows": 4, **settings})
+    engine = Engine(kind="vllm", address=list(urls), **{"chunk_rows": 4, **settings})
     here, there = policy.backend, VllmBackend(policy.held, engine, each_row=each_row)
     policy.backend = there.at(policy.subspace, policy.space, run=True)
     try:
@@ -104,7 +104,7 @@ def wanted(policy, running):
 def test_the_doctor_measures_a_step_on_servers(server, model):
     """Two chunks on one server take twice as long as one."""
     sets = [f"model.name={model}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
-            f'engine.replicas=["{server.url}"]', "optimizer.D=2",
+            f'engine.address=["{server.url}"]', "optimizer.D=2",
             "optimizer.K=1", "generation.max_new_tokens=4"]  # fmt: skip
     engine, step = run_engine.examine_engine(settings_file.load(sets=sets), "w20 w21")
     assert (engine.status, step.status) == ("ok", "ok")
@@ -127,9 +127,9 @@ def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     line = ["run", "--preset", "tiny", "--folder", str(tmp_path), "--set", "engine.kind=vllm"]
-    assert call([*line, "--set", f'engine.replicas=["{url}"]']) == 2
+    assert call([*line, "--set", f'engine.address=["{url}"]']) == 2
     message = capsys.readouterr().err.strip().splitlines()
-    assert len(message) == 1 and f"engine.replicas: {url} cannot be reached" in message[0]
+    assert len(message) == 1 and f"engine.address: {url} cannot be reached" in message[0]
 
 
 # ---- the contract ----
@@ -311,7 +311,7 @@ def test_replicas_of_two_versions_are_refused(policy, server, model):
         for _ in range(20):  # one server may answer all before the other is looked at
             rollout(policy)
     other.close()
-    assert "start all replicas from one version" in str(error.value)
+    assert "start all servers from one version" in str(error.value)
 
 
 def test_several_replicas_share_the_chunks_and_one_takes_over(policy, server, model, wanted):
@@ -358,7 +358,7 @@ def test_a_server_gets_mixes_of_adapters_with_their_weights_multiplied_in(
     """A whole run whose every row is rescored here: the server's policies are this process's."""
     one = VllmServer(model)
     adapters = lora_folders.write_shapes(tmp_path / "adapters")
-    sets = ["engine.kind=vllm", f'engine.replicas=["{one.url}"]', "optimizer.rule=known",
+    sets = ["engine.kind=vllm", f'engine.address=["{one.url}"]', "optimizer.rule=known",
             f"subspace.adapters={json.dumps(adapters)}"]  # fmt: skip
     path = folder_run.make(tmp_path, *sets, model_folder=model)
     one.close()
@@ -372,7 +372,7 @@ def test_a_run_by_a_server_ends_verifies_and_tells_nobody_the_key(
     monkeypatch.setenv("VLLM_API_KEY", KEY)
     one = VllmServer(model, key=KEY)
     one.faults = Faults(reply=lambda path, body, n: "429" if n % 7 == 0 else None)
-    sets = ["engine.kind=vllm", f'engine.replicas=["{one.url}"]']
+    sets = ["engine.kind=vllm", f'engine.address=["{one.url}"]']
     with caplog.at_level("DEBUG"):
         path = folder_run.make(tmp_path, *sets, model_folder=model)
         place = ["--folder", str(path.parent)]

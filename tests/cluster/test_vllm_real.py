@@ -122,7 +122,7 @@ def test_a_run_outlives_its_server_which_answers_as_this_process_would(
 
     monkeypatch.setattr(TrustedModel, "deviations", deviations)
     monkeypatch.setattr(Servers, "gather", kill_once)
-    sets = [f"run.votes={VOTES}", "engine.kind=vllm", f'engine.replicas=["{server.url}"]']
+    sets = [f"run.votes={VOTES}", "engine.kind=vllm", f'engine.address=["{server.url}"]']
     try:
         until(server.is_up, START_S)
         assert call([*line, *(word for text in sets for word in ("--set", text))]) == 0

@@ -56,8 +56,8 @@ def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets
     [
         ((), "features", 1024),
         (("subspace.samples=4096",), "features", 4096),
-        (("subspace.samples=255",), "score", 255),  # too few for the directions of features
-        (("subspace.kind=score",), "score", 384),
+        (("subspace.samples=255",), "none", 255),  # too few for the directions of features
+        (("subspace.samples=255", "optimizer.D=8"), "features", 255),  # whose votes explain less
         (("subspace.kind=features", "subspace.samples=96"), "features", 96),
         (("optimizer.rule=known",), "full", 384),
         (("optimizer.rule=sign",), "full", 384),
@@ -69,14 +69,12 @@ def test_auto_is_coordinates_of_features_where_the_rule_can_use_them(sets, kind,
     assert (config.coordinates, config.samples) == (kind, samples)
     again = Config.model_validate(config.model_dump(mode="json"))
     assert again.coordinates == kind
-    old = {**config.model_dump(mode="json"), "subspace": {"kind": "score", "samples": 384}}
-    assert Config.model_validate(old).coordinates == "score"  # as runs and files of before say
 
 
 def test_directions_are_guided_where_a_model_of_this_process_moves_all_its_weights():
     """Elsewhere known and sign keep their own step; so they do where they compare one-sided."""
     wide = (("w", (100, 100)),)
-    servers = ["engine.kind=vllm", 'engine.replicas=["http://a"]']
+    servers = ["engine.kind=vllm", 'engine.address=["http://a"]']
     cases = [
         ([], True, (0.8, 0.006)),
         (["optimizer.guided=0"], True, (0.0, 0.03)),
@@ -90,7 +88,7 @@ def test_directions_are_guided_where_a_model_of_this_process_moves_all_its_weigh
         made = config.optimizer_settings(wide, 1.0, guides=guides).section
         with case(sets, guides):
             assert (made.guided, made.kl_step) == wanted
-    assert config.coordinates == "score"
+    assert config.coordinates == "full"
 
 
 @pytest.mark.parametrize(("votes", "steps"), [(8, 1), (15, 1), (16, 2), (299, 37)])
@@ -108,8 +106,8 @@ def test_presets_are_valid_and_survive_the_written_file(name):
 
 
 def test_people_wait_for_no_measurement_in_the_middle_of_a_run():
-    assert settings_file.load(preset_name="people").evaluation.along == 0
-    assert settings_file.load(preset_name="demo").evaluation.along > 0  # a program can wait
+    assert settings_file.load(preset_name="people").measured_along == 0
+    assert settings_file.load(preset_name="demo").measured_along > 0  # a program can wait
 
 
 def test_init_explains_ten_settings_and_what_was_set_or_all(tmp_path):
@@ -199,7 +197,10 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are():
         (["run.votes=none"], "run.votes must be a whole number"),
         (["run.votes=7"], "settings: run.votes 7 is less than one step, which takes 8 "),
         (["N=64"], "run.votes 240 is less than one step, which takes 512"),
-        (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
+        (
+            ["subspace.kind=features", "subspace.samples=31"],
+            "samples 31 is too few for subspace.dim 8; give at least 32",
+        ),
         (["panel.kind=judge", "optimizer.M=2"], "answers the same whenever"),
         (["optimizer.votes=5"], "votes is called M now: write optimizer.M"),
         (["directions=4"], "optimizer.directions is called optimizer.K now"),
@@ -258,7 +259,7 @@ def test_a_key_that_says_what_holds_under_the_rule_anyway_may_stand():
     """So another rule can be asked of a preset: its idle keys stand, or are taken back."""
     config = settings_file.load(sets=["optimizer.rule=sign", "optimizer.kl_budget=off"])
     assert config.optimizer.rule == "sign"
-    chosen = ["optimizer.rule=regression", "subspace.kind=score", "optimizer.kl_step=none"]
+    chosen = ["optimizer.rule=regression", "subspace.kind=features", "optimizer.kl_step=none"]
     assert settings_file.load(preset_name="published", sets=chosen).optimizer.rule == "regression"
     with pytest.raises(UsageError, match="must be a table"):
         settings_file.check({"optimizer": 3})

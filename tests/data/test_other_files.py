@@ -271,8 +271,7 @@ def test_two_columns_that_may_hold_the_prompt_are_not_chosen_between(tmp_path):
     both = {"text": "### It's raining? ### Yes.", "prompt": "It's raining?"}
     for path in (table(tmp_path, both), jsonl(tmp_path, both)):
         words = refusal(prompts.load, path)
-        assert "has text and prompt; name the one that holds the prompt in prompts.column" in words
-        assert prompts.load(path, column="prompt").train == (RAIN,)
+        assert "has text and prompt; leave one of them out" in words
     assert prompts.load(table(tmp_path, {**both, "text": ""})).train == (RAIN,)
 
 

@@ -118,32 +118,25 @@ def test_odd_characters_are_read_with_a_warning_and_a_line_up_to_its_limit(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("header", "column"),
+    "header",
     [
-        ("prompt;topic", None),  # as spreadsheet programs of half of Europe write it
-        ("prompt\ttopic", None),
-        ("prompt|topic", None),
-        ("Customer Message;topic", "customer message"),
-        ("id,customer_message", "customer_message"),
+        "prompt;topic",  # as spreadsheet programs of half of Europe write it
+        "prompt\ttopic",
+        "prompt|topic",
+        "Prompt;topic",
+        "id,text",
     ],
 )
-def test_columns_are_found_by_name_whatever_separates_them(tmp_path, header, column):
+def test_columns_are_found_by_name_whatever_separates_them(tmp_path, header):
     mark = next(c for c in ";\t|," if c in header)
-    place = [name.lower() for name in header.split(mark)].index(column or "prompt")
+    place = [name.lower() for name in header.split(mark)].index(
+        "text" if "," in header else "prompt"
+    )
     cells = ["Why, oh why?" if mark != "," else "Why?", "colours"]
     line = mark.join(cells if place == 0 else cells[::-1])
     path = write(tmp_path, "a.csv", f"{header}\n{line}\n")
-    prompts = load(path, heldout=0, column=column)
+    prompts = load(path, heldout=0)
     assert [prompt.text for prompt in prompts.train] == [cells[0]]
-
-
-def test_a_key_of_json_records_is_named_likewise(tmp_path):
-    path = write(tmp_path, "a.jsonl", '{"message": "Why?", "text": "not this"}\n')
-    assert [p.text for p in load(path, heldout=0, column="message").train] == ["Why?"]
-    with pytest.raises(UsageError, match=r"a\.jsonl:1: needs question"):
-        load(path, column="question")
-    with pytest.raises(UsageError, match=r"has no columns; leave prompts\.column out"):
-        load(write(tmp_path, "a.txt", "Why?\n"), column="message")
 
 
 REFUSED = [
@@ -155,7 +148,7 @@ REFUSED = [
     ("a.jsonl", b'{"text": "ok"}\n' * 16 + b"x" * 10_485_760 + b"\n",
      "line 17 is 10,485,761 bytes; limit 65,536"),
     ("a.yaml", "!!python/object:os.system", "read from .jsonl, .csv, .json, .txt"),
-    ("a.csv", "question\nWhy?\n", "named messages or text or prompt (found: question); name"),
+    ("a.csv", "question\nWhy?\n", "named messages or text or prompt (found: question); call"),
     ("a.csv", "text;topic\nWhy; oh why?;x\n", "put texts with semicolons in double quotes"),
     ("a.csv", "text\nWhy, oh why?\n", "a.csv:2: 2 cells under 1 column"),
     ("a.csv", 'text\n"open\n', "a.csv:2: not valid CSV"),

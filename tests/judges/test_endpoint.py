@@ -24,7 +24,7 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import budget, controller
 from szpo.types import Prompt
-from szpo.voting import counting, lease, step_record
+from szpo.voting import lease, step_record
 from szpo.voting.service import VoteService
 from tests.support import yard_run
 from tests.support.judging import comparison
@@ -57,6 +57,14 @@ def asked(stub, **settings):
     return made.opinion(PAIR, panelist="p", plus_side="A", key=bytes(16))
 
 
+def refused(stub, **settings):
+    """The line with which a judge ends the run."""
+    with pytest.raises(JudgeError) as caught:
+        asked(stub, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("ask", ["verdict", "soft"])
 def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
     with stub_endpoint("longer") as stub:
@@ -85,14 +93,10 @@ def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
         ("silent", "no answer within 0.1 s"),
     ],
 )
-def test_every_fault_has_a_name_and_is_counted_as_configured(script, words, monkeypatch):
+def test_every_fault_has_a_name_and_ends_the_run(script, words, monkeypatch):
     monkeypatch.setattr(endpoint, "TIMEOUT_S", PATIENCE_S[script == "silent"])
     with stub_endpoint(script) as stub:
-        found = asked(stub, on_error="skip")
-        assert found.choice == "skip" and found.details["error"].startswith(words)
-        with pytest.raises(JudgeError, match=words) as caught:
-            asked(stub)
-    assert "\n" not in str(caught.value)
+        assert refused(stub).startswith(f"judge smollm2: {words}")
 
 
 WHOLE = json.dumps(completion("I counted.\nVerdict: A").body)
@@ -106,16 +110,14 @@ HOSTILE = {
 def test_a_hostile_reply_is_cut(kind, monkeypatch):
     monkeypatch.setattr(endpoint, "REPLY_BYTES", 500_000)
     with stub_endpoint(lambda request, before: HOSTILE[kind]) as stub:
-        found = asked(stub, on_error="skip")
-    assert found.choice == "skip"
-    assert found.details["error"].startswith(("the reply is not a chat", "the reply has no"))
+        assert re.search("the reply (is not a chat|has no)", refused(stub))
 
 
 def test_a_reply_is_never_unpacked():
     """It says that it is packed, and is read as it came."""
     packed = StubReply(WHOLE, headers={"content-encoding": "gzip"})
     with stub_endpoint(lambda request, before: packed) as stub:
-        assert asked(stub, on_error="skip").choice == "tie"  # A in both orders
+        assert asked(stub).choice == "tie"  # A in both orders
     assert stub.headers[0]["accept-encoding"] == "identity"
 
 
@@ -157,7 +159,7 @@ def test_a_busy_endpoint_is_asked_again(monkeypatch):
 def test_what_no_second_try_mends_always_stops(code, words, monkeypatch):
     monkeypatch.setattr(endpoint, "ATTEMPTS", 5)
     with stub_endpoint(code) as stub, pytest.raises(JudgeError, match=words):
-        asked(stub, on_error="tie")
+        asked(stub)
     assert len(stub.requests) == 1
 
 
@@ -181,13 +183,8 @@ def test_a_server_is_quoted_and_asked_again_only_where_that_may_help(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     reply = StubReply(body, status, {} if stops else {"retry-after-ms": "1"})
     with stub_endpoint(lambda request, before: reply) as stub:
-        if stops:
-            with pytest.raises(JudgeError) as caught:
-                asked(stub, on_error="tie")
-            said = str(caught.value)
-        else:
-            said = asked(stub, on_error="tie").details["error"]
-    assert words in said and "\n" not in said and "\x1b" not in said
+        said = refused(stub)
+    assert words in said and "\x1b" not in said
     assert len(stub.requests) == (3 if "tried" in words else 1)
 
 
@@ -242,8 +239,7 @@ def test_a_wait_above_two_minutes_is_said_as_it_was_tried(monkeypatch):
     monkeypatch.setattr(endpoint, "ATTEMPTS", 4)
     limit = StubReply({"error": {"message": "try again in 10m0s"}}, 429, {"retry-after": "600"})
     with stub_endpoint(lambda request, before: limit) as stub:
-        found = asked(stub, on_error="skip")
-    assert found.details["error"] == "HTTP 429, tried once (try again in 10m0s)"
+        assert "HTTP 429, tried once (try again in 10m0s);" in refused(stub)
     assert len(stub.requests) == 1
 
 
@@ -281,7 +277,7 @@ def failed(reply, words):
 )
 def test_what_a_server_says_in_place_of_a_verdict_is_passed_on(reply, words):
     with stub_endpoint(lambda request, before: reply) as stub:
-        assert words in asked(stub, on_error="skip").details["error"]
+        assert words in refused(stub)
     assert all(request["stream"] is False for request in stub.requests)
 
 
@@ -322,7 +318,7 @@ def test_an_address_may_be_written_with_what_stands_behind_it(end):
 
 def test_an_address_without_v1_is_told_of():
     with stub_endpoint("404") as stub, pytest.raises(JudgeError, match="which often ends in /v1"):
-        asked(stub, base_url=stub.url.removesuffix("/v1"), on_error="tie")
+        asked(stub, base_url=stub.url.removesuffix("/v1"))
 
 
 def test_a_judge_that_sends_questions_on_is_refused(monkeypatch):
@@ -334,14 +330,14 @@ def test_a_judge_that_sends_questions_on_is_refused(monkeypatch):
             stub_endpoint(lambda request, before: onward) as stub,
             pytest.raises(JudgeError, match=r"sends questions on to another .*HTTP 307"),
         ):
-            asked(stub, on_error="tie")
+            asked(stub)
         assert len(stub.requests) == 1 and not other.requests
 
 
 def test_a_refused_request_says_why_and_nobody_there_is_reported():
     refuses = StubReply({"error": {"message": f"no parameter {KEY}\n here"}}, 400)
     with stub_endpoint(lambda request, before: refuses) as stub:
-        assert "HTTP 400" in asked(stub, on_error="tie").details["error"]
+        assert "HTTP 400" in refused(stub)
     with socket.socket() as taken:  # bound and not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
         stub.url_of_nobody = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
@@ -360,8 +356,7 @@ def test_a_refused_request_says_why_and_nobody_there_is_reported():
 )
 def test_odds_need_both_names_among_the_likeliest_and_numbers(odds, says):
     with stub_endpoint(lambda request, before: completion("A", odds=odds)) as stub:
-        found = asked(stub, ask="soft", on_error="tie")
-    assert found.details["error"].startswith(says)
+        assert says in refused(stub, ask="soft")
 
 
 def test_chances_of_a_name_in_several_spellings_add_up():
@@ -465,32 +460,6 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
         assert verification.verify(ledger).ok
 
 
-@pytest.mark.full
-def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
-    def script(request, before):  # every third question fails
-        return SCRIPTS["nonsense" if before % 3 == 2 else "longer"](request, before)
-
-    sets = ("judge.on_error=skip", "run.votes=13")
-    with stub_endpoint(script) as stub:
-        assert call(arguments(tmp_path, stub, *sets)) == 0
-    with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
-        steps = ledger.steps()
-        assert len(steps) > 2 and {row["state"] for row in steps} == {"applied"}
-        (event, *_) = [e["body"] for e in ledger.events("close")]
-        assert "skipped by every judge: 2 × judge: no clear verdict" in event["reason"]
-        assert len(counting.counted(ledger, 0)) == 2
-        assert verification.verify(ledger).ok
-    # Nothing at all was judged: going on would make steps for ever.
-    capfd.readouterr()
-    for folder, more in (("b", ()), ("rows", ("optimizer.D=1",))):
-        with stub_endpoint("nonsense") as stub:
-            assert call(arguments(tmp_path / folder, stub, *sets, *more)) == 1
-        said = "step 0: no comparison was judged (4 × judge: no clear verdict"
-        assert said in capfd.readouterr().err
-    assert call(["run", "--resume", str(tmp_path / "rows" / "runs" / "yard.db")]) == 1
-    assert "step 1: no comparison" in capfd.readouterr().err, "single rows are not asked again"
-
-
 def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, capfd, monkeypatch):
     """M = 2: one vote is the judge's and one a person's."""
     noted: list[str] = []
@@ -501,7 +470,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
         line = yard_run.arguments(
             tmp_path, "panel.kind=people", 
             "optimizer.M=2", "run.votes=8", "optimizer.N=4",
-            "run.lag=0", "run.name=mixed", f"run.folder={tmp_path / 'runs'}",
+            "run.name=mixed", f"run.folder={tmp_path / 'runs'}",
         )  # fmt: skip
         config = settings_file.load(sets=[line[i + 1] for i, w in enumerate(line) if w == "--set"])
         parts = assemble.build(config, say=lambda text: None)
@@ -518,7 +487,9 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
                 while (seat := service.assign(ann)) is not None:
                     service.cast(seat.id, "A", idem=seat.id)
 
-            done = controller.run(replace(driver.prepare(ledger, parts), wait=people))
+            done = controller.run(
+                replace(driver.prepare(ledger, parts, by_hand=True), wait=people)
+            )
             assert isinstance(done, step_record.Outcome) and done.status == "finished"
             kinds = ledger.query(
                 "SELECT p.kind, count(*) AS n FROM votes v JOIN assignments a USING (assignment) "
@@ -544,7 +515,7 @@ def test_the_key_stands_nowhere(tmp_path, monkeypatch, capfd, caplog):
         return completion(f"Your key is {KEY}.\nVerdict: A")
 
     with caplog.at_level(logging.DEBUG), stub_endpoint(echo) as stub:
-        assert call(arguments(tmp_path, stub, "judge.on_error=tie")) == 0
+        assert call(arguments(tmp_path, stub)) == 1
         assert stub.headers[0]["authorization"] == f"Bearer {KEY}"
         assert not {"openai-organization", "openai-project"} & {
             name for sent in stub.headers for name, value in sent.items() if value

@@ -8,7 +8,7 @@ from szpo.cli.app import call
 from szpo.config.tables import Judge
 from szpo.errors import UsageError
 from szpo.features import dictionary, own
-from szpo.judges.judge_factory import MIDDLE, Ratings
+from szpo.judges.judge_factory import Ratings
 from szpo.judges.prompting import JudgeError, Reply
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -50,7 +50,6 @@ def test_odds_are_thousandths_and_what_cannot_be_read_is_asked_again_then_stops_
     assert made("x", PAIRS) == [4] * 3
     with pytest.raises(JudgeError, match="no clear verdict in the reply, asked 3 times"):
         ratings(lambda _: "Well.")("x", PAIRS)
-    assert ratings(lambda _: "Well.", on_error="skip")("x", PAIRS) == [MIDDLE] * 3
 
 
 def test_a_feature_without_its_sentence_or_judge_is_refused():

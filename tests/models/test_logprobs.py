@@ -317,10 +317,10 @@ def test_bf16_scores_are_those_of_the_tape_within_its_rounding():
     assert off[1] < 1.2 * off[0] < 0.2
 
 
-# --- words drawn anew ----------------------------------------------------------------------------
+# --- parts of scores -----------------------------------------------------------------------------
 
 
-def redrawn(law: ScoredLaw, samples: list[Sample], tokens: int = 4096) -> np.ndarray:
+def read_parts(law: ScoredLaw, samples: list[Sample], tokens: int = 4096) -> np.ndarray:
     model, sites, start = parts("llama")
     found = np.empty((len(samples), law.rows, scores.width_of(sites)), np.float32)
     adapted = AdaptedModel(model, sites)
@@ -330,11 +330,10 @@ def redrawn(law: ScoredLaw, samples: list[Sample], tokens: int = 4096) -> np.nda
 
 
 def test_parts_of_a_score_add_up_to_it_and_end_where_the_answer_ends():
-    whole = redrawn(ScoredLaw(redraws=2, seed=5), SAMPLES)
-    parts = redrawn(ScoredLaw(redraws=2, seed=5, cuts=(1, 2, 1000)), SAMPLES)
-    assert parts.shape == (len(SAMPLES), 6, whole.shape[2])
-    np.testing.assert_allclose(parts[:, :4].sum(1), whole[:, 0], atol=1e-5)
-    np.testing.assert_array_equal(parts[:, 4:], whole[:, 1:])
+    whole = read_parts(ScoredLaw(), SAMPLES)
+    parts = read_parts(ScoredLaw(cuts=(1, 2, 1000)), SAMPLES)
+    assert parts.shape == (len(SAMPLES), 4, whole.shape[2])
+    np.testing.assert_allclose(parts.sum(1), whole[:, 0], atol=1e-5)
     assert not parts[:, 3].any() and parts[:, :3].any((0, 2)).all()
 
 
@@ -344,36 +343,9 @@ def test_what_a_token_adds_to_the_score_has_mean_0_given_the_words_up_to_it():
     every = [Sample(prompt, (7, word)) for word in range(tiny_models.WORDS)]
     with torch.no_grad():
         p = parts("llama")[0](torch.tensor([[*prompt, 7]])).logits[0, -1].softmax(-1).numpy()
-    found = redrawn(ScoredLaw(cuts=(1,)), every)
+    found = read_parts(ScoredLaw(cuts=(1,)), every)
     first, later = (np.abs(p @ found[:, part]).max() for part in (0, 1))
     assert later < 1e-5 < 0.1 * first
-
-
-def test_redraws_are_named_by_the_seed_and_the_sample_whatever_the_batch():
-    law = ScoredLaw(redraws=3, seed=5)
-    found = redrawn(law, SAMPLES)
-    np.testing.assert_allclose(redrawn(law, SAMPLES, tokens=1), found, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found[:, 0], redrawn(ScoredLaw(), SAMPLES)[:, 0], atol=1e-5)
-    other = redrawn(ScoredLaw(redraws=3, seed=6), SAMPLES)
-    assert np.abs(other[:, 1:] - found[:, 1:]).max() > 0.02
-
-
-def test_redraws_of_one_word_have_the_fisher_matrix_of_its_law():
-    """F = Σ_y π(y) s_y s_yᵀ over all 320 words; 2,000 redraws estimate it along any direction."""
-    model, sites, start = parts("llama")
-    prompt = (5, 9, 11)
-    every = [Sample(prompt, (word,)) for word in range(tiny_models.WORDS)]
-    s = score_vectors(AdaptedModel(model, sites), start, every).astype(np.float64)
-    with torch.no_grad():
-        p = model(torch.tensor([prompt])).logits[0, -1].double().softmax(-1).numpy()
-    fisher = (p[:, None] * s).T @ s
-    drawn = redrawn(ScoredLaw(redraws=20), [Sample(prompt, (7,))] * 100)[:, 1:]
-    drawn = drawn.reshape(2000, -1).astype(np.float64)
-    for v in np.linalg.eigh(fisher)[1][:, -3:].T:
-        squares = (drawn @ v) ** 2
-        error = squares.std() / math.sqrt(len(squares))
-        assert abs(squares.mean() - v @ fisher @ v) < 4 * error
-        assert abs((drawn @ v).mean()) < 4 * math.sqrt(squares.mean() / len(squares))
 
 
 def test_features_of_an_answer_are_the_mean_and_the_last_of_its_hidden_states():

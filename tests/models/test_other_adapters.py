@@ -140,6 +140,6 @@ def test_paths_of_settings_may_begin_at_home(monkeypatch, tmp_path):
         "engine.adapters": ("engine", "adapters"),
     }  # fmt: skip
     for key, (table, name) in keys.items():
-        more = ["engine.kind=vllm", 'engine.replicas=["http://here"]'] if table == "engine" else []
+        more = ["engine.kind=vllm", 'engine.address=["http://here"]'] if table == "engine" else []
         config = settings_file.load(sets=[f"{key}=~/mine", *more])
         assert getattr(getattr(config, table), name) == str(tmp_path / "mine"), key

@@ -20,7 +20,7 @@ from szpo.models import loading
 from szpo.optim import named_features
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import basis, language_model, subspace_setup
+from szpo.policies import language_model, subspace_setup
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import RULER, Probe, kl_ratios, unit_directions
@@ -201,23 +201,7 @@ def test_what_ships_of_features_is_what_a_run_uses(shipped):
 
 
 @pytest.mark.slow
-def test_a_set_up_of_today_finds_the_same_span_of_the_scores(loaded, monkeypatch):
-    """As ``make basis`` does it."""
-    monkeypatch.setattr(basis, "REDRAWS", 0)
-    samples = subspace_setup.SHIPPED_SAMPLES
-    sets = ["subspace.kind=score", f"subspace.samples={samples}"]
-    config = settings_file.load(sets=sets)
-    stored = find(loaded, config)
-    assert stored.report["origin"] == "shipped"
-    made = language_model.set_up(config, LocalBackend(loaded), stored.sites, PROMPTS)
-    spans = [np.linalg.qr(flat(space).astype(np.float64))[0] for space in (made, stored)]
-    assert np.linalg.svd(spans[0].T @ spans[1])[1].min() > 0.99
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["features", "score"])
-def test_kl_is_half_a_square_along_directions_that_gave_no_scale(loaded, kind):
-    shipped = find(loaded, settings_file.load(sets=[f"subspace.kind={kind}"]))
+def test_kl_is_half_a_square_along_directions_that_gave_no_scale(loaded, shipped):
     units = unit_directions(5, 16, shipped.dim, "test")
     probe = probe_of(loaded, shipped, seed=77)
     (ratios,) = kl_ratios(probe, shipped, units, (1.0,), 6, "test").values()

@@ -27,7 +27,7 @@ def space():
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     return Subspace(
-        "score",
+        "full",
         SITES,
         fixed={s.a: draw(1, 3) for s in SITES},
         start={s.b: draw(2, 1) for s in SITES},
@@ -207,7 +207,7 @@ ASKED = [Prompt.user("w7"), Prompt.user("w8")]
 
 
 def key_of(*sets, sha256="model", dtype="bf16", prompts=ASKED):
-    own = "run.folder=elsewhere", "subspace.kind=score"
+    own = "run.folder=elsewhere", "subspace.kind=features"
     config = settings_file.load(preset_name="tiny", sets=[*own, *sets])
     return subspace_setup.file_name(subspace_setup.setup_key(config, sha256, dtype, prompts))
 
@@ -229,7 +229,7 @@ def test_whatever_changes_the_set_up_changes_the_key():
         "", "subspace.setup_seed=1", "subspace.samples=400", "subspace.dim=4",
         "generation.temperature=0.7", "generation.max_new_tokens=12", "adapter.layers=[1]",
         "subspace.kind=full",
-        "subspace.kind=full optimizer.kl_radius=0.9", "subspace.kind=features",
+        "subspace.kind=full optimizer.kl_radius=0.9",
     ]  # fmt: skip
     every = [key_of(*each.split()) for each in sets]
     every += [key_of(sha256="another model"), key_of(dtype="fp32")]
@@ -260,5 +260,5 @@ def test_runs_of_two_seeds_and_rules_share_what_the_first_one_made(tmp_path, cap
     assert "basis shared, from the cache (made in" in again[2]
     assert one["basis_sha256"] == two["basis_sha256"] and one["root_seed"] != two["root_seed"]
     assert (made["origin"], shared["origin"]) == ("made", "cache")
-    # KL is |z|²/2: one side of four coordinates is √(2κ/4) away.
-    assert shared["mu"] == pytest.approx((2 * 0.5 / 4) ** 0.5) != made["mu"]
+    # KL is |z|²/2: one side of d coordinates is √(2κ/d) away.
+    assert shared["mu"] == pytest.approx((2 * 0.5 / shared["dim"]) ** 0.5) != made["mu"]

@@ -42,7 +42,7 @@ def test_what_can_be_taught_is_said_in_words_with_its_ruler():
     assert teachable.describe_ruler({"ruler": {"prompt": "p", "answers": same}}) == [
         "what nats look like: p", "       0 nats  a", "  1 to 5 nats  b",
     ]  # fmt: skip
-    assert teachable.describe(teachable.of_spec({"space": {"report": {"kind": "score"}}}), 8) == {}
+    assert teachable.describe(teachable.of_spec({"space": {"report": {"kind": "full"}}}), 8) == {}
     assert teachable.of_spec({}) == ()
 
 

@@ -63,7 +63,7 @@ def proxied(monkeypatch):
 
 
 def judged(url: str, **settings: Any) -> Any:
-    chosen = Judge(base_url=url, on_error="tie", **settings)
+    chosen = Judge(base_url=url, **settings)
     there = endpoint.connect(chosen)
     pair = comparison(("a long answer to it", "short"))
     with contextlib.closing(there.client):
@@ -123,7 +123,7 @@ def refuse_elsewhere(self: socket.socket, address: Any) -> None:
 def test_vllm_servers_are_asked_past_every_proxy(proxied):
     heard: list[Request] = []
     with serving(lambda request: heard.append(request) or Reply()) as url:
-        assert vllm_engine.unreachable(Engine(kind="vllm", replicas=[url])) is None
+        assert vllm_engine.unreachable(Engine(kind="vllm", address=[url])) is None
     assert proxied == [] and heard[0].headers["authorization"] == f"Bearer {KEY}"
 
 
@@ -174,7 +174,7 @@ def test_a_key_goes_over_plain_http_only_where_a_setting_names_the_host(monkeypa
         return endpoint.connect(Judge(base_url=f"{ELSEWHERE}/v1", **settings))
 
     def engine(**settings: Any) -> Any:
-        vllm_engine.demand(Engine(kind="vllm", replicas=[ELSEWHERE], **settings))
+        vllm_engine.demand(Engine(kind="vllm", address=[ELSEWHERE], **settings))
 
     for act, table in ((judge, "judge"), (engine, "engine")):
         text = refused(act)
@@ -201,7 +201,7 @@ def test_a_key_goes_over_plain_http_only_where_a_setting_names_the_host(monkeypa
 def test_a_key_that_fits_into_no_header_is_refused_in_a_line(key, monkeypatch):
     for name, act in (
         ("OPENAI_API_KEY", lambda: judged("http://127.0.0.1:9/v1")),
-        ("VLLM_API_KEY", lambda: vllm_engine.demand(Engine(kind="vllm", replicas=[ELSEWHERE]))),
+        ("VLLM_API_KEY", lambda: vllm_engine.demand(Engine(kind="vllm", address=[ELSEWHERE]))),
     ):
         monkeypatch.setenv(name, key)
         with pytest.raises(UsageError, match=rf"\${name} must be printable ASCII") as caught:

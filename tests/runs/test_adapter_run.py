@@ -169,7 +169,7 @@ def test_settings_that_do_not_go_with_adapters_are_refused(capsys):
 
     some = 'subspace.adapters=["a","b"]'
     assert "goes with subspace.adapters" in refused("subspace.kind=adapters")
-    assert '"score" goes with no subspace.adapters' in refused(some, "subspace.kind=score")
+    assert '"features" goes with no subspace.adapters' in refused(some, "subspace.kind=features")
     assert "'a' not found" in refused(some, "model.name=tiny")
     assert "adapter.rank plays no part where" in refused(some, "adapter.rank=2")
 

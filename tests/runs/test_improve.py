@@ -43,7 +43,7 @@ pytestmark = pytest.mark.full
 ASKED = [("How was the rain?", "was"), ("How was the soup?", "no such answer")]
 SETS = {
     "panel.beta": 30, "run.votes": 80, "optimizer.kl_budget": 0.5, "subspace.samples": 384,
-    "evaluation.prompts": 8, "evaluation.samples": 2, "evaluation.along": 0,
+    "evaluation.prompts": 8, "evaluation.samples": 2,
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_the_best_of_several_answers_is_the_one_that_the_taste_scores_highest(im
     every, best = answers("-n", "4"), answers("--best-of", "4")
     assert answers("--best-of", "4", by="answer") == best
     with Ledger.open(improved, readonly=True) as ledger:
-        taste = run_taste.read(ledger)
+        taste = run_taste.read(ledger)[0]
     for row, one in zip(every, best, strict=True):
         assert one["base"] == row["base"][:1]
         asked = [row["prompt"]] * 4

@@ -16,7 +16,7 @@ from tests.support import yard_run
 from tests.support.stub_endpoint import SCRIPTS, stub_endpoint
 
 KEY = "sk-of-another-service-0123456789"
-VLLM = ("engine.kind=vllm", 'engine.replicas=["http://a:1", "http://b:2"]', "engine.adapters=x")
+VLLM = ("engine.kind=vllm", 'engine.address=["http://a:1", "http://b:2"]', "engine.adapters=x")
 """Of servers that are not there."""
 
 
@@ -93,10 +93,10 @@ def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
         ledger.spec["config"] = settings_file.load(sets=VLLM).model_dump(mode="json")
         with pytest.raises(UsageError, match="have not named that address"):
             run_engine.read_settings(ledger)
-        run_engine.read_settings(ledger, {"replicas": ["http://a:1"]})
+        run_engine.read_settings(ledger, {"address": ["http://a:1"]})
         with pytest.raises(UsageError, match="http://b:2"):
             run_engine.read_settings(ledger)
-        moved = {"replicas": ["http://c:3"]}
+        moved = {"address": ["http://c:3"]}
         ledger.record_event(run_engine.ENGINE_CHANGED, "operator", moved)
         with pytest.raises(UsageError, match="http://c:3"):
             run_engine.read_settings(ledger)
@@ -116,7 +116,7 @@ def test_every_setting_that_names_a_secret_or_an_address_is_asked_about():
         f"{table}.{key}"
         for table, keys in settings_file.SECTIONS.items()
         for key in keys
-        if key.endswith(("_env", "url", "address", "replicas"))
+        if key.endswith(("_env", "url", "address"))
     }
     sets = [*VLLM, "judge.base_url=http://j:1"]
     config = settings_file.load(sets=sets)

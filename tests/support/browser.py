@@ -181,7 +181,7 @@ def make(
         sets=[
             "model.name=fixed", "optimizer.rule=known", "optimizer.K=1",
             "optimizer.N=2", "optimizer.D=3", "optimizer.M=2",
-            "run.votes=400", "subspace.kind=score", f"run.seed={seed}", f"run.lag={lag}",
+            "run.votes=400", "subspace.kind=full", f"run.seed={seed}",
             *sets,
         ],
     )  # fmt: skip

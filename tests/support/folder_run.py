@@ -50,7 +50,7 @@ def arguments(folder: Path, *sets: str, model_folder: Path) -> list[str]:
         "optimizer.N=1", "optimizer.D=2",
         "generation.max_new_tokens=8", "subspace.dim=4", "subspace.samples=32",
         "run.name=folder", "evaluation.prompts=1", "evaluation.samples=1",
-        "evaluation.along=0", *sets,
+        *sets,
     ]  # fmt: skip
     return yard_run.line(folder, every)
 

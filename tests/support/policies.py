@@ -24,7 +24,7 @@ PROMPTS = [Prompt.user(text) for text in ("w7 w8 w9", "w20", "w7 w8 w30 w31 w32"
 
 
 def setup_of(
-    kind: str = "score", sampling: Sampling = BASE,
+    kind: str = "features", sampling: Sampling = BASE,
     kl_radius: float = 1.62, root_seed: int = 0, **space: Any,
 ) -> Config:  # fmt: skip
     """Settings of a set-up; ``space`` has further settings of the table ``subspace``."""
@@ -73,7 +73,7 @@ def small(base: Loaded, dim: int = 4) -> Subspace:
     rng = np.random.default_rng(1)
     moved = whole.start.items()
     basis = {name: rng.normal(size=(*v.shape, dim)).astype(np.float32) for name, v in moved}
-    return Subspace("score", whole.sites, whole.fixed, whole.start, basis)
+    return Subspace("features", whole.sites, whole.fixed, whole.start, basis)
 
 
 def policy_of(base: Loaded, subspace: Subspace | None = None, **options: Any) -> LoraPolicy:

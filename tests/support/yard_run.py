@@ -12,7 +12,7 @@ from szpo_simulators.worlds.yard import Yard
 
 SETS = (
     "model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.D=3",
-    "evaluation.samples=1", "evaluation.along=0",
+    "evaluation.samples=1",
 )  # fmt: skip
 ONCE = TemporaryDirectory(prefix="szpo-tests-")
 """Folder of the run that each test process makes once and of which tests get copies."""

@@ -155,7 +155,7 @@ def test_own_features_are_drawn_with_the_others_and_belong_to_the_taste(tmp_path
         assert named is not None and named.names[-1] == loud
         assert named.own == (astuple(described[0]),)  # no answer has a zebra
         assert verification.verify(ledger).ok
-        made = run_taste.read(ledger, [loud])
+        made = run_taste.read(ledger, [loud])[0]
         assert made.own == named.own and made.claims[0][0] == "more of loud"
         assert made.score(["?"] * 2, ["Well!!", "Well"], given=[loud])[0] > 0
         with pytest.raises(UsageError, match="give them again"):
@@ -283,7 +283,7 @@ def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_r
         with pytest.raises(IntegrityError, match=r"of text \d+ are 0\.04\d* from what the model"):
             states_again.check(ledger, other, "fp32")
 
-        found = run_taste.read(ledger)
+        found = run_taste.read(ledger)[0]
         way = found.direction
         assert way is not None and found.claims == ()
         assert found.unsaid > 0.9 and found.words.startswith("a direction of the hidden states")

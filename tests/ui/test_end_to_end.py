@@ -31,7 +31,7 @@ SHAPE = (
 )  # fmt: skip
 TINY = (
     "model.name=tiny", "model.dtype=fp32", "subspace.samples=64",
-    "generation.max_new_tokens=8", "evaluation.samples=1", "evaluation.along=0",
+    "generation.max_new_tokens=8", "evaluation.samples=1",
 )  # fmt: skip
 BLIND = 7
 """Blind pairs that each panelist judges at the end; a statement on improvement takes 20 in all."""
@@ -159,7 +159,7 @@ def test_a_run_of_people_from_its_settings_file_to_the_report(chromium, tmp_path
     report's first sentence says whether it helped."""
     rounds, folder = 3, tmp_path / "runs"
     people = (*SHAPE, *TINY, "optimizer.D=1", "panel.sheet=1",
-              "subspace.kind=score", "subspace.samples=128",
+              "subspace.kind=features", "subspace.samples=128",
               "evaluation.prompts=2", f"run.votes={4 * rounds}", "run.name=mine")  # fmt: skip
     settings = str(tmp_path / "people.toml")
     assert call(["init", settings, "--preset", "people", *words(people)]) == 0

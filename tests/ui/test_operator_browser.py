@@ -202,7 +202,7 @@ def test_what_votes_taught_is_read(stage, operator):
 
 
 def test_a_kept_report_has_no_fault_of_axe_and_fits_320_pixels(chromium, tmp_path):
-    run = yard_run.make(tmp_path, "evaluation.along=1", "run.votes=40")
+    run = yard_run.make(tmp_path, "run.votes=40")
     assert call(["report", str(run)]) == 0
     page = chromium.new_page()
     page.set_content(run.with_suffix(".html").read_text(encoding="utf-8"))

@@ -43,7 +43,7 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
             "SELECT * FROM panelists")}  # fmt: skip
         hers = [vote for step in range(FIRST) for vote in counting.counted(ledger, step)
                 if vote.panelist == people[WHO]]  # fmt: skip
-        others, taste = {*people.values()} - {people[WHO]}, run_taste.read(ledger)
+        others, taste = {*people.values()} - {people[WHO]}, run_taste.read(ledger)[0]
         erase = ["invite", str(ledger.path), "--erase", WHO, "--with-votes"]
         assert call(erase) == 0
         told = capsys.readouterr().out
@@ -52,7 +52,7 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
         done = len(withdrawals.withdrawals(ledger))
         assert call(erase) == 0 and len(withdrawals.withdrawals(ledger)) == done == 1
 
-        after = run_taste.read(ledger)  # before another step
+        after = run_taste.read(ledger)[0]  # before another step
         assert after.verdicts == taste.verdicts - len(hers)
         assert WHO not in vote_rows.read_judged(ledger).panelist
         assert history(ledger) == rounds and verification.verify(ledger).ok
