@@ -243,8 +243,8 @@ def equal() -> Table:
     gain = ", ".join(f"{mean(by_prompt(c[FIVE]).mean() for c in cells):+.2f}" for cells in both)
     good = f"{sum(held(cells, 3) for cells in both)}/{sum(map(len, both))}"
     rows += [
-        ["`known`, `sign`, as published", "240 sets", gain, nats_of(both[0]), "", "", good],
-        ["no step: best of eight", "80", untrained("sentiment", 80), "1.2", "", "", ""],
+        ["`known`, `sign`, as published (paired)", "240 on sets", gain, nats_of(both[0]), "", "", good],
+        ["no training: best of eight", "80", untrained("sentiment", 80), "1.2", "", "", ""],
     ]
     rows += read("readers")[1:]
     return ("method", "votes", "gain", "nats", "minutes", "GiB", "guards"), rows

@@ -166,7 +166,7 @@ def of_published_rules() -> Iterator[str]:
 def of_rivals() -> Iterator[str]:
     ours = gain("z-features-sentiment-regression", "share", THIRD, "rivals")
     theirs = gain("s-sentiment-iterative-dpo", "share", "1.0", "rivals")
-    yield f"szpo: {ours:+.2f}; iterative DPO {theirs:+.2f}"
+    yield f"szpo {ours:+.2f}, iterative DPO {theirs:+.2f}"
     sure = gain("s-u-sentiment-iterative-dpo", "share", "1.0", "mixed")
     yield f"in all weights has {sure:+.2f} of sentiment"
     drawn = cost_of(chosen("sentiment-rows-regression", "share", "1.0")).split(";")[0]
