@@ -242,8 +242,9 @@ def equal() -> Table:
     ]
     gain = ", ".join(f"{mean(by_prompt(c[FIVE]).mean() for c in cells):+.2f}" for cells in both)
     good = f"{sum(held(cells, 3) for cells in both)}/{sum(map(len, both))}"
+    title = "`known`, `sign`, as published (paired)"
     rows += [
-        ["`known`, `sign`, as published (paired)", "240 on sets", gain, nats_of(both[0]), "", "", good],
+        [title, "240 on sets", gain, nats_of(both[0]), "", "", good],
         ["no training: best of eight", "80", untrained("sentiment", 80), "1.2", "", "", ""],
     ]
     rows += read("readers")[1:]
