@@ -190,7 +190,7 @@ def test_an_improvement_whose_taste_the_votes_do_not_give_is_found(run, tmp_path
     near = changed(taste, *weights, 0, 1, by=lambda weight: weight + 1)  # another's rounding
     run.empty_log(0)
     found = run_taste.read(run)[0]
-    monkeypatch.setattr(run_taste, "read", lambda ledger, before: found)
+    monkeypatch.setattr(run_taste, "read", lambda ledger, before: (found, None))
     held = []
     for number, other in enumerate([near, *others]):
         path = tmp_path / f"{number}.db"
