@@ -323,6 +323,15 @@ def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistrib
     assert (found.weights**2).sum() == pytest.approx(np.abs(found.weights).sum())
 
 
+def test_who_votes_against_the_others_is_turned_round_only_beyond_three_standard_errors():
+    """Of twelve rows on which four agree a fifth has eleven the other way, z = −2.9, or twelve."""
+    for against, low, high in ((11, 0.0, 0.0), (12, -1.0, -0.1)):
+        verdicts = np.full((5, 12, 1), PLUS, dtype=np.int8)
+        verdicts[4, :against] = MINUS
+        weights = weighting.skill(past_of_skill(verdicts)).weights
+        assert low <= weights[4] <= high and (weights[:4] > 0.99).all()
+
+
 # ---- the report ----
 
 

@@ -115,6 +115,17 @@ def test_a_run_says_what_its_votes_like_without_its_model(run):
     assert compared > 4
 
 
+def test_its_people_are_those_who_voted(tmp_path):
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        service = VoteService(ledger)
+        for name in ("ann", "bea", "cid"):
+            service.enroll("person", name)
+        named_run.drive(settings, ledger, until_step=1)
+        found, _ = run_taste.read(ledger, anyway=True)
+        assert found.people == 0
+
+
 def test_bounds_cover_what_was_shown_and_no_more(run):
     feature = next(f for f in run_taste.read(run)[0].features if f.name == "commas")
     rows = [row for step in range(16) for c in run.comparisons(step) for row in c.rows]

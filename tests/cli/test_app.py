@@ -215,6 +215,13 @@ def test_run_spends_its_votes_and_names_what_comes_next(tmp_path, capsys):
 
 
 @pytest.mark.spine
+def test_a_run_that_a_guard_pauses_ends_with_1_and_says_how_it_goes_on(tmp_path, capsys):
+    assert call(yard_run.arguments(tmp_path, "run.name=far", "guards.length=[900, 901]")) == 1
+    said = capsys.readouterr().out
+    assert "paused: guard length: after step 0" in said and "szpo run --resume" in said
+
+
+@pytest.mark.spine
 def test_same_seed_gives_the_same_digests(yard, tmp_path):
     assert heads(yard_run.make(tmp_path)) == heads(yard)
     assert heads(yard_run.make(tmp_path / "other", "run.seed=1")) != heads(yard)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from szpo.models.identity import TENSORS, Identity
 from szpo.policies import text_guards
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.text_guards import TextFigures
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support import wide_guards
@@ -118,6 +120,23 @@ def test_an_adapter_that_went_too_far_is_drawn_back(host, tmp_path, monkeypatch)
         ((_, entry),) = maker(host, tmp_path, OF[:1]).make()
     assert entry["nats"] <= MAKING.nats and 0.2 < entry["scale"] < 0.8
     assert costs(host, tmp_path, entry) <= MAKING.nats + entry["nats_stderr"]
+
+
+def test_every_reading_is_by_other_answers_than_those_that_it_was_judged_by():
+    drawn = []
+
+    def kl(prompts, *, seed, samples):
+        drawn.append(seed)
+        return 4.0 / len(drawn) ** 2, 0.1
+
+    policy = SimpleNamespace(kl=kl, theta=dict, move_to=lambda theta: None)
+    end = adapter_set.End({}, 0.9, 0.1, np.zeros(1), TextFigures(-1.0, 0.9, 20.0), (), ())
+    maker = SimpleNamespace(
+        making=MAKING, judged=(), progress=lambda *what: None,
+        _judge=lambda *what: end, _read_topic=lambda policy, end, base: end,
+    )  # fmt: skip
+    found, _ = SetMaker._draw_back(maker, aims.read(OF)[0], policy, end, end)
+    assert found.nats <= MAKING.nats and len({*drawn, MAKING.seed}) == 1 + len(drawn) == 3
 
 
 def test_peft_reads_an_adapter_with_equal_logits(made, host):

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as some
 
 from szpo.data.prompts import load_shipped
 from szpo.errors import RunError, UsageError
+from szpo.improvement import policy_gradient
 from szpo.improvement.policy_gradient import (
     OF_WORDS,
     WITHIN,
@@ -29,6 +30,7 @@ from szpo.models.named_models import MOODS
 from szpo.models.sampling import Sampling
 from szpo.models.scores import ScoredLaw
 from szpo.policies.backend import KL, Scores
+from szpo.policies.basis import assign_credit
 from szpo.policies.protocol import moved
 from tests.support.policies import full, policy_of, small
 
@@ -112,6 +114,39 @@ def test_states_of_beginnings_are_those_of_shorter_answers(policy):
     np.testing.assert_allclose(found.begun[1], short.states, atol=1e-5)
     np.testing.assert_allclose(found.begun[2], found.states, atol=1e-12)
     assert np.abs(found.begun[0] - found.states).max() > 1e-2
+
+
+def test_a_token_has_the_weight_of_the_part_in_which_it_stands(policy):
+    asked, rows = [policy.encode(p) for p in ASKED[:2]], policy.sample_tokens(ASKED[:2], seed=3)
+    adapted, moving = policy.local.adapted, [name for name, _ in policy.layout]
+
+    def read(ends, weights, cuts=()):
+        forced = Forced(adapted, [*map(Sample, asked, ends)])
+        found, _ = forced.gradient(policy.factors(), moving, np.array([weights] * 2), cuts)
+        return np.concatenate([found[name].ravel() for name in moving])
+
+    first = read([row[:4] for row in rows], [1.0])
+    slack = 1e-3 * np.abs(first).max()
+    np.testing.assert_allclose(read(rows, [1.0, 0.0], (4,)), first, atol=slack)
+    assert np.abs(read(rows, [1.0]) - first).max() > 10 * slack
+
+
+def test_a_part_of_several_tokens_lets_as_much_go_on_as_its_tokens_do(policy, monkeypatch):
+    longest, told = [], []
+
+    def score(prompts, answers, states):
+        longest.append(max(answer.tokens for answer in answers))
+        return CHEER(prompts, answers)
+
+    def noted(*given):
+        told.append(given[-1])
+        return assign_credit(*given)
+
+    monkeypatch.setattr(policy_gradient, "PARTS", 2)
+    monkeypatch.setattr(policy_gradient, "assign_credit", noted)
+    climb(policy, Score(score, decay=OF_WORDS), ASKED, Pace(2, 4, steps=1), seed=6)
+    whole, first = longest
+    assert 1 < first == math.ceil(whole / 2) and told == [OF_WORDS**first]
 
 
 @pytest.mark.full

@@ -1,6 +1,7 @@
 """What a search reads, and that two policies which score alike are read by more answers."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from szpo.improvement import between_rounds, policy_search
 from szpo.improvement.policy_gradient import Ascent, Pace, Step
 from szpo.improvement.policy_search import (
     COMPARED,
+    MIXED,
     MOST_READ,
     SPENT_ALL,
     Checked,
@@ -20,6 +22,7 @@ from szpo.improvement.policy_search import (
     Search,
     _add,
     _are_close,
+    _find_beginning,
     _why_stopped,
     split_prompts,
 )
@@ -106,6 +109,18 @@ def test_more_answers_more_often_find_the_better_one():
         right += other.score > one.score
         first += high.mean() > low.mean()
     assert right > first and right >= 395
+
+
+def test_it_begins_where_half_of_the_budget_is_spent_as_nats_grow_with_the_square_of_the_way():
+    def measure(theta, what):
+        return replace(level, nats=8 * float(theta["b"][0]) ** 2)
+
+    level = replace(read([0.0] * PROMPTS), nats=0.0)
+    here, there = ({"b": np.float32([at])} for at in (0, 1))
+    search = SimpleNamespace(nats=4.0, base=level, measure=measure)
+    began = _find_beginning(search, {theta.START: here, theta.RECOMMENDED: there})
+    assert began.there.nats == 8 and began.first["b"] == pytest.approx(0.5)
+    assert began.nats == pytest.approx(MIXED * 4)
 
 
 def stopped(*steps, nats=2.0):

@@ -33,8 +33,8 @@ def come(ledger, count):
         ledger.execute("INSERT INTO credentials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def drive(settings, ledger):
-    """A run of 60 votes with lag 1, each round voted on while `PEOPLE` are there."""
+def drive(settings, ledger, votes=60):
+    """A run of so many votes with lag 1, each round voted on while `PEOPLE` are there."""
 
     def arrive(report=None):
         come(ledger, PEOPLE[min(0 if report is None else report.step + 1, len(PEOPLE) - 1)])
@@ -49,7 +49,7 @@ def drive(settings, ledger):
 
     panel.submit = submit_first
     go(settings, ledger, MarkedPolicy(settings), panel, on_step=arrive,
-       until_step=None, votes_budget=60, sheet=SHEET, lag=1)  # fmt: skip
+       until_step=None, votes_budget=votes, sheet=SHEET, lag=1)  # fmt: skip
 
 
 @pytest.mark.full
@@ -70,11 +70,12 @@ def test_rounds_follow_the_panel_and_replay_sees_what_was_recorded(tmp_path):
     assert failure_of(ledger.path).table == "steps"
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_withdrawn_votes_are_taken_out_of_rounds_of_all_sizes(tmp_path):
     settings, ledger = start(tmp_path)
     with ledger:
-        drive(settings, ledger)
+        drive(settings, ledger, 28)
+        assert [row["n"] for row in ledger.steps()][:3] == [1, 3, 3]
         withdrawals.withdraw(ledger, "operator", "panel-1", settings)
         state = replay.replay_state(ledger, settings)
         votes, left = state.carried.votes, withdrawals.votes_left(ledger, settings, state).votes

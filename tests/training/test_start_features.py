@@ -319,6 +319,8 @@ def test_states_of_a_comparison_are_means_over_all_its_rows_of_which_equal_ones_
     assert shown_states.shown_of(asked) == [(PROMPTS[0], "Oh"), (PROMPTS[0], "Ah")]
     found = shown_states.differences_of(asked, np.array([[1024, 0], [0, -512]], np.int16))
     assert found.tolist() == [[[1 / 2, 1 / 4]]]  # (1, ½) over two rows
+    ends = np.array([[2**15 - 1, 0], [1 - 2**15, 0]], np.int16)  # as far as a record goes
+    assert shown_states.differences_of(asked, ends).tolist() == [[[32 - 2**-10, 0]]]
 
 
 def test_recorded_states_that_are_not_of_their_texts_are_told(tmp_path):

@@ -11,7 +11,7 @@ from scipy import special
 from szpo.errors import LeaseError, RunError
 from szpo.ledger.theta import adopted_bodies, append_adopted, read_adopted
 from szpo.replay import replay, verification
-from szpo.voting import lease, policy_checks, withdrawals
+from szpo.voting import counting, lease, policy_checks, withdrawals
 from szpo.voting.policy_checks import Checks, factor_against
 from szpo.voting.step_record import read_reports
 from tests.support import named_run
@@ -87,6 +87,25 @@ def test_a_round_tells_the_nats_of_adopted_weights_and_none_of_the_start(tmp_pat
             (1.5, True), (0.0, True),
         ]  # fmt: skip
         assert verification.verify(ledger).ok
+
+
+def test_after_a_return_only_later_checks_count(tmp_path):
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        named_run.drive(settings, ledger, until_step=1)
+        append_adopted(ledger, replay.fold(ledger), named_run.adoption(ledger, 1))
+
+        def check(ids):
+            for kind, pool in (("generated", {"checks": ids}), ("step", {})):
+                ledger.record_event(kind, "controller", {"step": 0, "pool": pool})
+
+        check([comparison.id for comparison in ledger.comparisons(0)])
+        found = policy_checks.read(ledger)
+        assert found.new + found.start == len(counting.counted(ledger, 0)) > 0
+        body = policy_checks.describe(ledger, 1, found)
+        ledger.record_event(policy_checks.RETURN, "controller", body)
+        check([])
+        assert policy_checks.read(ledger) == Checks()
 
 
 def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand(tmp_path):

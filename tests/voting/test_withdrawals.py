@@ -129,6 +129,33 @@ def test_a_fit_to_the_votes_of_some_has_nobody_else_s_after_a_withdrawal_either(
         assert fitted.up.sum() + fitted.down.sum() == cast > 0
 
 
+def test_her_votes_alone_have_taught_nothing_once_they_are_withdrawn(tmp_path):
+    settings, ledger = named_run.start(tmp_path, M=2)
+    with ledger:
+        drive(settings, ledger, 2)
+        sql = "SELECT panelist FROM panelists WHERE pseudonym = ?"
+        hers = {row["panelist"] for row in ledger.query(sql, (WHO,))}
+        assert replay.fold_votes(ledger, hers)[1] > 0
+        withdrawals.withdraw(ledger, "op", WHO, settings)
+        moved, votes = replay.fold_votes(ledger, hers)
+        assert votes == 0 and not moved["z"].any()
+
+
+def test_what_withdrawn_votes_had_shown_is_no_evidence_later(tmp_path):
+    settings, ledger = named_run.start(tmp_path, M=2)
+    with ledger:
+
+        def ask(judge, until_step):
+            panel = PanelEvaluator(VoteService(ledger), [judge] * 2)
+            go(settings, ledger, MarkedPolicy(settings), panel, until_step=until_step)
+            return taught.last_findings(ledger).factor
+
+        before = ask(Likes(",", -5.0), 2)
+        for name in ("panel-0", "panel-1"):
+            withdrawals.withdraw(ledger, "op", name, settings)
+        assert before > 4 > ask(Likes(",", 0.0), 3)
+
+
 def test_what_people_read_of_a_run_counts_her_votes_no_longer(tmp_path):
     settings, ledger = named_run.start(tmp_path, M=2)
     with ledger:

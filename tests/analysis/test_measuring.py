@@ -1,0 +1,72 @@
+"""What a run measures on held-out prompts, and which errors of it are more than a warning."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from szpo.analysis import measuring
+from szpo.analysis.measuring import Measuring
+from szpo.config.tables import Guards
+from szpo.errors import EngineError, ResourceError, RunError
+from szpo.ledger.theta import recommended_digest
+from szpo.policies import text_guards
+from szpo.runs.guards import read_held_out
+from szpo.types import Answer, Prompt
+from szpo.voting.step_record import Outcome
+from tests.support.quadratic import new_ledger, settings_of
+
+ASKED = tuple(Prompt.user(text) for text in ("why", "how", "when"))
+
+
+class Terse:
+    """A language model that answers in four words, and in one where it is tuned."""
+
+    def __init__(self, digest):
+        self.digest, self.sample_tokens = lambda: digest, None
+
+    def sample(self, prompts, samples, *, seed, base=False, places=None):
+        words = "so it goes on" if base else "so"
+        answer = Answer(words, tokens=len(words.split()))
+        return [[answer] * samples for _ in prompts]
+
+    def sample_with_kl(self, prompts, samples, *, seed):
+        return self.sample(prompts, samples, seed=seed), (0.5, 0.1)
+
+    def logprob_base(self, prompts, answers):
+        return np.full(len(answers), -1.0)
+
+
+def measured(ledger, policy, say):
+    """The measuring of a run that is measured after its first step."""
+    parts = SimpleNamespace(policy=policy, panel=None, config=SimpleNamespace(guards=Guards()))
+    return Measuring(ledger, parts, ASKED, 1, frozenset({1}), None, False, say)
+
+
+def test_guards_compare_with_answers_of_the_start(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        policy = Terse(recommended_digest(ledger))
+        measuring.after(measured(ledger, policy, print), Outcome("finished", "", 1, 8))
+        found = read_held_out(ledger)
+    tokens = next(row for row in found.rows if row["name"] == "tokens per answer")
+    assert (float(tokens["before"]), float(tokens["after"])) == (4, 1)
+    length = next(guard for guard in found.guards if guard.name == text_guards.LENGTH)
+    assert length.value == 0.25 and not length.ok
+
+
+@pytest.mark.parametrize("error", [EngineError, ResourceError, RunError])
+def test_a_measurement_that_fails_is_a_warning_unless_the_run_cannot_go_on(error, tmp_path):
+    def fail(*given, **how):
+        raise error("no answer")
+
+    said = []
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        m = measured(ledger, SimpleNamespace(rollout=fail), said.append)
+        report = SimpleNamespace(step=0, total_votes=8)
+        if error is RunError:
+            measuring.after_step(m, report)
+            assert said == ["warning: held-out prompts were not measured: no answer"]
+        else:
+            with pytest.raises(error, match="no answer"):
+                measuring.after_step(m, report)
+            assert not said
