@@ -111,7 +111,7 @@ class Run:
         """The taste of the first so many votes."""
         steps, _, _ = cells.steps_of(self.ledger, votes)
         closed = [event["event"] for event in self.ledger.events("step")]
-        return run_taste.read(self.ledger, before=closed[steps - 1] + 1)
+        return run_taste.read(self.ledger, before=closed[steps - 1] + 1)[0]
 
     def measure(self, rival: str, make: Callable[[], Any], words: str = "") -> None:
         """Write a rival's line, measured now unless it was before."""
@@ -235,7 +235,7 @@ def both(run: Run) -> None:
         closing(assemble.reopen(ledger, panel=False, say=lambda line: None)) as parts,
         samples.policy_at(ledger, parts, None),
     ):
-        taste = run_taste.read(ledger)
+        taste, _ = run_taste.read(ledger)
         run.measure("both", lambda: BestOfImproved(parts.language, taste), taste.words)
 
 
