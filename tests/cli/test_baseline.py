@@ -21,7 +21,8 @@ from tests.support.baseline_actors import diary_actor, diary_pairs
 from tests.support.cases import case
 
 TINY = ["--preset", "tiny", "--set", "model.dtype=fp32", "--set", "generation.max_new_tokens=8"]
-SETUP = ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]
+SETUP = ["--set", "subspace.kind=features", "--set", "subspace.samples=32"]
+SETUP += ["--set", "subspace.dim=2"]
 ONE = ["--recipe", "steps=1"]
 QUICK = ["--recipe", "steps=2", "--recipe", "learning_rate=.01"]
 

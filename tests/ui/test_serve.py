@@ -198,7 +198,7 @@ def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
 def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path):
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
             "run.seed=0", "run.votes=8", "optimizer.K=2",
-            "subspace.kind=full")  # fmt: skip
+            "subspace.kind=features")  # fmt: skip
     line = "--preset", "people", *words(sets), "--folder", str(tmp_path / "runs"), "--at-once"
     with (
         closing(Served(*line)) as served,
@@ -237,7 +237,7 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
 
 @pytest.mark.full
 def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path):
-    own = f"prompts.path={yard_run.prompts(tmp_path)}", "run.seed=0", "subspace.kind=full"
+    own = f"prompts.path={yard_run.prompts(tmp_path)}", "run.seed=0", "subspace.kind=features"
     sets = *yard_run.SETS, *own
     line = "--demo", "--no-browser", "--pace", "0.1", *words(sets)
     with (
