@@ -83,11 +83,11 @@ class Aim:
 
 def decay_of(taste: Taste) -> float | None:
     """λ for one token of what a taste scores; None where it does not score beginnings quickly."""
-    from szpo.improvement.policy_gradient import OF_STATES, OF_WORDS
+    from szpo.improvement.policy_gradient import DECAY
 
-    if not {kind for _, kind, *_ in taste.own} <= own.QUICK:
-        return None
-    return OF_STATES if taste.along > max(taste.sizes, default=0.0) else OF_WORDS
+    quick = {kind for _, kind, *_ in taste.own} <= own.QUICK
+    # By states it raised the score and not what readers like (experiments/LOG.md, 30 November).
+    return DECAY if quick and taste.direction is None else None
 
 
 def waived_by(taste: Taste) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ def values_of(
 
 def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     """The aim as a score of answers."""
-    from szpo.improvement.policy_gradient import OF_WORDS, Score
+    from szpo.improvement.policy_gradient import DECAY, Score
 
     taste = aim.taste
     if taste is not None and taste.direction is not None:
@@ -210,7 +210,7 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     if aim.entry is not None or taste is not None:
         return Score(
             lambda prompts, answers, states: count([aim], prompts, answers)[:, 0],
-            decay=OF_WORDS if taste is None else decay_of(taste),
+            decay=DECAY if taste is None else decay_of(taste),
         )
     if aim.feature == FLUENCY:
         return Score(

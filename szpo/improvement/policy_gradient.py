@@ -55,9 +55,8 @@ FIRST_RATE: Final = 0.03
 """Length of the first step before it is measured: Adam's learning rate."""
 PARTS: Final = 48
 """Most parts of an answer that have advantages of their own; up to so many tokens, each token."""
-OF_WORDS, OF_STATES = 0.7, 0.95
-"""λ for one token of scores that count words, and of those that read states: what a word adds to
-the meaning shows later. Set on slopes of seven scores at the start."""
+DECAY: Final = 0.7
+"""λ for one token of a score that counts words. Set on slopes of three scores at the start."""
 TINY: Final = 1e-3
 """Share of a step whose KL is that of rounding: in bf16 two passes of nearly equal weights differ
 by some .001 nats a token."""
@@ -273,18 +272,16 @@ def take_step(
         policy.local.start_deltas(),
         temperature=policy.sampling.temperature,
         layer=score.layer,
-        cuts=(cuts := () if score.decay is None else _cut(rows)),
     )
     values = score(every, [policy.answer(row) for row in rows], forced.states)
     if not np.isfinite(values).all():
         raise RunError("an answer's score is not finite; check what scores answers")
     worth = advantages(values.reshape(many, pace.group)).ravel()
     moving = [name for name, _ in policy.layout]
-    credit = worth[:, None]
+    credit, cuts = worth[:, None], () if score.decay is None else _cut(rows)
     if cuts and score.decay is not None:
         begun = np.stack([
-            score(every, [policy.answer(row[:cut]) for row in rows], states)
-            for cut, states in zip(cuts, forced.begun, strict=True)
+            score(every, [policy.answer(row[:cut]) for row in rows]) for cut in cuts
         ])[..., None]  # fmt: skip
         groups = np.repeat(np.arange(many), pace.group)
         credit = assign_credit(values[:, None], begun, groups, score.decay ** cuts[0])[..., 0]

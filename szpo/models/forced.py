@@ -67,11 +67,8 @@ class Forced:
         *,
         temperature: float = 1.0,
         layer: int | None = None,
-        cuts: Sequence[int] = (),
     ):
         """Read the start, whose ``states`` are those of this layer's output; None: of none.
-
-        ``cuts``: ends of the beginnings whose states ``begun`` holds, in tokens.
 
         Raises:
             UsageError: the model does more to its logits than one product.
@@ -87,10 +84,6 @@ class Forced:
         hidden = model.config.get_text_config().hidden_size
         self.states = None if layer is None else np.zeros((len(samples), hidden))
         """Mean of the layer's output over each answer's tokens at the start, (answers, hidden)."""
-        self.begun: Sequence[Floats | None] = [
-            None if layer is None else np.zeros((len(samples), hidden)) for _ in cuts
-        ]
-        """The same over the first tokens of each answer, for each cut."""
         self._parts: list[_Read] = []
         spoken = [i for i, sample in enumerate(samples) if sample.answer]
         every = batches([samples[i] for i in spoken], device=device, vocab=1, tokens=bound)
@@ -108,10 +101,6 @@ class Forced:
                 read = head_inputs(model, at, run)
             if self.states is not None:
                 self.states[[*index]] = states.means(seen[0], batch, adapted.stop_tokens)
-                read_begun = states.beginnings(seen[0], batch, cuts, adapted.stop_tokens)
-                for begun, here in zip(self.begun, read_begun, strict=True):
-                    assert begun is not None
-                    begun[[*index]] = here
             self._parts.append(_Read(batch, at, below, read, read))
 
     def gradient(

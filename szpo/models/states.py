@@ -117,20 +117,11 @@ def keep(model: Any, layer: int | None, *, ends: bool = False) -> Iterator[list[
 
 def means(output: torch.Tensor, batch: Batch, ends: Sequence[int] = ()) -> Floats:
     """The mean of a layer's output over each answer's tokens but ``ends``, (rows, hidden)."""
-    return beginnings(output, batch, (batch.width,), ends)[0]
-
-
-def beginnings(
-    output: torch.Tensor, batch: Batch, cuts: Sequence[int], ends: Sequence[int] = ()
-) -> list[Floats]:
-    """`means` over the first tokens of each answer, as many as each cut says."""
     mask = batch.mask & ~torch.isin(batch.targets, torch.tensor(ends, device=batch.ids.device))
-    spoken = torch.where(mask[:, :, None], output[:, -batch.width :].to(torch.float32), 0)
-    found = []
-    for cut in cuts:
-        mean = spoken[:, :cut].sum(1) / mask[:, :cut].sum(1, keepdim=True).clamp(min=1)
-        found.append(np.asarray(mean.double().cpu().numpy()))
-    return found
+    mask = mask[:, :, None]
+    spoken = output[:, -batch.width :].to(torch.float32)
+    mean = torch.where(mask, spoken, 0).sum(1) / mask.sum(1).clamp(min=1)
+    return np.asarray(mean.double().cpu().numpy())
 
 
 def of_texts(loaded: Loaded, texts: Sequence[tuple[Prompt, Answer]], layer: int) -> Floats:

@@ -258,7 +258,7 @@ LIKED = Taste(
 def test_a_taste_counts_by_tokens_within_its_own_bounds_unless_a_function_counts():
     aim = aims.of_taste("runs/panel.json", LIKED)
     assert (aim.name, aim.feature) == ("panel", f"taste {LIKED.sha256}")
-    assert aims.decay_of(LIKED) == policy_gradient.OF_WORDS
+    assert aims.decay_of(LIKED) == policy_gradient.DECAY
     assert aims.bounds_of(aim, np.zeros(8)) == (-np.inf, np.inf)
     prompts, answers = [Prompt.user("How was it?")] * 2, [Answer("Lovely!"), Answer("It was")]
     every = [aims.Aim("x", "it", -1, dictionary.BY_NAME["it"]), aim]

@@ -11,9 +11,8 @@ from hypothesis.extra import numpy as some
 
 from szpo.data.prompts import load_shipped
 from szpo.errors import RunError, UsageError
-from szpo.improvement import policy_gradient
 from szpo.improvement.policy_gradient import (
-    OF_WORDS,
+    DECAY,
     WITHIN,
     Ascent,
     Pace,
@@ -30,7 +29,6 @@ from szpo.models.named_models import MOODS
 from szpo.models.sampling import Sampling
 from szpo.models.scores import ScoredLaw
 from szpo.policies.backend import KL, Scores
-from szpo.policies.basis import assign_credit
 from szpo.policies.protocol import moved
 from tests.support.policies import full, policy_of, small
 
@@ -101,56 +99,8 @@ def test_a_policy_forced_along_answers_tells_its_gradient_and_its_nats(policy):
     np.testing.assert_allclose(forced.cost(theta), 0.0, atol=1e-6)
 
 
-def test_states_of_beginnings_are_those_of_shorter_answers(policy):
-    asked = [policy.encode(prompt) for prompt in ASKED[:3]]
-    rows = policy.sample_tokens(ASKED[:3], 1, seed=3)
-    adapted = policy.local.adapted
-
-    def read(ends, cuts=()):
-        return Forced(adapted, [*map(Sample, asked, ends)], layer=2, cuts=cuts)
-
-    found = read(rows, (1, 5, 12))
-    short = read([row[:5] for row in rows])
-    np.testing.assert_allclose(found.begun[1], short.states, atol=1e-5)
-    np.testing.assert_allclose(found.begun[2], found.states, atol=1e-12)
-    assert np.abs(found.begun[0] - found.states).max() > 1e-2
-
-
-def test_a_token_has_the_weight_of_the_part_in_which_it_stands(policy):
-    asked, rows = [policy.encode(p) for p in ASKED[:2]], policy.sample_tokens(ASKED[:2], seed=3)
-    adapted, moving = policy.local.adapted, [name for name, _ in policy.layout]
-
-    def read(ends, weights, cuts=()):
-        forced = Forced(adapted, [*map(Sample, asked, ends)])
-        found, _ = forced.gradient(policy.factors(), moving, np.array([weights] * 2), cuts)
-        return np.concatenate([found[name].ravel() for name in moving])
-
-    first = read([row[:4] for row in rows], [1.0])
-    slack = 1e-3 * np.abs(first).max()
-    np.testing.assert_allclose(read(rows, [1.0, 0.0], (4,)), first, atol=slack)
-    assert np.abs(read(rows, [1.0]) - first).max() > 10 * slack
-
-
-def test_a_part_of_several_tokens_lets_as_much_go_on_as_its_tokens_do(policy, monkeypatch):
-    longest, told = [], []
-
-    def score(prompts, answers, states):
-        longest.append(max(answer.tokens for answer in answers))
-        return CHEER(prompts, answers)
-
-    def noted(*given):
-        told.append(given[-1])
-        return assign_credit(*given)
-
-    monkeypatch.setattr(policy_gradient, "PARTS", 2)
-    monkeypatch.setattr(policy_gradient, "assign_credit", noted)
-    climb(policy, Score(score, decay=OF_WORDS), ASKED, Pace(2, 4, steps=1), seed=6)
-    whole, first = longest
-    assert 1 < first == math.ceil(whole / 2) and told == [OF_WORDS**first]
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("decay", [None, OF_WORDS])
+@pytest.mark.parametrize("decay", [None, DECAY])
 def test_it_scores_higher_and_no_step_costs_more_than_its_share(base, decay):
     policy = policy_of(base, full(base), sampling=Sampling(max_new_tokens=12))
     pace = Pace(prompts=12, group=8, step_nats=0.1, steps=8)
@@ -176,7 +126,7 @@ def test_credit_by_tokens_points_better_uphill_from_as_few_answers(base):
     uphill = way(CHEER, 128, 99)
     whole, parts = (
         [float(way(score, 3, seed) @ uphill) for seed in range(8)]
-        for score in (CHEER, replace(CHEER, decay=OF_WORDS))
+        for score in (CHEER, replace(CHEER, decay=DECAY))
     )
     assert np.mean(parts) > 1.2 * np.mean(whole) > 0
 
