@@ -18,6 +18,7 @@ from szpo.config.tables import Engine, Judge
 from szpo.errors import ResourceError, UsageError
 from szpo.judges import endpoint, llm_judge
 from szpo.judges.llm_judge import LanguageJudge
+from szpo.judges.prompting import JudgeError
 from szpo.models import named_models
 from szpo.policies import vllm_engine
 from szpo.runs import callbacks
@@ -71,6 +72,11 @@ def judged(url: str, **settings: Any) -> Any:
         return made.opinion(pair, panelist="p", plus_side="A", key=bytes(16))
 
 
+def unanswered(url: str) -> None:
+    with pytest.raises(JudgeError):
+        judged(url)
+
+
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LocalHost", "0.0.0.0"])
 def test_a_judge_on_this_machine_is_asked_past_every_proxy(name, proxied):
     with stub_endpoint("longer") as stub:
@@ -83,13 +89,13 @@ def test_a_judge_elsewhere_is_reached_by_a_proxy_unless_it_would_see_the_key(pro
     monkeypatch.setattr(endpoint, "TIMEOUT_S", 5)
     monkeypatch.setattr(socket.socket, "connect", refuse_elsewhere)
     monkeypatch.setenv("SZPO_INSECURE_HOSTS", "192.0.2.7")
-    judged(f"{ELSEWHERE}/v1")
+    unanswered(f"{ELSEWHERE}/v1")
     monkeypatch.delenv("SZPO_INSECURE_HOSTS")
     assert proxied == []
-    judged("https://192.0.2.7/v1")
+    unanswered("https://192.0.2.7/v1")
     assert [seen.method for seen in proxied] == ["CONNECT"]
     monkeypatch.delenv("OPENAI_API_KEY")
-    judged(f"{ELSEWHERE}/v1")
+    unanswered(f"{ELSEWHERE}/v1")
     assert [seen.path for seen in proxied[1:]] == [f"{ELSEWHERE}/v1/chat/completions"]
     assert KEY not in str(proxied)
 

@@ -122,11 +122,14 @@ def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(tmp_path):
     assert files
 
 
+@pytest.mark.full
 def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
-    run, served, tmp_path, capsys
+    served, tmp_path, capsys
 ):
+    run = folder_run.make(tmp_path, "guards.kl=20", "optimizer.kl_radius=8", "run.votes=16")
     out = tmp_path / "out"
-    why = "not distinguishable from the base on held-out prompts: 0 % [0, 79]"
+    capsys.readouterr()
+    why = "not distinguishable from the base on held-out prompts:"
     refused = (
         ["export", str(run), "--out", str(out)],
         ["export", str(run), "--push", "me/tuned", "--base", "someone/llama", "--push-votes",
@@ -136,7 +139,7 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
     for line in refused:
         assert call(line) == 1 and not out.exists() and served.requests == []
         (said,) = capsys.readouterr().err.strip().splitlines()
-        assert why in said and "2 of 3 fail: log-probability" in said and "--anyway" in said
+        assert why in said and "of 3 fail: " in said and "--anyway" in said
     assert call(["export", str(run), "--out", str(out), "--anyway"]) == 0
     assert f"> **Exported anyway:** {why}" in (out / "README.md").read_text(encoding="utf-8")
 
