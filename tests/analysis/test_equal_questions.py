@@ -1,6 +1,7 @@
 """Questions without a difference are told before, while and after a run asks them."""
 
 import json
+import re
 
 import pytest
 
@@ -63,7 +64,8 @@ def test_a_run_of_coin_tosses_is_told_at_set_up_while_running_in_the_plan_and_by
     assert "szpo verify" in told.out and "--votes" not in told.out  # more votes do not help
     before, _, running = told.err.partition("run folder in ")
     foretold = "% of comparisons of base answers show this panel no difference: take prompts"
-    assert foretold in before and "warning: 9 of 12 questions show no difference: take" in running
+    assert foretold in before
+    assert re.search(r"warning: \d+ of 12 questions show no difference: take", running)
     assert call([*line("w30,w31,w32"), "--plan", "--json"]) == 0  # nothing is drawn for it
     assert foretold in json.loads(capsys.readouterr().out)["questions"]
     call(["doctor", "folder", "--folder", str(tmp_path / "runs"), "--json"])

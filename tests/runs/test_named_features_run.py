@@ -226,7 +226,7 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
-        (["features.add=['keyword:sea']"], "go with subspace.kind"),
+        (["subspace.kind=full", "features.add=['keyword:sea']"], "go with subspace.kind"),
         (["subspace.kind=features", "features.drop=['comas']"], 'did you mean "comma'),
         (["subspace.kind=features", "features.add=['no-such']"], "it is none of regex:PATTERN"),
         (["subspace.kind=features", "features.add=say: !"], "say: needs words, as in say: cheer"),
