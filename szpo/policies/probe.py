@@ -36,6 +36,9 @@ from szpo.types import Floats, Progress, Theta, unseen
 ROWS = 96
 """Answers generated at once; more take memory for keys and values, and gain little."""
 
+READ = 32
+"""Answers read at once where a stage shows its progress."""
+
 KL_DIRECTIONS = 16
 CALIBRATION_PASSES = 6
 RULER = (0.0, 0.5, 1.0, 2.5, 5.0)
@@ -148,8 +151,16 @@ class Probe:
                 self.progress(stage, count, len(owner))
 
         answers = self.samples(members, owner, groups, name, report_drawn)
-        request = KL(*_texts(answers), tuple(members), tuple(owner), self.sampling.temperature)
-        return self.backend.read(request).reshape(len(members), rows)
+        step, found = (READ if stage else len(owner)), []
+        for first in range(0, len(owner), step):
+            if stage:
+                self.progress(f"{stage}, read", first, len(owner))
+            here = slice(first, first + step)
+            texts, of = _texts(answers[here]), tuple(owner[here])
+            found.append(self.backend.read(
+                KL(*texts, tuple(members), of, self.sampling.temperature)
+            ))  # fmt: skip
+        return np.concatenate(found).reshape(len(members), rows)
 
 
 def _texts(samples: Sequence[Sample]) -> tuple[Tokens, Tokens]:

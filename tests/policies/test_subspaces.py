@@ -105,6 +105,21 @@ def test_full_is_scaled_to_the_kl_radius(model):
 
 
 @pytest.mark.full
+def test_a_stage_counts_the_answers_that_it_has_read(model):
+    """A set-up that reads for minutes says how far it is, and reads what it would at once."""
+    ids = tuple(loading.encode(model.tokenizer, p) for p in ASKED)
+    space, told = setup(model, "full"), list[tuple[str, int, int]]()
+    probe = replace(
+        probe_of(model, space, ids, SHORT, 1), progress=lambda *at: told.append(at)
+    )  # fmt: skip
+    members = [{name: value + 0.1 for name, value in space.start.items()}] * 5
+    found = probe.kl(members, 16, "test", "KL of each")
+    reads = [(done, of) for name, done, of in told if name == "KL of each, read"]
+    assert reads == [(0, 80), (32, 80), (64, 80)] and (found > 0).any()
+    np.testing.assert_allclose(found, probe.kl(members, 16, "test"), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("kind", OF_THE_MODEL)
 def test_the_same_seed_gives_the_same_tensors(model, kind):
     a, b, c = (make_anew(model, kind, root_seed=s) for s in (5, 5, 6))
