@@ -204,13 +204,12 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     from szpo.improvement.policy_gradient import DECAY, Score
 
     taste = aim.taste
-    if taste is not None and taste.direction is not None:
+    if taste is not None:
         taste.require_model(policy.loaded.sha256, policy.loaded.name)
         return score_of_taste(taste, policy, aim.given)
-    if aim.entry is not None or taste is not None:
+    if aim.entry is not None:
         return Score(
-            lambda prompts, answers, states: count([aim], prompts, answers)[:, 0],
-            decay=DECAY if taste is None else decay_of(taste),
+            lambda prompts, answers, states: count([aim], prompts, answers)[:, 0], decay=DECAY
         )
     if aim.feature == FLUENCY:
         return Score(
@@ -225,7 +224,7 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
 
 
 def score_of_taste(taste: Taste, policy: LoraPolicy, given: Sequence[str] = ()) -> Score:
-    """What a taste says of whole answers, read with the policy where it needs states."""
+    """What a taste says of answers, read with the policy where it needs states."""
     from szpo.improvement.policy_gradient import Score
 
     return Score(

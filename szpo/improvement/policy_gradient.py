@@ -278,8 +278,8 @@ def take_step(
         raise RunError("an answer's score is not finite; check what scores answers")
     worth = advantages(values.reshape(many, pace.group)).ravel()
     moving = [name for name, _ in policy.layout]
-    credit, cuts = worth[:, None], () if score.decay is None else _cut(rows)
-    if cuts and score.decay is not None:
+    credit, cuts = worth[:, None], tuple[int, ...]()
+    if score.decay is not None and (cuts := _cut(rows)):
         begun = np.stack([
             score(every, [policy.answer(row[:cut]) for row in rows]) for cut in cuts
         ])[..., None]  # fmt: skip

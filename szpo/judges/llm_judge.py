@@ -267,8 +267,6 @@ def _derive_key(key: bytes, name: str) -> bytes:
     return seeds.derive(0, "judge question", name=f"{key.hex()}/{name}")
 
 
-TOLD_AFTER: Final = 10
-"""Comparisons after which it is said how many of a judge's replies had no verdict."""
 Seat: TypeAlias = tuple[Comparison, str, Assignment]
 
 

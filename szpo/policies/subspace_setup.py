@@ -118,7 +118,7 @@ def find_subspace(key: Mapping[str, Any]) -> Subspace | None:
     base = [*key.get("base", [None])[:1], SHIPPED_DTYPE]
     most = ADAPTER_SAMPLES if asked.get("kind") == "adapters" else SHIPPED_SAMPLES
     if asked.get("samples", 0) <= most:
-        there = {**asked, "samples": most, "redraws": 0}
+        there = {**asked, "samples": most}
         name = file_name({**key, "base": base, "subspace": there})
         shipped = cache.read_shipped(SHIPPED / name, read_subspace, "the coordinates are")
         if shipped is not None:
