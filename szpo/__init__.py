@@ -12,7 +12,7 @@ import lazy_loader
 # The level is set here because other libraries import bitsandbytes before szpo does.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-__version__ = "0.3.0"
+__version__ = "0.1.0"
 
 # The names in __init__.pyi are loaded when they are used, so that importing szpo stays fast.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -157,7 +157,7 @@ class Taste:
         if any(type(n) is not int or abs(n) > LARGEST for n in numbers):
             raise UsageError("taste: its numbers must be integers of at most 2^40")
         if self.verdicts < 0 or self.people < 0:
-            raise UsageError("taste: its numbers of verdicts and people must be 0 or more")
+            raise UsageError("taste: its numbers of votes and people must be 0 or more")
         if any(f.scale < 1 or f.low > f.high for f in self.features):
             raise UsageError("taste: a feature's scale must be above 0 and its bounds in order")
         if any(e.chance < 1 for e in self.explanations):

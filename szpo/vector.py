@@ -567,7 +567,7 @@ class Optimizer:
         """
         try:
             if (form := saved["format"]) != FORMAT:
-                earlier = "szpo 0.2 (commit 2ba99d16) reads formats up to 3"
+                earlier = "commit 2ba99d16 reads formats up to 3"
                 raise UsageError(
                     f"Optimizer: this szpo reads format {FORMAT}, the saved state is of format "
                     f"{form}; {earlier if form in (1, 2, 3) else 'take the szpo that saved it'}"

@@ -160,7 +160,7 @@ def of_published_rules() -> Iterator[str]:
         for ask in ("rows", "batches")
     )
     nats = span((float(row[9]) for row in rows), ".0f")
-    yield f"gain {rows_} from pairs and {sets} from sets, [at {nats} nats]"
+    yield f"gain {rows_} from pairs and {sets} from batches, [at {nats} nats]"
 
 
 def of_rivals() -> Iterator[str]:

@@ -97,11 +97,11 @@ def main(
     heads = {"taste": "taste", "regressors": "regressors"}
     for count in COUNTS:
         heads[str(count)] = partial(_cell, count)  # type: ignore[assignment]
-    title = "verdicts left out: share right, nats above a coin's, share of draws past "
+    title = "votes left out: share right, nats above a coin's, share of draws past "
     study.table(f"{title}{BAYES_FACTOR_NEEDED:g} : 1", rows, heads, "foretell")
     kinds: list[Spec] = [{"kind": kind, "runs": 20 if quick else RUNS} for kind in NOTHING]
     chance = study.cells("chance", kinds, partial(count_chance, read))
-    title = f"share of runs whose evidence ever passes these odds, a look every {LOOK} verdicts"
+    title = f"share of runs whose evidence ever passes these odds, a look every {LOOK} votes"
     study.table(title, chance, {head: head for head in chance[0]}, "chance")
     study.console.print(f"{len(lines)} pairs; sha256 {digest}")
     study.end()

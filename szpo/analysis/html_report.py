@@ -42,7 +42,7 @@ NOTES = {
     "right near the start, else measured; the adapter's own KL is above",
     "length": "tokens per answer, both sides",
     "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
-    "identical": "rows in which both sides gave the same answer",
+    "identical": "pairs in which both sides gave the same answer",
 }
 
 SAMPLES = 6
@@ -164,7 +164,7 @@ def _figures(
         yield _figure(
             "Can votes tell the two sides apart?",
             "win rate of a step's better side, estimated over ten steps from agreement between "
-            "comparisons; one half is chance. It does not show progress",
+            "pairs; one half is chance. It does not show progress",
             [_separation(voted)],
             "win rate",
             reference=0.5,
@@ -191,7 +191,7 @@ def _figures(
         ("kl", "KL to the base", "nats per completion"),
         ("length", "Mean answer length", "tokens"),
         ("norm", "|θ|", ""),
-        ("identical", "Identical rows", "share"),
+        ("identical", "Identical pairs", "share"),
     ):
         known = [(f.step, y) for f in facts if (y := getattr(f, key)) is not None]
         kind = f"{key} estimate" if key == "kl" and not measured else key

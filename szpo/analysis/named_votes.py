@@ -56,7 +56,7 @@ def fit(votes: FeatureVotes) -> tuple[Floats, SparseFit]:
     """
     scale = np.sqrt(np.mean(votes.x**2, axis=0))
     if not scale.all():
-        raise RunError("a feature is the same on both sides of every comparison; leave it out")
+        raise RunError("a feature is the same on both sides of every pair; leave it out")
     z = votes.x / scale
     prior = SparsePrior(group_features(z.T @ z), np.ones(len(scale)))
     return scale, fit_sparse(Votes(z, votes.y, 1 - votes.y), prior)

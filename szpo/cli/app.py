@@ -51,8 +51,8 @@ GROUPS: Final = {
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
         ("vote", "vote", "Vote in this terminal: begin a run for one person, or join one."),
         ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),
-        ("simulate", "", "Answer a run's open comparisons with a simulated panel."),
-        ("judge", "judge", "Answer a run's open comparisons with a language model."),
+        ("simulate", "", "Let a simulated panel vote in a run."),
+        ("judge", "judge", "Let a language model vote in a run."),
     ),
     "Look": (
         ("runs", "inspect", "List the runs of a folder, newest first."),
@@ -74,7 +74,7 @@ GROUPS: Final = {
     "Data and gradient methods": (
         ("pairs", "data", "Read a run's votes or a preference file; write TRL's pairs."),
         ("rank", "data", "Write Label Studio tasks for ranking several answers."),
-        ("select", "data", "Choose the pairs of a pool whose answers teach most."),
+        ("select", "data", "Choose the pairs of a pool on which votes teach most."),
         ("prompts", "data", "Let the model invent prompts like your own: szpo prompts grow."),
         ("adapters", "adapters", "Make adapters for features or rewards: szpo adapters make."),
         ("baseline", "baseline", "Train by a gradient method on the same votes."),

@@ -85,7 +85,7 @@ def clusters(
     console.say(f"agreement within clusters:  {_percent(found.within)} pairs of votes")
     console.say(f"agreement between clusters: {_percent(found.between)} pairs of votes")
     if not found.within.of + found.between.of:
-        console.say("(no comparison was answered by two; by the fitted tastes:)")
+        console.say("(no pair had votes of two; by the fitted tastes:)")
     inside = found.expected.diagonal().mean()
     across = (found.expected.sum() - found.expected.trace()) / (len(groups) ** 2 - len(groups))
     console.say(f"by the fitted tastes: {inside:.0%} within, {across:.0%} between")

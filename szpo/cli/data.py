@@ -195,38 +195,38 @@ def select(
         "the pool; or a .npy file with a row per pair (embeddings).",
     ),
     out: Path = typer.Option(
-        ..., "--out", help="The questions: .jsonl, .csv, or Label Studio .json."
+        ..., "--out", help="The pairs to ask: .jsonl, .csv, or Label Studio .json."
     ),
     answers: Path | None = typer.Option(
         None,
         "--answers",
-        help="Answers to earlier questions: the sheet filled in (choice: A, B, tie, skip), or "
+        help="Votes on earlier pairs: the sheet filled in (choice: A, B, tie, skip), or "
         "Label Studio's export.",
     ),
     state: Path | None = typer.Option(
         None, "--state", help="File with the selection's state; default: POOL.select.json."
     ),
-    count: int = typer.Option(10, "--count", help="Questions of a round."),
+    count: int = typer.Option(10, "--count", help="Pairs of a round."),
     rule: str | None = typer.Option(
         None,
         "--rule",
-        help="By expected information (bald, the default), or fall of entropy (entropy).",
+        help="By expected information (bald), or fall of entropy (entropy); default: bald.",
     ),
     tau: float | None = typer.Option(
         None,
         "--tau",
         help="Prior standard deviation of a weight, in logits per standard deviation of its "
-        "feature; 1 if left out.",
+        "feature; default: 1.",
     ),
     seed: int | None = typer.Option(None, "--seed", help="Seed of the draws; default: 0."),
     min_words: int | None = typer.Option(None, "--min-words", help="Shortest answer."),
     max_words: int | None = typer.Option(None, "--max-words", help="Longest answer."),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Choose the pairs of a pool whose answers teach most.
+    """Choose the pairs of a pool on which votes teach most.
 
-    Give the answers back with --answers to get the next questions; questions without an answer are
-    repeated before new ones.
+    Give the votes back with --answers to get the next pairs; pairs without a vote come again
+    before new ones.
     """
     from szpo.analysis import rounds
     from szpo.analysis.posterior import BradleyTerry

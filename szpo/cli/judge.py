@@ -32,14 +32,12 @@ def judge(
     ),
     votes: int | None = typer.Option(None, "--votes", min=1, help="Stop after this many votes."),
     once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
-    leave: int = typer.Option(
-        0, "--leave", min=0, help="Comparisons of each step to leave to people."
-    ),
+    leave: int = typer.Option(0, "--leave", min=0, help="Pairs of each round to leave to people."),
     trust: list[str] = run_paths.TRUST,
     name: str = typer.Option("judge", "--name", help="Name of the panelists: NAME-0, NAME-1, …"),
     folder: Path = run_paths.FOLDER,
 ) -> None:
-    """Answer a run's open comparisons with a judge, in a separate process."""
+    """Let a language model vote in a run, by a process of its own."""
     path = run_paths.find(run, folder)
     from szpo.judges import judge_factory as judges
     from szpo.judges import llm_judge

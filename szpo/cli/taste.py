@@ -182,7 +182,7 @@ def show_named(path: Path, chosen: str, as_json: bool) -> None:
     kept = np.flatnonzero(votes.x.any(0))
     still = [each.name for i, each in enumerate(asked) if i not in kept]
     if not len(kept):
-        raise RunError(f"{', '.join(still)}: the same on both sides of every comparison")
+        raise RunError(f"{', '.join(still)}: the same on both sides of every pair")
     scale, found = named_votes.fit(replace(votes, x=votes.x[:, kept]))
     names = [asked[i].name for i in kept]
     weights = (found.signal * found.w).tolist()
@@ -212,7 +212,7 @@ def show_named(path: Path, chosen: str, as_json: bool) -> None:
         "expected over all explanations"
     )
     if still:
-        console.warn(f"{', '.join(still)}: the same on both sides of every comparison")
+        console.warn(f"{', '.join(still)}: the same on both sides of every pair")
 
 
 def _show_weights(listed: Sequence[tuple[Feature, float]], left: int) -> None:

@@ -59,7 +59,7 @@ a point that was held back is told by its step."""
 FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")
 RENAMED: Final = {"directions": "K", "comparisons": "N", "votes": "M", "rows": "D"}
-"""What the keys of szpo 0.2 are called."""
+"""What keys were called earlier."""
 LATER: Final = ("regressors", "spans")
 """What events of a run add to its settings."""
 FACTS: Final = tuple(each.name for each in fields(Settings) if each.name not in LATER)[1:]
@@ -105,8 +105,8 @@ class Optimizer(Section):
     M: Count = Field(1, description="Panelists (votes) a comparison.")
     D: Count = Field(
         8,
-        description="Prompts of a comparison. 1: a vote is on a pair of answers; more: on two "
-        "sets of answers, as published; default: 1 under regression, else 8.",
+        description="Prompts of a comparison. 1: a vote is on a pair; more: on two "
+        "batches of answers, as published; default: 1 under regression, else 8.",
     )
     kl_radius: Positive = Field(
         RADIUS["others"],

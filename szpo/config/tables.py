@@ -87,7 +87,7 @@ class Panel(Section):
         None,
         description="Sharpness β of a simulated panel: P(vote for A) = σ(β · difference in "
         "reward); default: fitted so that two panelists agree on 70 % of "
-        "comparisons.",
+        "pairs that differ.",
     )
     sheet: int | None = Field(
         None,

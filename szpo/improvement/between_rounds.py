@@ -87,7 +87,7 @@ def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
 
     Raises:
         LeaseError: another controller has taken the run over.
-        RunError: verdicts were withdrawn meanwhile.
+        RunError: votes were withdrawn meanwhile.
     """
     body, others, policy = dict(found.body), None, parts.language
     body["steps"] = _applied(ledger)

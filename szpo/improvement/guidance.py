@@ -78,7 +78,7 @@ def renew(
         taste, _ = run_taste.read(ledger, given, anyway=True)
     except (RunError, UsageError):
         return False
-    progress("what the verdicts so far propose", 0, 0)
+    progress("what the votes so far propose", 0, 0)
     seed = seeds.as_seed(seeds.derive(settings.root_seed, "improve", step=step))
     asked = set_aside(parts.prompts.train, settings.root_seed)[0]
     present = {name: np.array(policy.theta()[name]) for name, _ in policy.layout}
@@ -117,5 +117,5 @@ def describe(ledger: Ledger) -> str:
     body = [event["body"] for event in ledger.events(spans.SPAN)][-1]
     return (
         f"guided: from round {body['first'] + 1} on a part of each direction lies where "
-        f"{body['verdicts']:g} verdicts point, by {body['answers']} own answers"
+        f"{body['verdicts']:g} votes point, by {body['answers']} own answers"
     )

@@ -25,7 +25,7 @@ from szpo.types import Layout
 APPLICATION_ID: Final = 0x535A504F
 SCHEMA_VERSION: Final = 5
 READ_BY: Final = {
-    1: "szpo 0.2 (commit 2ba99d16)", 2: "commit e7b93123", 3: "commit 425201a3",
+    1: "commit 2ba99d16", 2: "commit e7b93123", 3: "commit 425201a3",
     4: "commit 106e9873",
 }  # fmt: skip
 """The last version that reads each earlier schema."""

@@ -84,7 +84,7 @@ def fit_joint(votes: Votes, prior: SparsePrior, states: Floats | None) -> JointF
     if states is None:
         return JointFit(named, None, named.log_factor, named.signal)
     if len(states) != len(votes.x):
-        raise UsageError(f"verdicts: {len(votes.x)} rows of features, {len(states)} of states")
+        raise UsageError(f"votes: {len(votes.x)} rows of features, {len(states)} of states")
     dense = state_regression.fit_states(states, votes.up, votes.down, votes.plus_on_a)
     factor = float(np.logaddexp(named.log_factor, dense.log_factor)) - math.log(2)
     factor = round(factor * sparse_regression.ROUNDING) / sparse_regression.ROUNDING

@@ -312,7 +312,7 @@ def equations(s: Settings) -> str:
     both = "θ ± μv" if s.section.pairing == "antithetic" else "θ and θ + μv"
     length = ", |v| = √d" if s.law.scaled else ""
     if s.guides:
-        length = f", {100 * s.section.guided:g} % of it guided once verdicts propose where"
+        length = f", {100 * s.section.guided:g} % of it guided once votes propose where"
     shares = {
         "trim": f"k/M trimmed to [σ(−{TRIM:g}), σ({TRIM:g})]",
         "haldane": "(k + ½)/(M + 1)",

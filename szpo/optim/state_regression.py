@@ -145,10 +145,10 @@ def fit_states(
     """
     side = np.zeros(len(up)) if side is None else side
     if x.ndim != 2 or not up.shape == down.shape == side.shape == x.shape[:1]:
-        raise UsageError(f"verdicts: states {x.shape}, counts {up.shape} and {down.shape}")
+        raise UsageError(f"votes: states {x.shape}, counts {up.shape} and {down.shape}")
     finite = all(np.isfinite(each).all() for each in (x, up, down, side))
     if not finite or (up < 0).any() or (down < 0).any():
-        raise UsageError("verdicts: states must be finite and counts at least 0")
+        raise UsageError("votes: states must be finite and counts at least 0")
     cast = up + down > 0
     x, up, total, side = x[cast], up[cast], (up + down)[cast], side[cast]
     own, gram = SIDE**2 * np.outer(side, side), x @ x.T

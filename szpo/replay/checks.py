@@ -322,7 +322,7 @@ def check_spans(look: Examination) -> None:
         if span.noise != noise:
             raise Broken("events", event["event"], f"noise is not that of a share of {share:g}")
     look.notes.append(
-        f"proposals of the verdicts' taste that guide directions ({len(known)}) are recorded, not "
+        f"proposals of the votes' taste that guide directions ({len(known)}) are recorded, not "
         "recomputed; every direction and step is"
     )
 
@@ -339,19 +339,19 @@ def _mix_of(ledger: Ledger, body: Mapping[str, Any]) -> str:
 
 
 def check_returns(look: Examination) -> None:
-    """Check that the policy went back to its start where the verdicts on check rows say so."""
+    """Check that the policy went back to its start where the votes on check pairs say so."""
     due = None
     for steps, found, body in policy_checks.walk(look.ledger):
         if due is None and body is not None and WITHDRAWN in body:
             out = {each.panelist for each in withdrawals.withdrawals(look.ledger)}
             if body[WITHDRAWN] not in out:
-                raise Broken("events", RETURNED, "names nobody who withdrew verdicts")
+                raise Broken("events", RETURNED, "names nobody who withdrew votes")
         elif body != due:
-            raise Broken("events", RETURNED, "does not fit the verdicts on check rows")
+            raise Broken("events", RETURNED, "does not fit the votes on check pairs")
         against = body is None and found.against
         due = policy_checks.describe(look.ledger, steps, found) if against else None
     if due is not None:
-        raise Broken("events", RETURNED, "is missing, and the verdicts on check rows ask it")
+        raise Broken("events", RETURNED, "is missing, and the votes on check pairs ask it")
 
 
 def check_budget(look: Examination) -> None:

@@ -43,13 +43,13 @@ def adopt(
 
     Raises:
         LeaseError: another controller has taken the run over.
-        RunError: verdicts were withdrawn meanwhile.
+        RunError: votes were withdrawn meanwhile.
     """
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         if withdrawals.withdrawals(ledger) != tuple(withdrawn):
             raise RunError(
-                "verdicts were withdrawn meanwhile, and what had learned from them is not "
+                "votes were withdrawn meanwhile, and what had learned from them is not "
                 "adopted; improve again"
             )
         recorded.append_adopted(ledger, theta, body, others)
@@ -92,7 +92,7 @@ class Checks:
         """Why the policy is at its start again."""
         return (
             f"the panel preferred the start's answer in {self.start} of {self.new + self.start} "
-            f"check rows (odds of {float(self.factor):.3g}), so the policy went back to the start"
+            f"check pairs (odds of {float(self.factor):.3g}), so the policy went back to the start"
         )
 
 
@@ -164,7 +164,7 @@ def why_back(ledger: Ledger, steps: int | None = None) -> str | None:
         return None
     if recorded.WITHDRAWN in last:
         return (
-            "its improved weights had learned from verdicts that were withdrawn, so the policy "
+            "its improved weights had learned from votes that were withdrawn, so the policy "
             "went back to the start"
         )
     return Checks(last["new"], last["start"], last["same"]).sentence()

@@ -236,7 +236,7 @@ def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
     spoil = {"checks": []}
     change_event(tmp_path / "a.db", "generated", 2, lambda body: body["pool"].update(spoil))
     rewrite(tmp_path / "a.db")
-    assert "does not fit the verdicts on check rows" in str(failure_of(tmp_path / "a.db"))
+    assert "does not fit the votes on check pairs" in str(failure_of(tmp_path / "a.db"))
 
 
 @pytest.mark.full

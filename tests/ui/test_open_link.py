@@ -198,13 +198,13 @@ def test_a_participant_comes_agrees_votes_and_is_shown_the_code(tmp_path, chromi
         page.get_by_role("heading", name="Welcome to the panel").wait_for()
         assert not {PID, token} & {*page.url.split("="), *page.content().split('"')}
         welcome = page.inner_text("#szpo-root")
-        assert "Comparisons that you are asked for: 1." in welcome
+        assert "Votes that you are asked for: 1." in welcome
         # The run's own figures, 400 comparisons and 16 hours, are none of a participant's.
         assert "400" not in welcome and "about 75 seconds in all" in welcome
         assert violations(page) == []
         page.get_by_role("button", name="Agree and start").click()
         page.locator('#szpo-root[data-state="vote"]').wait_for()
-        assert "Your comparisons for this study: 0 of 1" in page.inner_text("#szpo-root")
+        assert "Your votes for this study: 0 of 1" in page.inner_text("#szpo-root")
         assert CODE not in page.content() and "400" not in page.inner_text("#szpo-root")
         page.goto(come)  # closed by mistake, and opened again
         page.locator('#szpo-root[data-state="vote"]').wait_for()

@@ -277,10 +277,10 @@ def test_the_operator_is_told_of_harmful_rows_until_somebody_takes_it_back(ada):
         give(stage, person, seat, "skip", skip_reason=HARMFUL)
     assert do("look").shows["verdicts"] == {first: HARMFUL, second: HARMFUL}
     told = operator_page.page(stage.site)
-    assert "! Rows called harmful: 2." in text_of(told)
+    assert "! Pairs called harmful: 2." in text_of(told)
     assert 'href="votes?before=3#v-2"' in told and 'href="votes?before=2#v-1"' in told
     give(stage, person, first, "tie")
-    assert "Rows called harmful: 1." in text_of(operator_page.page(stage.site))
+    assert "Pairs called harmful: 1." in text_of(operator_page.page(stage.site))
     others(stage, "P-02")
     stage.clock.forward(601)
     others(stage, "P-02")

@@ -69,7 +69,7 @@ def test_same_says_nothing_and_five_in_a_row_for_the_start_are_enough():
     assert Checks(0, 5, 0).against and Checks(0, 5, 9).factor == Checks(0, 5).factor
     assert not Checks(0, 4).against and not Checks(1, 6).against
     assert factor_against(1, 6) == Fraction(sum(comb(8, j) for j in range(2, 9)), 8 * 7)
-    assert "the start's answer in 11 of 13 check rows (odds of 1" in Checks(2, 11).sentence()
+    assert "the start's answer in 11 of 13 check pairs (odds of 1" in Checks(2, 11).sentence()
 
 
 def test_a_round_tells_the_nats_of_adopted_weights_and_none_of_the_start(tmp_path):
@@ -117,7 +117,7 @@ def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand
         policy_checks.adopt(ledger, epoch, (), theta, body)
         name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
         withdrawals.withdraw(ledger, "szpo invite", name, settings)
-        with pytest.raises(RunError, match="verdicts were withdrawn meanwhile"):
+        with pytest.raises(RunError, match="votes were withdrawn meanwhile"):
             policy_checks.adopt(ledger, epoch, (), theta, body)
         ledger.execute("UPDATE controller SET expires_us = 0")  # as after an hour asleep
         lease.acquire(ledger, "two:1:x")

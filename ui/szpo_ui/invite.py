@@ -51,7 +51,7 @@ def invite(
     places: int | None = typer.Option(
         None, "--open", metavar="PLACES", help="Make one link by which so many become panelists."
     ),
-    votes: int = typer.Option(10, "--votes", help="With --open: comparisons asked of each."),
+    votes: int = typer.Option(10, "--votes", help="With --open: votes asked of each."),
     completion: str | None = typer.Option(
         None, "--code", help="With --open: code that each is shown after these."
     ),

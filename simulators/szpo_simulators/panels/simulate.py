@@ -58,13 +58,11 @@ def answer_run(
     beta: float = typer.Option(10.0, "--beta", help="Its sharpness β, as of bt70."),
     size: int = typer.Option(5, "--size", help="Its members."),
     pace: float | None = typer.Option(
-        None, "--pace", help="Seconds to read a comparison, one at a time."
+        None, "--pace", help="Seconds to read a pair, one at a time."
     ),
-    leave: int = typer.Option(
-        0, "--leave", min=0, help="Comparisons of each step to leave to people."
-    ),
+    leave: int = typer.Option(0, "--leave", min=0, help="Pairs of each round to leave to people."),
 ) -> int:
-    """Answer a run's open comparisons with a simulated panel.
+    """Let a simulated panel vote in a run.
 
     It is a process of its own, and goes on until the run ends or enough votes are cast.
     """
