@@ -233,19 +233,6 @@ def test_an_adapter_of_which_szpo_would_leave_out_a_part_is_refused_at_once(
         assert f"tensors {head}; merge it into its base" in refused(2, *line, *plan)
 
 
-def test_base_model_differs(folder, refused):
-    file = folder.parent.parent / "llama" / "model.safetensors"
-    remaining = file.read_bytes()
-    tensors = load_file(file)
-    name = sorted(tensors)[0]
-    try:
-        save_file({**tensors, name: tensors[name] * 2}, file, metadata={"format": "pt"})
-        message = refused(5, "sample", folder)
-    finally:
-        file.write_bytes(remaining)
-    assert "is not the one that the run was made with: tensors changed; put it back" in message
-
-
 def test_places_that_a_run_cannot_have(yard, refused, tmp_path):
     message = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
     assert message.startswith(f"{yard} exists; continue it with: szpo run --resume {yard}, ")
@@ -459,7 +446,6 @@ FAULTS = (
     ("raised", "code"), [(KeyboardInterrupt(), 130), (console.Terminated(15), 143)], ids=str
 )
 def test_a_signal_amid_the_making_of_a_class_is_no_fault(capsys, monkeypatch, raised, code):
-    """As while modules are imported."""
     from szpo.runs import doctor
 
     class Named:

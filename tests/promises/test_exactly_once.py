@@ -1,4 +1,4 @@
-"""Votes under kills and lost acknowledgements: of those acknowledged none is lost or doubled."""
+"""Votes under kills: of those acknowledged none is lost or doubled."""
 
 import os
 import signal
@@ -8,11 +8,7 @@ import pytest
 from szpo import seeds
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting.service import VoteService
 from tests.support import children, voting
-
-CLIENTS = 50
-"""Clients whose acknowledgements get lost, each with one answer on its way."""
 
 
 def check(path, begin, kills):
@@ -33,7 +29,6 @@ def check(path, begin, kills):
 
 @pytest.mark.parametrize("kills", [50, pytest.param(1000, marks=pytest.mark.slow)])
 def test_no_vote_is_lost_or_doubled_by_kills(tmp_path, kills):
-    """Kill the process that takes votes again and again; its clients retry what was not acked."""
     path = tmp_path / "run.db"
     # Enough that nobody answers one a hundred times, which is refused.
     seats = voting.ballot(path, 300 + 3 * kills, sync=False)
@@ -65,54 +60,3 @@ def test_no_vote_is_lost_or_doubled_by_kills(tmp_path, kills):
         votes = {key: row["vote"] for key, row in voting.stored(ledger).items()}
         assert {key: votes[key] for key in stood} == stood  # and under the number that was acked
     assert sum(begin) >= kills
-
-
-@pytest.mark.parametrize(
-    "posts",
-    [
-        pytest.param(10_000, marks=pytest.mark.full),
-        pytest.param(1_000_000, marks=pytest.mark.slow),
-    ],
-)
-def test_posts_with_lost_acknowledgements_count_once(tmp_path, posts):
-    """Clients whose acknowledgements get lost send the same answer again until one arrives.
-
-    Every other round their answers share a commit, as those of a busy web process do.
-    """
-    path, dropped = tmp_path / "run.db", 0.1
-    seats = voting.ballot(path, max(1000, posts // 20), sync=False)
-    arrives = seeds.uniform(seeds.derive(6, "acknowledgements"), posts) >= dropped
-    begin, unheard = [0] * CLIENTS, {}
-    made = retried = 0
-    with Ledger.open(path) as ledger:
-        service = VoteService(ledger)
-        while made < posts:
-            count = min(CLIENTS, posts - made)
-            sent = [voting.request_of(seats, client, begin[client]) for client in range(count)]
-            together = made // CLIENTS % 2
-            receipts = (
-                voting.cast_many(service, sent)
-                if together
-                else [service.cast(**one) for one in sent]
-            )
-            for client, receipt in enumerate(receipts):
-                before = unheard.pop(client, None)
-                assert receipt.replayed == (before is not None)
-                assert before in (None, receipt.vote)
-                retried += receipt.replayed
-                if arrives[made]:
-                    begin[client] += 1
-                else:
-                    unheard[client] = receipt.vote
-                made += 1
-        found = voting.stored(ledger)
-        sent_once = {(client, n) for client, count in enumerate(begin) for n in range(count)}
-        assert set(found) == sent_once | {(client, begin[client]) for client in unheard}
-        assert len(found) + retried == posts
-        assert retried == pytest.approx(dropped * posts, rel=0.1)
-        # No revision of a seat is missing or there twice either.
-        assert ledger.query(
-            "SELECT count(*) AS n FROM (SELECT assignment FROM votes GROUP BY assignment "
-            "HAVING count(*) <> max(revision) + 1)"
-        )[0]["n"] == 0  # fmt: skip
-        assert ledger.query("SELECT count(*) AS n FROM votes")[0]["n"] == len(found)

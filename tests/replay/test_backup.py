@@ -1,5 +1,6 @@
 """Copies of a run: whole while others write, and checked."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -76,7 +77,6 @@ def test_two_copies_to_one_place_are_one_copy_and_one_refusal(run, tmp_path, mon
 
 @pytest.mark.parametrize("times", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_copies_under_load_are_prefixes_of_what_was_acknowledged(tmp_path, times):
-    """Each copy holds all that was acknowledged before it, nothing twice, and nothing after."""
     path = tmp_path / "run.db"
     seats = voting.ballot(path, 300 + 10 * times, sync=False)
     acks, sending = children.pipe()
@@ -127,12 +127,10 @@ needs_litestream = pytest.mark.skipif(
 
 def add_tables(path: Path) -> None:
     """What Litestream documents that it adds to a database, and its one row."""
-    conn = sqlite3.connect(path)
-    conn.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
-    conn.execute("CREATE TABLE _litestream_lock (id INTEGER)")
-    conn.execute("INSERT INTO _litestream_seq VALUES (1, 90)")
-    conn.commit()
-    conn.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
+        conn.execute("CREATE TABLE _litestream_lock (id INTEGER)")
+        conn.execute("INSERT INTO _litestream_seq VALUES (1, 90)")
 
 
 def heads(path: Path) -> list[str]:
@@ -140,7 +138,7 @@ def heads(path: Path) -> list[str]:
         return [event["row_sha256"] for event in ledger.events()]
 
 
-def test_its_tables_disturb_no_command(tmp_path, capsys):
+def test_tables_of_others_disturb_no_command_and_excuse_no_change(tmp_path, capsys):
     path, copy = tmp_path / "run.db", tmp_path / "copy.db"
     with small_run(path) as ledger:
         head = verification.verify(ledger).head
@@ -152,16 +150,8 @@ def test_its_tables_disturb_no_command(tmp_path, capsys):
         ledger.record_event("note", "test", {})  # and the run goes on
         now = verification.verify(ledger).head
         assert backup.backup(path, copy).head == now != head
-
-
-def test_a_foreign_table_excuses_no_change_of_the_runs_own(tmp_path):
-    path = tmp_path / "run.db"
-    small_run(path).close()
-    add_tables(path)
-    conn = sqlite3.connect(path)
-    conn.execute("DROP TRIGGER votes_no_update")
-    conn.commit()
-    conn.close()
+    with contextlib.closing(sqlite3.connect(path)) as conn:  # they excuse no change of its own
+        conn.execute("DROP TRIGGER votes_no_update")
     with Ledger.open(path) as ledger:
         failure = verification.verify(ledger).failure
     assert (failure.table, failure.row) == ("sqlite_master", "votes_no_update")
@@ -184,7 +174,6 @@ def logged_run(path: Path, votes: int) -> list[int]:
 
 @pytest.mark.full
 def test_a_log_cut_at_any_point_gives_a_run_that_verifies(tmp_path):
-    """A replica holds a prefix of the log: every one is the run as of some commit, and sound."""
     path, votes = tmp_path / "run.db", 12
     sizes = logged_run(path, votes)
     chain = heads(path)
@@ -256,7 +245,6 @@ class Replica:
     ],  # a quick machine is done before many
 )
 def test_litestream_restores_what_was_acknowledged(tmp_path, votes, checkpoints):
-    """What was acknowledged is in file and replica, through Litestream's checkpoints."""
     path = tmp_path / "run.db"
     seats = voting.ballot(path, 30 + votes // 20, sync=False)  # none answered 100 times
     with Replica(path, tmp_path) as replica, Ledger.open(path) as ledger:

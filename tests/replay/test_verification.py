@@ -100,7 +100,6 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by):
 
 @pytest.mark.full
 def test_a_lagging_run_whose_radius_falls_verifies_and_its_radii_are_checked(tmp_path):
-    """Under lag a step is planned one before."""
     path = tmp_path / "run.db"
     settings = settings_of(N=2, D=1, rule="sign", horizon=9.0, narrows=True)
     with new_ledger(path, settings) as ledger:
@@ -227,6 +226,7 @@ def test_a_row_recorded_a_second_time_is_found(path):
         ("UPDATE comparisons SET identical = 1", "comparisons"),
         ("UPDATE votes SET revision = 3 WHERE vote = 2", "votes"),
         ("UPDATE updates SET estimate = estimate + 0.25", "updates"),
+        ("UPDATE updates SET coef = -coef", "updates"),
         ("UPDATE steps SET mu = 1.5 * mu", "steps"),
         ("UPDATE runs SET layout_sha256 = spec_sha256", "runs"),
     ],
@@ -238,25 +238,24 @@ def test_a_forger_who_fits_the_hashes_is_found_by_the_meaning(path, sql, table):
     assert failure is not None and failure.table == table, str(failure)
 
 
-@pytest.mark.parametrize("name", ["votes", "votes_sha256", "theta_sha256"])
-def test_the_event_of_a_step_names_what_its_rows_have(path, name):
+@pytest.mark.parametrize(
+    ("name", "table", "words"),
+    [
+        ("votes", "events", "votes"),
+        ("votes_sha256", "events", "votes_sha256"),
+        ("theta_sha256", "events", "theta_sha256"),
+        ("votes_sha256", "updates", "counted votes"),
+        ("theta_sha256", "updates", "not what the updates add up to"),
+    ],
+)
+def test_the_event_of_a_step_and_an_update_that_agrees_are_checked(path, name, table, words):
     wrong = 3 if name == "votes" else "f" * 64
     change_event(path, "step", 0, lambda body: body.update({name: wrong}))
+    if table == "updates":
+        forge(path, f"UPDATE updates SET {name} = ? WHERE step = 0", (wrong,))
     rewrite(path)
     failure = failure_of(path)
-    assert failure.table == "events" and name in failure.problem
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("votes_sha256", "counted votes"), ("theta_sha256", "not what the updates add up to")],
-)
-def test_an_update_is_checked_though_its_event_agrees(path, name, words):
-    change_event(path, "step", 0, lambda body: body.update({name: "f" * 64}))
-    forge(path, f"UPDATE updates SET {name} = ? WHERE step = 0", ("f" * 64,))
-    rewrite(path)
-    failure = failure_of(path)
-    assert failure.table == "updates" and words in failure.problem
+    assert failure.table == table and words in failure.problem
 
 
 @pytest.mark.parametrize("column", ["prev_sha256", "row_sha256"])

@@ -19,22 +19,6 @@ from tests.support import named_run
 COUNTS = st.integers(0, 60)
 
 
-@pytest.mark.parametrize(
-    ("new", "start", "factor"),
-    [
-        (0, 0, Fraction(1)),
-        (1, 0, Fraction(1, 2)),  # 2 ∫ 2p dp over p < 1/2
-        (0, 1, Fraction(3, 2)),
-        (0, 4, Fraction(31, 5)),  # with a = 0: (2^(n+1) - 1) / (n + 1)
-        (0, 5, Fraction(21, 2)),
-        (5, 0, Fraction(1, 6)),  # with b = 0: 1 / (n + 1)
-        (2, 2, Fraction(16, 30)),  # equal counts: 4^a · 2 B(a+1, a+1) / 2 · 2
-    ],
-)
-def test_the_factor_has_these_values_in_closed_form(new, start, factor):
-    assert factor_against(new, start) == factor
-
-
 @given(COUNTS, COUNTS)
 def test_it_is_the_incomplete_beta_integral(new, start):
     """2ⁿ · 2 · B(½; a + 1, b + 1) over uniform p below one half."""
