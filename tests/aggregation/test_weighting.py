@@ -44,9 +44,6 @@ def past(rng, coins, steps=40, N=8):
     return found
 
 
-# ---- weighted votes ----
-
-
 def test_a_weight_counts_a_vote_so_often_and_a_negative_one_for_the_other_side():
     cast = make_votes([[[PLUS, TIE]], [[MINUS, PLUS]], [[PLUS, 0]]])
     plain = cast.tally()
@@ -55,9 +52,6 @@ def test_a_weight_counts_a_vote_so_often_and_a_negative_one_for_the_other_side()
     heavy = cast.tally(np.array([0.5, -2.0, 1.0]))
     assert heavy.plus.tolist() == [[0.5 + 2 + 1, 0]]
     assert heavy.minus.tolist() == [[0, 2]] and heavy.tie.tolist() == [[0, 0.5]]
-
-
-# ---- skill ----
 
 
 def test_hostile_voters_are_turned_round_and_clickers_go_silent():
@@ -77,9 +71,6 @@ def test_voters_are_read_in_the_order_of_their_ids_whatever_came_first():
         found = read_votes_by_voter(None, settings_of(N=2), 0, order, tally)
         assert found.voters == ("ann", "zoe")
         assert found.verdicts[:, 0].tolist() == [[0, PLUS], [PLUS, 0]]
-
-
-# ---- what would turn a step round ----
 
 
 def equal_lead(cast):
@@ -158,9 +149,6 @@ def test_weights_rest_on_earlier_steps_alone():
     again = optimizer.tell(before, optimizer.ask(before), other.tally(), by_voter=other)[2]
     assert again.extra["weights"] == info.extra["weights"]
     assert again.delta != info.delta
-
-
-# ---- runs ----
 
 
 class HostileJudge(ValueJudge):
@@ -283,9 +271,6 @@ def draw_history(beta, each, *, answered="all", seed=0):
     return History(names, np.arange(rows), verdicts)
 
 
-# ---- what all of them promise ----
-
-
 def test_nothing_known_and_equal_voters_weigh_one():
     nobody = weighting.add_voters(History.empty(4), ["b", "a", "c"])
     assert weighting.skill(nobody).weights == pytest.approx(np.ones(3), rel=1e-12)
@@ -330,9 +315,6 @@ def test_who_votes_against_the_others_is_turned_round_only_beyond_three_standard
         verdicts[4, :against] = MINUS
         weights = weighting.skill(past_of_skill(verdicts)).weights
         assert low <= weights[4] <= high and (weights[:4] > 0.99).all()
-
-
-# ---- the report ----
 
 
 def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path):

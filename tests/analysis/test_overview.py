@@ -27,8 +27,6 @@ from tests.support.cases import case
 from tests.support.overview import S, ballot, page, step
 from tests.support.quadratic import new_ledger, settings_of
 
-# ---- intervals ----
-
 
 @pytest.mark.parametrize(
     ("hits", "of", "low", "high"),
@@ -51,9 +49,6 @@ def test_intervals_are_given_where_there_are_some():
     found = metrics.mean([0.0, 1.0] * 8)  # s² = 16/15 · 1/4, over 16 values
     assert (found.value, found.n) == (0.5, 16)
     assert found.high - found.value == pytest.approx(1.96 * (4 / 15 / 16) ** 0.5)
-
-
-# ---- agreement ----
 
 
 def test_agreement_and_alpha_by_hand():
@@ -103,9 +98,6 @@ def test_somebody_is_compared_with_the_others_only():
     assert agreement.panelists(page(two))[0]["rest"].of == 0  # alone, nobody to agree with
 
 
-# ---- value ----
-
-
 def test_votes_are_read_along_the_path():
     # Plus points back in step 1 and ahead in step 2; step 0 has no path yet.
     votes = [
@@ -132,9 +124,6 @@ def test_only_the_last_ten_steps_are_pooled_and_the_better_side_comes_from_agree
     # In each step three of six pairs agree: a = ½, chance.
     assert found["better_side"].value == 0.5
     assert found["better_side"].unsure()
-
-
-# ---- time and cost ----
 
 
 def test_waiting_and_links_and_cost_by_hand():
@@ -189,9 +178,6 @@ def test_votes_left_follow_the_tightest_limit():
     assert (hidden["votes"], hidden["votes_left"]) == (2, 17)
 
 
-# ---- texts ----
-
-
 def test_length_of_winners():
     votes = [
         ballot(1, "plus"), ballot(2, "plus"), ballot(3, "minus"),
@@ -235,11 +221,7 @@ def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path):
     assert "kl" not in shown["health"][1]["figures"]
 
 
-# ---- from a ledger ----
-
-
 def test_the_evidence_of_a_ledger_is_that_of_its_record(tmp_path):
-    """Three steps voted for plus by two people, the fourth open with one vote."""
     voted = make(tmp_path / "run.db")
     play(voted, 3)
     cast(voted, "Ada")

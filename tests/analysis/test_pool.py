@@ -68,9 +68,6 @@ def select(*arguments: object) -> int:
     return call(["select", *map(str, arguments)])
 
 
-# ---- the loop ----
-
-
 def test_rounds_find_what_the_answers_like(some, tmp_path, capsys):
     out = tmp_path / "next.jsonl"
     begin = ("--features", "columns:x,y", "--out", out, "--count", 6, "--tau", 3)
@@ -140,7 +137,6 @@ def test_who_changes_their_mind_counts_once_and_two_people_twice(some):
 
 @pytest.mark.parametrize("rule", posterior.RULES)
 def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
-    """Chunks of 7 pairs against one chunk."""
     plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
     of = rounds.differences_from_columns(plan.names)
     whole = rounds.advance(State(plan), some, of, count=5)
@@ -148,9 +144,6 @@ def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
     parts = rounds.advance(State(plan), some, of, count=5)
     assert [q.id for q in parts.out] == [q.id for q in whole.out]
     assert whole.certain == parts.certain == (rule == "bald")
-
-
-# ---- formats ----
 
 
 def test_all_formats_hold_the_same_pairs(tmp_path):
@@ -233,9 +226,6 @@ def test_embeddings_from_a_matrix(some, tmp_path):
     assert select(some, "--features", tmp_path / "both.npy", "--out", tmp_path / "n.jsonl") == 0
 
 
-# ---- filters ----
-
-
 def pair(a: str, b: str, name: str = "p") -> Pair:
     return Pair(name, Prompt.user("Well?"), a, b)
 
@@ -278,9 +268,6 @@ def test_features_that_are_constant_or_no_numbers_are_named(tmp_path, capsys):
     )
     with pytest.raises(UsageError, match="feature x is inf"):
         rounds.differences_from_columns(("x",))(list(rounds.read_pool(path)))
-
-
-# ---- what is refused ----
 
 
 @pytest.mark.parametrize(
@@ -358,9 +345,6 @@ def random_answers(count: int = 12, dim: int = 2) -> BradleyTerry:
     return BradleyTerry(delta * np.sign(delta[:, :1]), np.ones(count), 2.0)
 
 
-# ---- posterior ----
-
-
 def test_laplace_is_the_prior_without_answers_and_arrives_where_newton_overshoots():
     target = random_answers(9)
     assert target.log_likelihood(np.zeros((1, 2)))[0] == pytest.approx(-9 * math.log(2))
@@ -380,7 +364,6 @@ def test_laplace_is_the_prior_without_answers_and_arrives_where_newton_overshoot
 
 
 def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):
-    """The sheet could not be written, and the command ended as a fault of szpo's own."""
     path = tmp_path / "pool.jsonl"
     path.write_text(r'{"id": "\ud800", "prompt": "a\ud800", "a": "b \udfff", "b": "\ud83d\ude00"}')
     (pair,) = rounds.read_pool(path)
@@ -399,9 +382,6 @@ def test_a_state_of_brackets_or_of_other_features_is_none(tmp_path):
         rounds.load(path)
 
 
-# ---- entropy ----
-
-
 def test_entropy_is_that_of_normal_numbers_and_moves_with_scale():
     """Nearest neighbours and Gaussian: means of 20 draws within ±.05, each within ±.15."""
     draws = normals("entropy", 20, 2000, 2)
@@ -416,9 +396,6 @@ def test_entropy_is_that_of_normal_numbers_and_moves_with_scale():
     x[:, 0] = np.arange(50)
     assert posterior.gaussian_entropy(x) == -math.inf
     assert posterior.nearest_entropy(np.ones((50, 2))) == -math.inf
-
-
-# ---- particles ----
 
 
 def test_the_trace_is_the_divergence_of_phi():
@@ -442,7 +419,6 @@ def test_the_trace_is_the_divergence_of_phi():
 
 
 def test_particles_over_a_posterior_match_it():
-    """Mean and covariance against quadrature on a grid."""
     target = random_answers()
     axis = np.linspace(-10, 10, 201)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
@@ -454,9 +430,6 @@ def test_particles_over_a_posterior_match_it():
     assert np.abs((x.mean(0) - mean) / sd).max() < 0.15
     assert np.cov(x.T) / np.outer(sd, sd) == pytest.approx(covariance / np.outer(sd, sd), abs=0.25)
     assert (posterior.spread(target, key=derive(1, "p"), count=200, steps=100).x == x).all()
-
-
-# ---- selection ----
 
 
 def test_gains_by_hand():

@@ -319,7 +319,6 @@ def test_a_run_without_names_has_no_taste_to_save(tmp_path):
 def test_the_file_of_a_stranger_makes_no_model_come_or_load(
     name, why, tmp_path, capfd, monkeypatch
 ):
-    """It names the model whose states it reads; nobody asked for that model."""
     monkeypatch.setattr(loading, "load", None)
     way = Direction("0" * 64, name, 2, 1024, (1,) * 8, -4096, 4096, 0)
     about = (Explanation(4096, ((0, 4096),)),)

@@ -68,7 +68,6 @@ LIGHT = (
     ("words", "heavy", "code", "said"), LIGHT, ids=["help", "typo", "refused"]
 )
 def test_what_runs_nothing_loads_next_to_nothing(words, heavy, code, said):
-    """Loading every command took the help two seconds."""
     script = (
         "import sys; from szpo.cli.app import call; code = call(sys.argv[1:]); "
         f"print(code, [m for m in {heavy!r} if m in sys.modules])"
@@ -111,7 +110,6 @@ LIBRARIES += ["scipy.stats", "scipy.optimize"]
     ids=["help", "refused", "record"],
 )  # fmt: skip
 def test_what_needs_a_record_at_most_loads_no_heavy_library(lines, codes, tmp_path):
-    """It took up to 13 s; one process calls all commands, so each is named."""
     path = yard_run.finished(tmp_path)
     script = (
         "import json, sys; from szpo.cli.app import call\n"

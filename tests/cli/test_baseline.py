@@ -37,7 +37,6 @@ def given(tmp_path_factory):
 
 @pytest.mark.full
 def test_an_adapter_is_fitted_to_demonstrations(given, tmp_path, capsys):
-    """To the preferred ones of the pairs' answers."""
     out, shown = tmp_path / "out", tmp_path / "good.jsonl"
     pairs = preference_files.read(given).pairs
     lines = [{"prompt": pair.prompt.text, "completion": pair.chosen.text} for pair in pairs]

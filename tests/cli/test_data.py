@@ -132,7 +132,6 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_answers_to_chosen_questions_are_pairs(suffix, tmp_path, capsys):
-    """From a pool by szpo select to a sheet that people fill in, and from there to training."""
     pool, sheet = tmp_path / "pool.jsonl", tmp_path / f"next.{suffix}"
     write(pool, [{"id": f"q{i}", "prompt": f"-{i}?", "a": "=1 yes " * i, "b": "no"}
                  for i in range(1, 7)])  # fmt: skip

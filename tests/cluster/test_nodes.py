@@ -163,7 +163,6 @@ def test_a_run_outlives_kill_9_of_a_worker_and_of_a_node(
 def test_a_controller_killed_again_and_again_resumes_as_the_same_run(
     seeds, nodes, hosts, model, undisturbed, tmp_path
 ):
-    """Each life is killed with a chunk out, at a moment of its own seed; then one ends it."""
     while hosts:  # a controller of its own needs the cores
         hosts.pop().close()
     sets = ray_nodes.remote_sets(nodes.address, 2)

@@ -169,7 +169,6 @@ def test_another_basis_seed_or_library_is_noticed(policy):
 @quiet
 @pytest.mark.slow
 def test_a_worker_takes_its_threads_from_the_run_and_not_from_its_environment(policy, ray):
-    """A node with another OMP_NUM_THREADS gives the same bits."""
     other = {"env_vars": {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}}
 
     def look(setup: Any) -> Any:
@@ -238,7 +237,6 @@ def test_a_worker_without_the_model_or_with_another_is_refused(policy, ray, monk
 @quiet
 @pytest.mark.slow
 def test_the_controller_of_a_run_by_ray_builds_no_model(model, tmp_path, ray, monkeypatch):
-    """Set-up, panel, guard and votes, without one torch module."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     built: list[str] = []

@@ -81,7 +81,6 @@ def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
 
 @pytest.mark.parametrize("kind", ["features", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
-    """Answers, layer inputs, scores and KL: bit for bit, at the same rows of a chunk."""
     sites, _ = here.places(Adapter(), None)
     setup = setup_of(kind, dim=4, samples=24, sampling=BRIEF, root_seed=3)
     one, other = (
@@ -158,7 +157,6 @@ def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
 
 
 def test_each_request_is_answered_in_its_own_coordinates(here, there):
-    """Also after the workers have gone on to others."""
     one, other = policies(here, here, there)
     there.at(other.subspace, parameters.Space(6, other.layout, Law()))
     shifts = [Shift(0, 0, sign, 0.75) for sign in (1, -1)]

@@ -162,7 +162,6 @@ def test_workers_with_another_gpu_are_refused_at_resume(path, hosts, monkeypatch
 
 
 def test_another_model_at_the_workers_is_refused_at_resume(path, hosts, tmp_path, capsys):
-    """The folder holds other weights than when the run began."""
     with Ledger.open(path, readonly=True) as ledger:
         folder = Path(ledger.spec["config"]["model"]["name"])
     kept = (folder / "model.safetensors").read_bytes()

@@ -98,9 +98,6 @@ def wanted(policy, running):
         return rollout(policy)
 
 
-# ---- the doctor ----
-
-
 def test_the_doctor_measures_a_step_on_servers(server, model):
     """Two chunks on one server take twice as long as one."""
     sets = [f"model.name={model}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
@@ -119,9 +116,6 @@ def test_the_doctor_measures_a_step_on_servers(server, model):
     )  # fmt: skip
 
 
-# ---- refused before a model is loaded ----
-
-
 def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -130,9 +124,6 @@ def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
     assert call([*line, "--set", f'engine.address=["{url}"]']) == 2
     message = capsys.readouterr().err.strip().splitlines()
     assert len(message) == 1 and f"engine.address: {url} cannot be reached" in message[0]
-
-
-# ---- the contract ----
 
 
 def test_answers_are_cut_once_the_servers_have_been_checked(policy, server, wanted, monkeypatch):
@@ -196,9 +187,6 @@ def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(policy
         assert lost
         canaries = [body["seed"] for body in server.requests if body["max_tokens"] == 16]
         assert len(canaries) == 2 * 24  # at first, and after the restart
-
-
-# ---- the wrong adapter ----
 
 
 def test_another_adapters_answers_are_noticed_and_asked_again(policy, server, wanted, caplog):
@@ -269,9 +257,6 @@ def test_where_people_vote_one_stale_row_of_many_is_noticed(
         monkeypatch.setattr(answers, "_gather", gather)
         assert rollout(policy) == wanted
         assert answers.refused == each_row and answers.rescored - before == rescored
-
-
-# ---- what a server shows first ----
 
 
 @pytest.mark.parametrize(
@@ -347,9 +332,6 @@ def test_members_that_the_cast_makes_one_are_refused(policy, server):
     near = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
     with served(policy, server.url), pytest.raises(RunError, match="one policy in the servers' d"):
         policy.rollout([PROMPTS] * 2, near, seed=4)
-
-
-# ---- a whole run ----
 
 
 def test_a_server_gets_mixes_of_adapters_with_their_weights_multiplied_in(

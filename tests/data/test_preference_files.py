@@ -48,9 +48,6 @@ def test_rankings_of_n_answers_give_n_choose_2_pairs():
     assert order_by_rank([1, 1, 2]) == ((0, 2), (1, 2))  # a tie is no pair
 
 
-# ---- HH-RLHF ----
-
-
 def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
     head = "\n\nHuman: a\n\nAssistant:"
     assert preference_formats.split_transcript(f"{head} b") == (head, " b")
@@ -90,9 +87,6 @@ def test_hh_refusals_name_the_line(tmp_path, record, words):
     found = preference_files.read(path, "hh", skip_bad=True)
     assert (len(found.pairs), found.records) == (2, 3)
     assert words in found.bad[0]
-
-
-# ---- TRL ----
 
 
 @pytest.mark.full
@@ -143,9 +137,6 @@ def test_all_forms_of_the_preference_format_mean_the_same(record):
     assert preference_formats.read_trl(full, "here").pairs == (wanted,)
 
 
-# ---- UltraFeedback ----
-
-
 def test_rated_completions_become_all_pairs_that_differ():
     rated = [
         {"response": "Red.", "annotations": {"help": {"Rating": "4"}, "truth": {"Rating": "5"}}},
@@ -158,9 +149,6 @@ def test_rated_completions_become_all_pairs_that_differ():
     assert texts(found) == [("Red.", "No."), ("Blue.", "No.")]  # 4.5, 1 and 4.5
     assert found.ties == 1
     assert {pair.source for pair in found.pairs} == {"ranking"}
-
-
-# ---- Label Studio ----
 
 
 def export_of(task, order, **more):
@@ -274,9 +262,6 @@ def test_records_that_hold_no_preference_are_refused_with_their_place():
             preference_files.FORMATS[kind](record, "v:7")
     with pytest.raises(UsageError, match="at least two answers, all different"):
         preference_formats.make_task(Prompt.user("Which?"), ["x", "x"], key=bytes(16))
-
-
-# ---- files ----
 
 
 def test_refusals_name_the_first_bad_line_and_where_the_others_are(tmp_path):
@@ -405,8 +390,6 @@ def test_a_table_comes_back_cell_by_cell(texts):
     assert {row["number"] for row in rows} == {"-1"}  # a number is no text
 
 
-# ---- what other people's files have beside the pair ----
-
 SAYS = [[*BRIEF, {"role": "assistant", "content": text}] for text in ("Hi.", "No.")]
 ITEMS = [{"id": "0", "title": "1", "body": "Hi."}, {"id": "1", "title": "2", "body": "No."}]
 BESIDE = {"system": "Be brief.", "prompt": "Hello?"}
@@ -483,8 +466,6 @@ def test_one_empty_annotation_loses_only_itself(tmp_path):
     assert texts(found) == [("x", "y")] * 2
     assert len(found.bad) == 1 and "annotation 2" in found.bad[0]
 
-
-# ---- one reader for JSON, one for tables ----
 
 GOOD = [{"prompt": f"Say {n}.", "chosen": "Hi.", "rejected": "No."} for n in range(3)]
 JSON_FORMS = {

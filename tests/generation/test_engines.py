@@ -149,7 +149,6 @@ def test_logprobs_are_those_of_a_plain_pass():
 @pytest.mark.parametrize(("one", "other"), [(0, 1), (0, 35), (33, 38)])
 @pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_equal_members_are_seen_whatever_blocks_they_fall_into(one, other, rows):
-    """Forty members, two of them the same policy, answer one prompt, so many rows at a time."""
     model, sites, deltas = adapted("llama", members=40)
     for b in deltas.B.values():
         b[other] = b[one]

@@ -88,7 +88,6 @@ def test_both_parts_of_a_direction_cost_the_same(finished):
 
 
 def test_the_sense_of_a_proposal_is_nothing():
-    """Axes are the same, whatever proposal was turned round."""
     rng = np.random.default_rng(0)
     one, two = ({"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)} for _ in range(2))
     root = rng.normal(size=(10, 10))

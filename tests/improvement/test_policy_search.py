@@ -143,7 +143,6 @@ def test_a_step_that_would_leave_the_budget_is_not_taken():
 
 
 def test_what_is_on_record_as_kept_is_not_looked_for_again(tmp_path):
-    """Killed after the event, before its state was removed."""
     with Ledger.open(yard_run.finished(tmp_path)) as ledger:
         begun = between_rounds.begin(ledger)
         file, said = theta.improving_file(ledger.path), []
@@ -169,7 +168,6 @@ SETS = (
 def test_it_reads_training_prompts_alone_and_tells_how_far_the_adopted_policy_s_own_answers_are(
     tmp_path, monkeypatch
 ):
-    """Neither held-out prompts nor those of check rows; nats by the seed that is on record."""
     line = ["run", "--preset", "tiny", "--folder", str(tmp_path)]
     assert call([*line, *(word for each in SETS for word in ("--set", each))]) == 0
     asked, sample = set(), LoraPolicy.sample_tokens

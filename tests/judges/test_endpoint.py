@@ -114,7 +114,6 @@ def test_a_hostile_reply_is_cut(kind, monkeypatch):
 
 
 def test_a_reply_is_never_unpacked():
-    """It says that it is packed, and is read as it came."""
     packed = StubReply(WHOLE, headers={"content-encoding": "gzip"})
     with stub_endpoint(lambda request, before: packed) as stub:
         assert asked(stub).choice == "tie"  # A in both orders

@@ -202,9 +202,6 @@ def trained(tiny):
     return pair_scorer.train_scorer(tiny, moods(300))
 
 
-# ---- the loss ----
-
-
 def test_pairrms_worked_numbers():
     """z = (1, 0) and a confidence of .9: −log σ(.9) = .34115; of −.9: −log σ(−.9) = 1.24115."""
     s = torch.tensor([0.9, -0.9], dtype=torch.float64)
@@ -215,9 +212,6 @@ def test_pairrms_worked_numbers():
     assert torch.equal(loss, other)
     # The difference of the two is the confidence itself: −log σ(−x) = −log σ(x) + x.
     assert round(float(loss[1] - loss[0]), 12) == 0.9
-
-
-# ---- symmetry ----
 
 
 @given(seed=st.integers(0, 2**31 - 1), width=st.integers(1, 6), units=st.integers(1, 4))
@@ -234,9 +228,6 @@ def test_swapping_the_candidates_changes_the_sign_and_nothing_else(seed, width, 
     one, other = normal(7, width), normal(7, width)
     assert torch.equal(pair_scorer.score(head, one, other), -pair_scorer.score(head, other, one))
     assert torch.equal(pair_scorer.score(head, one, one), torch.zeros(7, dtype=torch.float64))
-
-
-# ---- learning ----
 
 
 @pytest.mark.full
@@ -276,9 +267,6 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
     assert both.accuracy(head) == (0, 0)
 
 
-# ---- its file and its votes ----
-
-
 @pytest.mark.full
 def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, trained, tmp_path):
     path = tmp_path / "moods.safetensors"
@@ -307,7 +295,6 @@ def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, traine
 
 @pytest.mark.full
 def test_a_run_teaches_a_scorer_that_judges_the_next_run(tmp_path, capfd):
-    """Votes of a simulated panel → szpo scorer → panel.kind = judge, from the command line."""
     folder = folder_run.model(tmp_path)
     path = folder_run.make(tmp_path, "run.votes=16", model_folder=folder)
     with Ledger.open(path, readonly=True) as ledger:

@@ -236,7 +236,6 @@ def test_two_people_vote_at_once(model):
 
 @pytest.mark.full
 def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path, monkeypatch):
-    """Votes by ``input()`` in a notebook: here from a list."""
     looks = []  # whether to improve: as each call goes on, after each step, and at the end
     monkeypatch.setattr(Improving, "look", lambda self: looks.append("look"))
     monkeypatch.setattr(Improving, "at_end", lambda self, outcome, turn: looks.append(outcome))

@@ -449,9 +449,6 @@ def test_run_asks_again_after_a_typo_and_not_for_ever(capsys):
     assert opt.steps == 3 and len(opt.waiting) == 1
 
 
-# ---- what other people give ----
-
-
 @pytest.mark.parametrize(
     "bounds",
     [

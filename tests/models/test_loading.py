@@ -156,8 +156,6 @@ def test_weights_that_are_not_finite_name_tensor_and_count(saved, dtype):
     assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in message
 
 
-# --- files and model that do not fit together ----------------------------------------------------
-
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -302,9 +300,6 @@ def test_four_bits_on_disk_load_without_a_word(wide, tmp_path, caplog):
         tokenizer().save_pretrained(tmp_path / "packed")
     loading.load(str(tmp_path / "packed"), dtype="fp32")
     assert not caplog.messages
-
-
-# --- adapters ------------------------------------------------------------------------------------
 
 
 def adapter(folder: Path, settings: Any = None) -> Path:
@@ -471,9 +466,6 @@ def test_an_adapter_of_the_hub_in_the_place_of_a_model_is_said_to_be_one(tmp_pat
     assert "me/tuned is an adapter" in refusal("me/tuned")
 
 
-# --- smollm2 and the cache -----------------------------------------------------------------------
-
-
 def test_without_the_package_one_line_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(named_models, "find_gguf", lambda: None)
@@ -513,9 +505,6 @@ def test_smollm2_answers():
         )
     assert "Paris" in loaded.tokenizer.decode(out[0, len(ids) :])
     assert loading.stop_tokens(loaded) == (2,)
-
-
-# --- text ----------------------------------------------------------------------------------------
 
 
 def test_prompts_go_through_the_chat_template_or_are_paragraphs():
@@ -778,7 +767,6 @@ def chatty(template: bool = True) -> Any:
     st.lists(st.sampled_from(["<end>", "<end>ed", "<system>", "Hi", " ", "<", "\ufdd00\ufdd1"]))
 )
 def test_control_words_of_a_text_stay_text(parts):
-    """Only the template's are control tokens, and all texts come back."""
     text, words = "".join(parts), chatty()
     ids = loading.encode(words, Prompt.user(text, "Be <end> brief"))
     control = {words.convert_tokens_to_ids(w): w for w in words.all_special_tokens}

@@ -273,9 +273,6 @@ def test_scores_that_are_not_finite_are_an_error():
         score_vectors(AdaptedModel(model, sites), start, SAMPLES)
 
 
-# --- one pass for all rows, against a tape through B of every row --------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "targets", "rank", "moved"),
     [
@@ -315,9 +312,6 @@ def test_bf16_scores_are_those_of_the_tape_within_its_rounding():
     found = score_vectors(AdaptedModel(model, sites), start, SAMPLES)
     off = [np.linalg.norm(x - exact) / np.linalg.norm(exact) for x in (tape, found)]
     assert off[1] < 1.2 * off[0] < 0.2
-
-
-# --- parts of scores -----------------------------------------------------------------------------
 
 
 def read_parts(law: ScoredLaw, samples: list[Sample], tokens: int = 4096) -> np.ndarray:

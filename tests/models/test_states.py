@@ -26,7 +26,6 @@ def one_by_one(model, samples, layer):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral"])
 @pytest.mark.parametrize("layer", [1, 3])
 def test_a_state_is_the_mean_of_a_layers_output_over_the_answer(name, layer):
-    """Rows of other lengths beside it, and their padding, change nothing."""
     model, sites, _ = parts(name)
     found = states.mean_states(AdaptedModel(model, sites), SAMPLES, layer)
     np.testing.assert_allclose(found, one_by_one(model, SAMPLES, layer), rtol=2e-4, atol=2e-4)

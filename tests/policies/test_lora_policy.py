@@ -37,9 +37,6 @@ def moved(name: str = "llama", rank: int = 2) -> LoraPolicy:
     return policy
 
 
-# ---- answers ----
-
-
 def test_answers_end_at_end_tokens_and_stop_texts():
     policy = policy_of(loaded("llama"), sampling=Sampling(stop=("w9 ", "w30")))
     for tokens, answer in (
@@ -67,9 +64,6 @@ def test_samples_are_named_by_prompt_and_number():
     # At the start, tuned and base are the same policy and draw the same numbers.
     fresh = policy_of(policy.loaded, policy.subspace)
     assert fresh.sample(PROMPTS, 3, seed=4) == policy.sample(PROMPTS, 3, seed=4, base=True)
-
-
-# ---- KL and fluency ----
 
 
 def test_kl_is_zero_at_the_start_and_quadratic_nearby():
@@ -144,9 +138,6 @@ def test_a_starting_adapter_is_the_start():
     assert later.kl(PROMPTS, seed=0)[0] == 0.0
 
 
-# ---- files ----
-
-
 def test_saving_twice_writes_the_same_bytes_also_at_an_earlier_theta(tmp_path):
     policy = moved()
     for folder in ("one", "two"):
@@ -181,9 +172,6 @@ def test_a_quantised_base_is_not_merged_into(tmp_path):
     )
     with pytest.raises(UsageError, match="4-bit"):
         lora_policy.save_merged(tmp_path, four, policy.factors(), policy.subspace.sites)
-
-
-# ---- θ ----
 
 
 def test_placing_needs_the_layout_and_each_shift_its_prompts():

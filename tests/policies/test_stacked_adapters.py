@@ -129,7 +129,6 @@ def test_four_bits_mix_as_full_factors_do(tmp_path):
 
 @pytest.mark.full
 def test_engines_answer_each_row_with_its_own_mix(model, folders):
-    """A batch of members gives the tokens that each gives alone."""
     subspace = unmixed(model, folders)
     policy = LoraPolicy(model, subspace, root_seed=3, sampling=Sampling(max_new_tokens=12))
     shifts = [Shift(0, k, sign, 1.5) for k in range(3) for sign in (1, -1)]

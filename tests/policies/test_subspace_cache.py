@@ -55,7 +55,6 @@ def test_a_file_gives_back_every_bit_and_the_order_of_tensors(space, tmp_path):
 
 
 def test_numbers_of_fp16_are_stored_in_half_the_room_and_come_back_as_they_were(space, tmp_path):
-    """As coordinates of features are rounded: what is used is what is stored."""
     short = replace(
         space, basis={n: v.astype(np.float16).astype(np.float32) for n, v in space.basis.items()}
     )
@@ -111,9 +110,6 @@ def test_without_a_cache_folder_it_works_all_the_same(space, cache):
     assert os.listdir(cache.parent.parent) == ["cache"]
 
 
-# --- files that ship -----------------------------------------------------------------------------
-
-
 def asking(samples, name=1, base=("sha256", "bf16")):
     return {"any": name, "base": list(base), "subspace": {"samples": samples, "redraws": 0}}
 
@@ -146,9 +142,6 @@ def test_a_shipped_file_with_another_digest_is_not_used(space, shipped, caplog):
     found = subspace_setup.load_or_make(asking(384), lambda: space)
     assert found.report["origin"] == "made" and found.basis_sha256 == space.basis_sha256
     assert "is not the file that ships with szpo; the coordinates are made anew" in caplog.text
-
-
-# --- sets of adapters ----------------------------------------------------------------------------
 
 
 def write_set(folder, sha256, adapters=2):
@@ -200,8 +193,6 @@ def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch)
     by_hand = ["optimizer.rule=sign", "optimizer.mu=.1"]
     assert take(*by_hand) == (settings_file.load(sets=by_hand), "")
 
-
-# --- what a key holds ----------------------------------------------------------------------------
 
 ASKED = [Prompt.user("w7"), Prompt.user("w8")]
 

@@ -81,9 +81,6 @@ def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> t
     return float(kl.mean()), float(kl.std(ddof=1) / math.sqrt(24))
 
 
-# --- what the kinds promise ----------------------------------------------------------------------
-
-
 @pytest.mark.full
 def test_feature_coordinates_are_half_their_square_away(model):
     space = setup(model, samples=512)
@@ -99,9 +96,6 @@ def test_full_is_scaled_to_the_kl_radius(model):
     space = setup(model, "full", kl_radius=0.5)
     kl, error = mean_kl(model, space, math.sqrt(2 * 0.5))
     assert abs(kl / 0.5 - 1) < 0.25 + 3 * error / 0.5
-
-
-# --- named randomness ----------------------------------------------------------------------------
 
 
 @pytest.mark.full
@@ -213,9 +207,6 @@ def test_four_bits_and_other_architectures_can_be_set_up():
     for name in ("gpt2", "mistral"):
         space = setup(tiny_models.loaded(name), samples=64)
         assert space.dim >= 4
-
-
-# --- layers, and what is refused -----------------------------------------------------------------
 
 
 @given(st.integers(1, 200), st.integers(1, 9))

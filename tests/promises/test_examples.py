@@ -62,7 +62,6 @@ def test_installed_under_a_name_szpo_run_finds_them(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("importable")
 def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(tmp_path, monkeypatch):
-    """An own policy needs no method beside those of the protocol."""
     from own_policy import Hesitant  # type: ignore[import-not-found]
 
     class Various(Hesitant):  # type: ignore[misc]

@@ -207,7 +207,6 @@ def test_an_interrupt_at_any_statement_leaves_no_lock_behind(path, word):
 @pytest.mark.full
 @pytest.mark.parametrize("jump", [-86_400_000_000, 86_400_000_000])
 def test_a_clock_that_jumps_a_day_changes_no_count(path, expected, jump):
-    """At every look at the clock in turn."""
     content = path.read_bytes()
 
     class Jumping(Clock):

@@ -111,7 +111,6 @@ def test_a_run_of_the_device_verifies_on_this_machine_without_it(tmp_path):
 
 @pytest.mark.gpu
 def test_the_same_seed_twice_on_a_gpu_is_the_same_run(tmp_path):
-    """Every text, vote and weight; so a run that was stopped can go on there."""
     contents = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -147,7 +147,6 @@ def test_the_commands_of_the_page_of_baselines_run(tmp_path, monkeypatch):
 
 @pytest.mark.spine
 def test_own_run_goes_through_from_the_written_settings(tmp_path, monkeypatch):
-    """The commands of README's own run, on the small world."""
     monkeypatch.chdir(tmp_path)
     sets = [*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.votes=16"]
     assert call(["init", "run.toml", *(w for s in sets for w in ("--set", s))]) == 0

@@ -51,7 +51,6 @@ def test_what_can_be_seen_at_once_is_named(path, monkeypatch):
 
 
 def test_drafts_of_killed_writers_are_named(path):
-    """A backup is killed between its copy and its name."""
     killed = (
         "import sys; from pathlib import Path; from szpo.replay import backup; "
         "here = Path(sys.argv[1]); backup.backup(here, here.with_name('copy.db'))"

@@ -107,7 +107,6 @@ def test_changed_features_are_found_even_where_every_hash_was_made_anew(finished
 
 @pytest.mark.parametrize("damage", ["a name twice", "no scales", "no site", "the map"])
 def test_damaged_coordinates_are_refused_in_a_line(finished, tmp_path, capsys, damage):
-    """A ValueError of the map of features ended the command."""
     path = tmp_path / "folder.db"
     shutil.copy(finished, path)
     with Ledger.open(finished, readonly=True) as ledger:

@@ -140,7 +140,6 @@ def test_the_settings_of_every_cell_of_every_plan_are_read():
 
 @pytest.mark.parametrize("name", ["tiny", "published", "smollm2"])
 def test_all_methods_share_one_setup(name):
-    """Model, prompts, panel, budget and yardstick are those of everybody; none has more trials."""
     plan = plans.read(plans.find(name))
     found = plans.cells(plan)
     own = {"kind", "method", "ask", "seed", "setup", "settings", "sets", "points", "panel_on"}
@@ -348,7 +347,6 @@ def read_started(store):
 
 
 def test_two_at_once_share_the_cells_and_do_each_once(store):
-    """Both return only when all is done, also what the other was at."""
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(stores.run_cells, QUIET, store, CELLS) for _ in range(2)]
         assert [each.result() for each in both] == [[], []]
@@ -552,7 +550,6 @@ def test_parts_and_seeds_choose_cells(quick, tmp_path):
 
 @pytest.mark.full
 def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
-    """Rows at 8 and 16 votes, from the ledger's steps of 4; the base is measured once."""
     found = ran.read(plans.cell(quick, quick.groups[0], 0))
     assert [r["votes"] for r in found["rows"]] == [8, 16]
     assert [r["steps"] for r in found["rows"]] == [2, 4]
@@ -594,7 +591,6 @@ def test_what_is_finished_is_shown(ran, capsys):
 
 @pytest.mark.full
 def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkeypatch):
-    """The ledger is whole and one of two rows is there: nothing is voted on or measured again."""
     one = plans.cell(quick, quick.groups[0], 0)
     path = cells.ledger_path(ran.folder, one.name)
     with Ledger.open(path, readonly=True) as ledger:

@@ -14,14 +14,7 @@ from szpo.seeds import derive, uniform
 from szpo.types import Floats
 from szpo.voting.panel_factory import StartingPolicy
 from szpo_simulators.panels import panel, raters
-from szpo_simulators.panels.panel import (
-    PANELS,
-    agreement,
-    batch_gaps,
-    build,
-    calibrate,
-    members,
-)
+from szpo_simulators.panels.panel import PANELS, agreement, batch_gaps, build, calibrate, members
 from szpo_simulators.panels.raters import Rater, item_effects, law, pick
 
 

@@ -13,12 +13,7 @@ from szpo.analysis.model_card import LAST
 from szpo.ledger.theta import recommended_digest
 from szpo.policies.text_guards import TOPIC, Guard
 from szpo.runs import driver, guards
-from szpo.runs.guards import (
-    Bands,
-    HeldOut,
-    read_held_out,
-    record_held_out,
-)
+from szpo.runs.guards import Bands, HeldOut, read_held_out, record_held_out
 from szpo.types import Answer, Comparison, Row
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.quadratic import new_ledger, settings_of

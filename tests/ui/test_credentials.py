@@ -35,9 +35,6 @@ def refused(act, *arguments):
     return caught.value.code
 
 
-# ---- invitations ----
-
-
 def test_panelists_get_the_next_free_pseudonym_and_are_enrolled(ledger):
     VoteService(ledger).enroll("simulated", "P-02")
     made = [credentials.invite(ledger, "panelist") for _ in range(3)]
@@ -126,9 +123,6 @@ def test_a_new_invitation_ends_the_former_link_and_code_but_no_session(ledger):
     assert credentials.redeem(ledger, second.token)[1].panelist == who.panelist
 
 
-# ---- coming in ----
-
-
 def test_a_link_works_once_and_a_code_until_it_ends(ledger):
     made = credentials.invite(ledger, "panelist", days=2)
     session, who = credentials.redeem(ledger, made.token)
@@ -172,9 +166,6 @@ def test_a_wrong_name_and_a_wrong_code_cost_the_same_look_ups(ledger):
         costs.append(len(asked))
     ledger._conn.set_trace_callback(None)
     assert len(set(costs)) == 1
-
-
-# ---- sessions ----
 
 
 @pytest.mark.parametrize(
@@ -230,9 +221,6 @@ def test_sessions_that_ended_do_not_pile_up(ledger):
         ledger.clock.now += 13 * HOUR
     count = ledger.query("SELECT count(*) AS n FROM credentials")[0]["n"]
     assert count == 3  # link, code, the last session
-
-
-# ---- the list, revoking, erasing ----
 
 
 def test_the_list_tells_what_became_of_everybody(ledger):

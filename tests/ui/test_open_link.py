@@ -49,9 +49,6 @@ def vote(stage, panelist: str | None) -> None:
     stage.site.service.cast(seat.id, "A", idem=seat.id, dwell_ms=20_000)
 
 
-# ---- places ----
-
-
 def test_who_comes_again_has_the_same_place_and_others_come_while_places_are_left(stage, arrive):
     first = arrive(PID)
     assert arrive(PID) == first
@@ -93,9 +90,6 @@ def test_somebody_elses_contact_is_no_id(stage, arrive):
     assert arrive(PID).name != "Ann"
 
 
-# ---- progress ----
-
-
 def test_a_code_is_due_after_the_votes_asked_for_and_when_the_run_is_over(staged):
     sets = "optimizer.N=1", "optimizer.M=1", "run.votes=1"
     stage = staged(sets=sets)
@@ -108,9 +102,6 @@ def test_a_code_is_due_after_the_votes_asked_for_and_when_the_run_is_over(staged
     assert standing(stage, second) == credentials.Standing(0, 1, False, CODE)
     stage.advance(until_step=1)
     assert standing(stage, second) == credentials.Standing(0, 1, True, CODE)
-
-
-# ---- what is personal ----
 
 
 def test_an_id_is_stored_as_the_contact_alone_and_can_be_erased(stage, arrive):
@@ -127,9 +118,6 @@ def test_an_id_is_stored_as_the_contact_alone_and_can_be_erased(stage, arrive):
     assert PID.encode() not in ledger.path.read_bytes()
     assert PID.encode() not in ledger.path.with_name("run.db-wal").read_bytes()
     assert arrive(PID).panelist != who.panelist, "nothing is left that knows them"
-
-
-# ---- szpo invite --open ----
 
 
 def test_a_link_is_printed_once_and_lets_people_in(stage, capsys):
@@ -156,9 +144,6 @@ def test_a_link_is_printed_once_and_lets_people_in(stage, capsys):
 def test_what_cannot_be_is_refused(stage, capsys, words, message):
     path = str(stage.ledger.path)
     assert refused(capsys, 2, "invite", path, "--open", *words).startswith(message)
-
-
-# ---- from end to end ----
 
 
 def test_requests_without_a_valid_link_are_refused(tmp_path):

@@ -61,9 +61,6 @@ def spent(staged):
     return made
 
 
-# ---- what stays hidden while people vote ----
-
-
 @pytest.mark.full
 def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_log(voted):
     order = final_comparison(voted, 3)
@@ -95,9 +92,6 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     assert seen(voted)["page"]["improving"]["final"] == shown["page"]["improving"]["final"]
 
 
-# ---- what it says ----
-
-
 def test_a_taste_of_length_asks_whether_it_is_meant(voted, monkeypatch):
     names = "characters", "length", "i"
     own = NamedFeatures(names, (0, 0, 1), (1,) * 3, ((2,), (1,), (1,)), 0, "")
@@ -108,9 +102,6 @@ def test_a_taste_of_length_asks_whether_it_is_meant(voted, monkeypatch):
     assert "about length" not in text(operator_page.page(voted.site))
     teach(voted.ledger, 32, claims)
     assert asks in unescape(text(operator_page.page(voted.site)))
-
-
-# ---- who may call it ----
 
 
 @pytest.mark.full
@@ -171,9 +162,6 @@ def test_what_is_not_the_pages_is_refused_in_a_sentence(stage):
     assert stage.ledger.query("SELECT count(*) AS n FROM events") == before
 
 
-# ---- what it shows ----
-
-
 def test_open_votes_are_counted_but_not_shown(voted):
     before = seen(voted)["page"]
     cast(voted, "Bob")
@@ -202,9 +190,6 @@ def test_texts_of_models_are_text(staged):
         assert harmful not in shown
     assert "&lt;img src=x onerror=window.pwn=1&gt;" in shown
     assert "⟨202E⟩" in shown
-
-
-# ---- the list of votes ----
 
 
 def listed(stage: Stage, before: int | None = None) -> list[int]:
@@ -289,9 +274,6 @@ def test_the_list_is_the_operators_and_leads_through_the_login(stage):
         assert not re.search(r"<script>|<style|\sstyle=|\son\w+=", page.text)
         for wrong in ("0", "x", "9" * 30):
             assert client.get(f"/operate/votes?before={wrong}").status_code == 422
-
-
-# ---- what its controls do ----
 
 
 def test_start_refuses_what_panelists_could_not_judge(staged):

@@ -84,7 +84,6 @@ def votes(stage):
     indirect=["stage"],
 )  # fmt: skip
 def test_every_state_is_accessible_and_blind_in_both_colours(stage, panelist, walk, most):
-    """axe finds nothing serious; nothing that is received names a side, a seed or a radius."""
     bodies, errors, states, read = [], [], set(), set()
 
     def heard(response):
@@ -355,7 +354,6 @@ def test_a_hidden_tab_says_that_a_round_is_ready_and_begins_when_looked_at(stage
 
 
 def test_a_server_that_dies_while_saving_costs_no_vote(staged, chromium):
-    """It ends before the press of Enter, is started anew, and the vote is sent again: one row."""
     stage = staged()
     agree(stage, "P-01")
     with serve(app.create(stage.site, pages=PAGES)) as stage.url:

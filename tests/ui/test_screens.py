@@ -91,9 +91,6 @@ def html_of(at, stage):
     return " ".join(component.render_page(at, stage.site.rubric).split())
 
 
-# ---- coming in ----
-
-
 def test_a_screen_that_waits_for_the_ledger_keeps_no_vote_from_its_own(stage, monkeypatch):
     """Ann's screen is being made when a vote of Ben's, which has the ledger, needs his."""
     ann, ben = Person(stage, "ann"), Person(stage, "ben")
@@ -122,9 +119,6 @@ def test_consent_comes_first_and_is_an_event_of_the_record(stage):
     ann.do("agree")
     events = list(stage.ledger.events("consent"))
     assert [event["actor"] for event in events] == [ann.id]
-
-
-# ---- a round ----
 
 
 def test_a_reload_keeps_seat_order_sides_and_lease(stage, ann):
@@ -231,9 +225,6 @@ def test_whoever_skips_goes_on_and_their_seat_is_free(stage, ann):
     assert json.loads(vote["details"])["fast"] is False
 
 
-# ---- away, elsewhere, paused, over ----
-
-
 def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage, ann):
     ben = Person(stage, "ben")
     ben.do("break", seat=ann.at.seat)
@@ -311,9 +302,6 @@ def test_counts_do_not_move_a_reader_but_a_pause_does(stage, ann):
     assert ann.glance()["key"] != before["key"]
 
 
-# ---- the functions that the page calls besides ----
-
-
 @pytest.fixture
 def ask(stage):
     """Calls a function of the component as P-01 has it, with the data of a request."""
@@ -376,9 +364,6 @@ def test_who_finishes_reads_of_finals_what_is_done_left_or_waited_for(staged, mo
     (order,) = orders.orders(stage.ledger, "final")
     orders.close(stage.ledger, order.id, "olga")
     assert "The run is complete" in html_of(ann.do("look"), stage)
-
-
-# ---- what rounds did ----
 
 
 @pytest.mark.parametrize("liked", ["plus", "minus"])

@@ -69,13 +69,7 @@ def test_no_path_leads_out_of_a_folder_and_nothing_is_described(panelist):
 )
 def test_another_sites_page_changes_nothing(whole, panelist, headers):
     before = len(whole.ledger.query("SELECT 1 FROM assignments"))
-    for path in (
-        "/api/assignment",
-        "/api/votes",
-        "/logout",
-        "/login",
-        CALL,
-    ):
+    for path in ("/api/assignment", "/api/votes", "/logout", "/login", CALL):
         answer = panelist.post(path, json={"tab": "t"}, headers=headers)
         assert (answer.status_code, answer.json()["error"]) == (403, "origin")
     assert len(whole.ledger.query("SELECT 1 FROM assignments")) == before
@@ -263,9 +257,6 @@ def test_behind_a_proxy_the_public_address_is_the_own_one():
         headers = Headers({"origin": origin, "host": host})
         assert requests.own_origin(headers, url=url, secure=True) is own, (origin, host)
     assert not requests.own_origin(Headers({"origin": "", "host": ""}), secure=False)
-
-
-# ---- the source ----
 
 
 def sources(*kinds: str) -> list[Path]:

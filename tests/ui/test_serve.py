@@ -47,9 +47,6 @@ def listener():
         yield made
 
 
-# ---- refusals ----
-
-
 def test_a_port_that_cannot_be_used_is_named(run, listener, capsys):
     taken = listener.getsockname()[1]
     message = refused(capsys, 2, "serve", str(run), "--port", str(taken))
@@ -77,9 +74,6 @@ def test_a_missing_run_and_contradictions_are_named(tmp_path, capsys):
     assert "without a path" in refused(capsys, 2, *words, *folder)
 
 
-# ---- where ----
-
-
 def test_links_and_hosts_follow_the_public_address():
     with server.listening("127.0.0.1", 0, insecure=False) as listener:
         port = listener.getsockname()[1]
@@ -90,9 +84,6 @@ def test_links_and_hosts_follow_the_public_address():
     assert (there.url, there.secure) == ("https://panel.example", True)
     assert {"panel.example", "other.example", "localhost"} <= set(there.names)
     assert "evil.example" not in there.names
-
-
-# ---- the child ----
 
 
 class Children:
@@ -163,9 +154,6 @@ def test_a_child_follows_a_parent_that_is_killed():
     parent.stdout.close()
 
 
-# ---- the whole command ----
-
-
 def test_an_interrupt_pressed_twice_leaves_the_application_its_end():
     pressed = server._Server(server.configure(None))
     for _ in "ab":
@@ -175,7 +163,6 @@ def test_an_interrupt_pressed_twice_leaves_the_application_its_end():
 
 @pytest.mark.full
 def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
-    """On SIGTERM; the next test ends another by SIGINT."""
     line = (str(run), "--no-controller")
     with closing(Served(*line, python=("-X", "importtime"))) as served:
         loaded = set(re.findall(r"\|\s+([\w.]+)$", served.message, re.M))

@@ -78,7 +78,6 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
 
 
 def test_nothing_that_is_fitted_to_the_runs_file_from_then_on_has_her_votes(tmp_path):
-    """Neither pairs for a baseline nor a scorer."""
     settings, ledger = named_run.start(tmp_path, M=2)
     with ledger:
         drive(settings, ledger, 2)
@@ -243,7 +242,6 @@ def test_the_mix_adopted_again_has_learned_from_who_voted_only_after_what_it_rep
 
 
 def test_where_voters_weigh_by_each_other_s_votes_no_later_fit_has_hers_either(tmp_path):
-    """Before the next step, in it, and where it is verified."""
     settings, ledger = named_run.start(tmp_path, weighting="skill")
     with ledger:
         drive(settings, ledger, 3)
