@@ -98,19 +98,6 @@ def test_somebody_is_compared_with_the_others_only():
     assert agreement.panelists(page(two))[0]["rest"].of == 0  # alone, nobody to agree with
 
 
-def test_votes_are_read_along_the_path():
-    # Plus points back in step 1 and ahead in step 2; step 0 has no path yet.
-    votes = [
-        ballot(1, "plus", step=0), ballot(2, "plus", step=0),
-        ballot(3, "minus", step=1), ballot(4, "tie", step=1),
-        ballot(5, "plus", step=2), ballot(6, "minus", step=2),
-    ]  # fmt: skip
-    rows = [step(0), step(1, headings=(-0.3,)), step(2, headings=(0.8,))]
-    found = overview.overview(page(votes, rows))
-    assert (found["improving"]["heading"].hits, found["improving"]["heading"].of) == (2.5, 4)
-    assert found["improving"]["heading"].unsure()
-
-
 def test_only_the_last_ten_steps_are_pooled_and_the_better_side_comes_from_agreement():
     votes = [ballot(i, "plus" if i < 3 else "minus", step=i) for i in range(13)]
     rows = [step(i, headings=(0.5,)) for i in range(13)]

@@ -181,7 +181,16 @@ def test_a_silent_command_says_what_it_does(monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["demo", "serve", "run", "compare", "improve", "baseline dpo", "baseline self-rewarding"],
+    [
+        "demo",
+        "serve",
+        "run",
+        "compare",
+        "improve",
+        "adapters make set",
+        "baseline dpo",
+        "baseline self-rewarding",
+    ],
 )
 def test_an_interrupt_before_anything_is_stored_names_the_same_command(name, monkeypatch, capsys):
     def stop(**_: object) -> None:
@@ -265,15 +274,6 @@ def test_what_cannot_be_written_is_named_and_an_earlier_page_stays(tmp_path, mon
     said = capsys.readouterr().err
     assert "html cannot be written (No space left" in said and "set another run.folder" in said
     assert path.with_suffix(".html").read_text(encoding="utf-8") == page
-
-
-def test_a_set_of_adapters_goes_on_by_the_same_command(monkeypatch, capsys):
-    def stop(**options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(app, "app", stop)
-    assert call(["adapters", "make", "set"]) == 130
-    assert capsys.readouterr().err.endswith("Continue with: szpo adapters make set\n")
 
 
 def test_the_end_of_a_run_names_guards_that_fail_on_held_out_prompts(tmp_path, capsys):

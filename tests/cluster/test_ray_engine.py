@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -19,7 +18,6 @@ from szpo.config import settings_file
 from szpo.config.tables import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digests
 from szpo.models import loading
 from szpo.models.loading import Described
 from szpo.models.sampling import Sampling
@@ -28,9 +26,8 @@ from szpo.policies import ray_engine, worker
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.worker import Coordinates, Setup
-from szpo.replay import verification
 from szpo.types import Shift
-from tests.support import folder_run, lora_folders, ray_nodes
+from tests.support import folder_run, ray_nodes
 from tests.support.cases import case
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.policies import small
@@ -254,25 +251,3 @@ def test_the_controller_of_a_run_by_ray_builds_no_model(model, tmp_path, ray, mo
         assert ledger.row["base_sha256"] == loading.load(str(model), dtype="fp32").sha256
         assert len(list(ledger.update_rows())) == 4  # two rows a step
     assert built  # loading it does build some
-
-
-@needs_ray
-@quiet
-@pytest.mark.slow
-def test_workers_of_ray_mix_adapters_as_one_machine_does(model, tmp_path, ray, monkeypatch):
-    """The factors once, then coordinates: the digests and KL of a run made here."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    adapters = lora_folders.write_shapes(tmp_path / "adapters")
-    sets = [f"subspace.adapters={json.dumps(adapters)}", "optimizer.rule=known", "guards.kl=40"]
-    found = []
-    for engine in ([], ["engine.kind=ray", "engine.workers=2", "engine.chunk_rows=8"]):
-        place = tmp_path / str(len(engine))
-        place.mkdir()
-        monkeypatch.setenv("SZPO_CACHE", str(place))  # each makes its own set-up
-        path = folder_run.make(place, *sets, *engine, model_folder=model)
-        with Ledger.open(path, readonly=True) as ledger:
-            assert verification.verify(ledger).ok
-            kl = [event["body"]["kl"] for event in ledger.events("step")]
-            found.append((theta_digests(ledger), kl, ledger.row["base_sha256"]))
-    assert found[0] == found[1]
-    assert len(found[0][1]) == 2 and None not in found[0][1]

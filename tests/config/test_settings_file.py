@@ -15,16 +15,6 @@ from szpo.runs import budget
 from tests.support.cases import case
 
 
-def test_defaults_are_the_documented_ones():
-    o = Config().optimizer
-    assert (o.K, o.N, o.M, o.D) == (8, 1, 1, 1)
-    assert (o.rule, o.kl_radius, o.pairing) == ("regression", 4.5, "antithetic")
-    assert Config().generation.max_new_tokens == 24
-    assert Config().panel.size == 5
-    assert Config().votes_per_step == 8
-    assert Config().steps == 30  # 240 votes at 8 per step
-
-
 @pytest.mark.parametrize(
     ("sets", "rule"),
     [

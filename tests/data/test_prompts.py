@@ -117,28 +117,6 @@ def test_odd_characters_are_read_with_a_warning_and_a_line_up_to_its_limit(tmp_p
     assert load(write(tmp_path, "b.txt", "x" * LINE_LIMIT), heldout=0).train
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "prompt;topic",  # as spreadsheet programs of half of Europe write it
-        "prompt\ttopic",
-        "prompt|topic",
-        "Prompt;topic",
-        "id,text",
-    ],
-)
-def test_columns_are_found_by_name_whatever_separates_them(tmp_path, header):
-    mark = next(c for c in ";\t|," if c in header)
-    place = [name.lower() for name in header.split(mark)].index(
-        "text" if "," in header else "prompt"
-    )
-    cells = ["Why, oh why?" if mark != "," else "Why?", "colours"]
-    line = mark.join(cells if place == 0 else cells[::-1])
-    path = write(tmp_path, "a.csv", f"{header}\n{line}\n")
-    prompts = load(path, heldout=0)
-    assert [prompt.text for prompt in prompts.train] == [cells[0]]
-
-
 REFUSED = [
     ("a.jsonl", gzip.compress(b"\0" * 2**20), "is gzip: compressed prompt files are not read"),
     ("b.csv", b"PK\x03\x04rest", "is zip"),

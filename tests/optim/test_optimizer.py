@@ -69,16 +69,6 @@ def one_step(rule, pairing, votes, **changes):
     return told(settings, votes)
 
 
-@pytest.mark.parametrize(("pairing", "distance"), [("antithetic", 2), ("forward", 1)])
-def test_known_moves_by_alpha_delta_over_the_distance(pairing, distance):
-    votes = tally([[1, 1, 0]], [[0, 0, 1]])
-    _, updates, info = one_step("known", pairing, votes, law="gaussian")
-    value = math.log(3) if pairing == "antithetic" else 4.0  # the paper's trimming
-    delta = (value + value - value) / 3
-    assert info.delta == pytest.approx((delta,), rel=1e-12)
-    assert updates == (Update(0, 0, coef=float(round13(0.25 * delta / (distance * 0.5)))),)
-
-
 def test_a_step_as_published_is_what_it_is_by_hand():
     """θ against θ + μv, N = 8, M = 5: two comparisons are unanimous, against each other.
 

@@ -77,20 +77,6 @@ def test_a_mix_of_three_shapes_is_what_peft_computes(model, folders, tmp_path):
     torch.testing.assert_close(written, mixed, atol=3e-5, rtol=1e-5)
 
 
-def test_two_like_adapters_are_pefts_own_cat_and_linear(model, tmp_path):
-    lora = {"r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "down_proj"]}
-    folders = [str(lora_folders.write(tmp_path / name, i, **lora)) for i, name in enumerate("ab")]
-    peft = tiny_models.with_adapter(tiny_models.build("llama"), folders[0])
-    peft.load_adapter(folders[1], adapter_name="b")
-    weights = [0.8, 0.6]
-    peft.add_weighted_adapter(["default", "b"], weights, "mix", combination_type="cat")
-    peft.set_adapter("mix")
-    theta = {"z": np.float32(weights)}
-    found = logits(model, unmixed(model, folders), [theta], torch.zeros(1, 1, dtype=torch.long))
-    with torch.no_grad():
-        torch.testing.assert_close(found, peft(IDS).logits, atol=3e-5, rtol=1e-5)
-
-
 def test_factors_are_held_once_whatever_the_members(model, folders):
     subspace = unmixed(model, folders)
     backend = LocalBackend(model).at(subspace, Space(0, subspace.layout, Law()))

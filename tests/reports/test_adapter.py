@@ -228,16 +228,6 @@ def test_options_that_make_no_sense_are_one_line(run, served, words, reason, cap
     assert reason in said and served.requests == []
 
 
-def test_merged_model_needs_no_adapter(run, adapter, tmp_path):
-    merged = tmp_path / "merged"
-    assert call(["export", str(run), "--merged", "--anyway", "--out", str(merged)]) == 0
-    with quiet():
-        whole = AutoModelForCausalLM.from_pretrained(merged).eval()
-    adapted = PeftModel.from_pretrained(base(run), str(adapter))
-    ids = [20, 21, 22]
-    assert torch.allclose(logits(whole, ids), logits(adapted, ids), atol=1e-5)
-
-
 @pytest.mark.full
 def test_transformers_takes_the_adapter_by_name_and_switches_it_off(run, adapter):
     ids, model = [20, 21, 22, 30], base(run)
@@ -433,19 +423,17 @@ def test_votes_load_as_a_dataset_and_tell_nothing_of_panelists(run, tmp_path, mo
     assert "no person judged" in card.text
 
 
-def test_votes_of_another_packages_evaluator_are_not_called_simulated(run, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "said", "not_said"),
+    [
+        ("mine", "panelists of the evaluator", "simulated"),  # another package's evaluator
+        ("people", "programs; no person judged these answers", "crowdsourced"),
+    ],
+)
+def test_a_card_says_who_voted(run, tmp_path, kind, said, not_said):
     with Ledger.open(run, readonly=True) as ledger:
-        config = {**ledger.spec["config"], "panel": {"kind": "mine"}}
+        config = {**ledger.spec["config"], "panel": {"kind": kind}}
         ledger.spec = {**ledger.spec, "config": config, "panel": {}}
         write_dataset(ledger, tmp_path / "votes")
     card = (tmp_path / "votes" / "README.md").read_text(encoding="utf-8")
-    assert "panelists of the evaluator" in card and "simulated" not in card
-
-
-def test_programs_that_vote_in_a_run_for_people_are_not_called_people(run, tmp_path):
-    with Ledger.open(run, readonly=True) as ledger:
-        config = {**ledger.spec["config"], "panel": {"kind": "people"}}
-        ledger.spec = {**ledger.spec, "config": config, "panel": {}}
-        write_dataset(ledger, tmp_path / "votes")
-    card = (tmp_path / "votes" / "README.md").read_text(encoding="utf-8")
-    assert "programs; no person judged these answers" in card and "crowdsourced" not in card
+    assert said in card and not_said not in card

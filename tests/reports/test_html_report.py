@@ -36,15 +36,17 @@ def page_of(path: Path) -> str:
 
 @pytest.mark.full
 def test_page_is_whole_and_self_contained(yard):
-    tags = Outline(page_of(yard))
+    tags = Outline(page := page_of(yard))
     assert {"script", "link", "img", "iframe"}.isdisjoint(tag for tag, _ in tags.found)
     named = {name for _, attributes in tags.found for name in attributes}
     assert "src" not in named
     links = [attributes["href"] for _, attributes in tags.found if "href" in attributes]
     assert links and all(link.startswith("#") for link in links)
     assert not [name for name in named if name.startswith("on")]
-    assert "default-src 'none'" in (page := page_of(yard))
+    assert "default-src 'none'" in page
     assert re.search(r'<p class="good">verified: \d+ rows, 3 steps', page)
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids)), "two charts of one page share no name"
 
 
 @pytest.mark.full
@@ -128,13 +130,6 @@ def test_a_chart_has_equal_bytes_names_ends_and_no_formula_or_element_of_a_text(
     assert len(ids) == len(set(ids))
     assert not re.search("#[0-9a-f]{6}(?!\\))", svg), "every colour is the page's"
     assert "nothing to draw yet" in line_chart("t", [], x_label="x", y_label="y")
-
-
-@pytest.mark.full
-def test_two_charts_of_one_page_share_no_name(yard):
-    page = page_of(yard)
-    ids = re.findall(r' id="([^"]*)"', page)
-    assert len(ids) == len(set(ids))
 
 
 matplotlib.use("agg")

@@ -19,7 +19,7 @@ from szpo.analysis.votes import write_jsonl
 from szpo.cli.app import call
 from szpo.metrics import wilson
 from szpo.voting import pauses, steps
-from tests.support.browser import cast, make
+from tests.support.browser import make
 from tests.support.quadratic import (
     ValueJudge,
     go,
@@ -172,22 +172,6 @@ def test_votes_are_for_their_owner_alone_and_replace_nothing(stage, tmp_path):
         assert call(words) == 0
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
         assert call(words) == 4  # it is there already
-
-
-def test_no_person_is_named(tmp_path):
-    from szpo_ui import credentials
-
-    made = make(tmp_path / "run.db")
-    invitation = credentials.invite(made.ledger, "panelist", contact="Ada Lovelace")
-    made.advance()
-    cast(made, "P-01")
-    close(made)
-    rows = io.StringIO()
-    write_jsonl(made.ledger, rows)
-    for text in (rows.getvalue(), html_report.render(made.ledger)):
-        assert "P-01" in text
-        for secret in ("Lovelace", invitation.token, invitation.code):
-            assert secret not in text
 
 
 def test_tables_hold_what_the_ledger_holds(tmp_path):

@@ -172,6 +172,10 @@ def test_an_erasure_waits_for_a_reader_that_ends(run, told):
         (("--erase", "nobody", "--with-votes"), "nobody is called 'nobody'"),
         (("--with-votes",), "--with-votes goes with --erase NAME"),
         (("--erase", "nobody", "--with-weights"), "--with-weights goes with --with-votes"),
+        (("--open", "0"), "--open 0: give 1 to 100,000"),
+        (("--open", "5", "--votes", "0"), "--votes 0: give 1 to 100,000"),
+        (("--open", "5", "--days", "0"), "invite: days is 0; "),
+        (("--open", "5", "--name", "Ann"), "--open makes a link for people whom nobody knows yet"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(run, capsys, words, message):

@@ -10,7 +10,6 @@ from szpo.cli.app import call
 from szpo.ledger.canonical import canonical
 from szpo_ui import credentials, login
 from tests.support.browser import served_run, violations
-from tests.support.served import refused
 
 pytest_plugins = ["tests.support.browser"]
 PID, OTHER = "5f1d7f1b2a3c4d5e6f708192", "60aa7f1b2a3c4d5e6f7081bb"
@@ -130,20 +129,6 @@ def test_a_link_is_printed_once_and_lets_people_in(stage, capsys):
     assert standing(stage, who.panelist) == credentials.Standing(0, 3, False, CODE)
     assert call(["invite", run, "--revoke", "open"]) == 0
     assert "1 credentials revoked" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("0",), "--open 0: give 1 to 100,000"),
-        (("5", "--votes", "0"), "--votes 0: give 1 to 100,000"),
-        (("5", "--days", "0"), "invite: days is 0; "),
-        (("5", "--name", "Ann"), "--open makes a link for people whom nobody knows yet"),
-    ],
-)
-def test_what_cannot_be_is_refused(stage, capsys, words, message):
-    path = str(stage.ledger.path)
-    assert refused(capsys, 2, "invite", path, "--open", *words).startswith(message)
 
 
 def test_requests_without_a_valid_link_are_refused(tmp_path):
