@@ -41,11 +41,8 @@ def test_defaults_are_those_of_the_design():
 
 def test_bad_settings_say_what_is_wrong():
     cases = [
-        ({"rule": "adam"}, 'rule must be one of "auto", "known", "sign", "regression"'),
-        ({"mu": float("nan")}, "mu must be a finite number > 0"),
         ({"rule": "sign", "warmup": 5}, "warmup plays no part in the rule sign"),
         ({"rule": "known", "alpha": 0.1, "warmup": 5}, "set warmup = 0"),
-        ({"speed": 3}, 'unknown key "speed"; leave it out'),
     ]
     for changes, words in cases:
         with case(changes, words):

@@ -70,10 +70,6 @@ def longer(request: Mapping[str, Any], _: int) -> StubReply:
     return completion(f"I counted.\nVerdict: {best}", odds=(0.02 * (a - b) - 1.0, -1.0))
 
 
-def busy(times: int) -> Script:
-    """A script that replies 429 to the first ``times`` requests, then as `longer`."""
-    return lambda request, before: (_status(429) if before < times else longer)(request, before)
-
 
 def _status(code: int) -> Script:
     return lambda _request, _before: StubReply(

@@ -173,13 +173,8 @@ def test_the_canary_stops_a_run_whose_sides_never_differ(tmp_path):
 
 def test_a_guard_pauses_and_says_why(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    outcome = go(
-        settings,
-        ledger,
-        policy,
-        kl=lambda theta: float((theta["z"] ** 2).sum() / 2),
-        bands=Bands(kl=(0, 1e-6)),
-    )
+    bands = Bands(kl=(0, 1e-6))
+    outcome = go(settings, ledger, policy, kl=lambda theta: theta["z"] @ theta["z"], bands=bands)
     assert outcome.status == "paused" and outcome.steps == 1
     assert "guard kl" in outcome.reason and "outside 0 … 1e-06" in outcome.reason
     assert go(settings, ledger, policy).status == "paused"  # until a person lets it go on
@@ -215,9 +210,7 @@ def test_a_policy_that_moves_by_itself_is_found(tmp_path):
     plain = policy.rollout
 
     def drifting(*arguments, **options):
-        policy.theta_now = {
-            "z": policy.theta_now["z"] + np.float32(1e-6)
-        }  # un-perturbed by subtracting
+        policy.theta_now = {"z": policy.theta_now["z"] + np.float32(1e-6)}  # by subtracting
         return plain(*arguments, **options)
 
     policy.rollout = drifting
@@ -238,17 +231,10 @@ def test_a_policy_that_moves_by_itself_is_found(tmp_path):
 
 def test_a_report_holds_what_every_step_owes(tmp_path):
     settings, ledger, policy = start(tmp_path, rule="known", M=2, D=3)
-    reports = []
-    ticks = itertools.count()
-    go(
-        settings,
-        ledger,
-        policy,
-        panel_of(ledger, 9, ValueJudge(skips=0.3, ties=0.2)),
-        on_step=reports.append,
-        kl=lambda theta: 0.25,
-        timer=lambda: float(next(ticks)),
-    )
+    reports, ticks = [], itertools.count()
+    panel = panel_of(ledger, 9, ValueJudge(skips=0.3, ties=0.2))
+    how = {"kl": lambda theta: 0.25, "timer": lambda: float(next(ticks))}
+    go(settings, ledger, policy, panel, on_step=reports.append, **how)
     for number, report in enumerate(reports):
         rows = [row for row in ledger.update_rows() if row["step"] == number]
         assert report.theta_sha256 == rows[0]["theta_sha256"]

@@ -110,19 +110,6 @@ def test_a_round_that_is_only_prepared_does_not_lengthen_the_run(tmp_path):
     assert (found[0], found[-1]) == ((2, 1), (3, 2))
 
 
-def test_a_run_is_finished_when_its_votes_are_spent(tmp_path):
-    plan, ledger = new_run(tmp_path / "run.db", votes=8)
-    with ledger:
-        panel = Panel(ledger)
-        assert round_status(ledger).rounds == 2
-        policy = QuadraticPolicy(plan)
-        go(
-            plan, ledger, policy, LedgerEvaluator(panel.service),
-            wait=panel.wait, until_step=None, votes_budget=8,
-        )  # fmt: skip
-        assert facts(ledger)[:2] == ("finished", 1)
-
-
 def test_a_closed_round_is_closed_until_it_is_applied(ledger):
     ask(ledger, n=4, m=1)
     assert steps.close(ledger, 0, "operator", reason="enough")
