@@ -131,18 +131,6 @@ def test_credit_by_tokens_points_better_uphill_from_as_few_answers(base):
     assert np.mean(parts) > 1.2 * np.mean(whole) > 0
 
 
-@pytest.mark.full
-def test_a_resumed_one_ends_like_an_uninterrupted_one_and_another_seed_elsewhere(policy):
-    short = replace(PACE, steps=3)
-    whole = climb(policy, CHEER, ASKED, short, seed=1)
-    half = climb(policy, CHEER, ASKED, short, seed=1, until=lambda here: len(here.steps) == 1)
-    again = climb(policy, CHEER, ASKED, short, seed=1, since=half)
-    other = climb(policy, CHEER, ASKED, short, seed=2)
-    for name, value in whole.theta.items():
-        np.testing.assert_array_equal(again.theta[name], value)
-    assert again.steps == whole.steps and other.steps != whole.steps
-
-
 def test_a_step_that_costs_less_than_rounding_has_moved_all_the_same(policy, monkeypatch):
     costs = iter([0.2, 0.1])
     monkeypatch.setattr(Forced, "cost", lambda self, theta: np.full(32, next(costs)))

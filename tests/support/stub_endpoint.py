@@ -70,7 +70,6 @@ def longer(request: Mapping[str, Any], _: int) -> StubReply:
     return completion(f"I counted.\nVerdict: {best}", odds=(0.02 * (a - b) - 1.0, -1.0))
 
 
-
 def _status(code: int) -> Script:
     return lambda _request, _before: StubReply(
         {"error": {"message": f"stub {code}"}}, code, {"retry-after-ms": "1"}

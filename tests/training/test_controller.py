@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from szpo.errors import IntegrityError, RunError, UsageError
-from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import replay, verification
 from szpo.runs.guards import Bands
@@ -16,32 +15,13 @@ from szpo.voting import counting, pauses, steps
 from tests.support.quadratic import (
     PROMPTS,
     WIDE,
-    Clock,
     QuadraticPolicy,
     ValueJudge,
     go,
-    history,
     panel_of,
     settings_of,
     start,
 )
-
-
-@pytest.mark.parametrize("lag", [0, 1])
-def test_a_run_in_pieces_is_the_run_in_one(tmp_path, lag):
-    settings, ledger, policy = start(tmp_path, "whole.db")
-    go(settings, ledger, policy, until_step=6, lag=lag)
-    whole = history(ledger)
-    ledger.close()
-    settings, ledger, policy = start(tmp_path, "pieces.db")
-    assert go(settings, ledger, policy, until_step=2, lag=lag).steps == 2
-    assert go(settings, ledger, policy, until_step=2, lag=lag).steps == 2  # nothing to do
-    assert go(settings, ledger, policy, until_step=4, lag=lag).steps == 4
-    ledger.close()
-    with Ledger.open(tmp_path / "pieces.db", clock=Clock()) as ledger:  # another process
-        assert go(settings, ledger, QuadraticPolicy(settings), until_step=6, lag=lag).steps == 6
-        assert history(ledger) == whole
-        assert verification.verify(ledger).ok
 
 
 def test_a_policy_anywhere_on_the_way_is_brought_to_the_head(tmp_path):
