@@ -45,6 +45,16 @@ class Detail(str):
     __slots__ = ()
 
 
+class Passing(str):
+    """A line that holds for a moment; where a line may move, it is shown in that one."""
+
+    __slots__ = ()
+
+
+def silent(line: str) -> None:
+    """Say a line to nobody."""
+
+
 def unseen(stage: str, done: int, of: int) -> None:
     """Show the progress to nobody."""
 

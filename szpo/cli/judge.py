@@ -64,7 +64,8 @@ def judge(
         panel = judges.judge.build(config, StartingPolicy(), recorded)
         console.say(str(panel))
         ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
-        service = VoteService(ledger)
+        voters = panel.evaluator(VoteService(ledger), name=name, complete=alone and not leave)
+        voters.say = _tell
 
         def wait() -> None:
             console.doing("")  # nothing is open
@@ -74,7 +75,7 @@ def judge(
         console.doing(JUDGING)
         cast, why = panel_evaluator.visit(
             ledger,
-            panel.evaluator(service, name=name, complete=alone and not leave),
+            voters,
             limit=votes,
             once=once,
             leave=leave,
@@ -130,6 +131,13 @@ def scorer(
         ),
         f"  use it with: --set judge.model={quoted(out)}",
     )
+
+
+def _tell(line: str) -> None:
+    """Show how far the judge is, in the line that moves or in one of its own."""
+    console.doing(line)
+    if not console.draws():
+        console.complain(line)
 
 
 def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:

@@ -30,7 +30,7 @@ from szpo.optim.regression import BUDGET
 from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
-from szpo.types import Progress
+from szpo.types import Passing, Progress, Say
 from szpo.voting import (
     lease,
     panel_evaluator,
@@ -293,11 +293,11 @@ def _drive(
                     )
                 votes = not stay and parts.panel is not None
                 console.doing("the run goes on" if votes else "")
-                with _show_steps(ledger, parts.config, score, as_json=as_json, stay=stay) as show:
+                steps = _show_steps(ledger, parts.config, score, as_json=as_json, stay=stay)
+                with steps as (show, say):
                     outcome = whole_run.drive(
-                        ledger, parts, (EachStep(show),), score=score, say=console.complain,
-                        stay=stay,
-                    )  # fmt: skip
+                        ledger, parts, (EachStep(show),), score=score, say=say, stay=stay
+                    )
                 break
         except (EngineError, UsageError) as error:
             if not stay or "config" not in ledger.spec:
@@ -337,8 +337,8 @@ def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay:
 @contextlib.contextmanager
 def _show_steps(
     ledger: Ledger, config: Config, score: Score | None, *, as_json: bool, stay: bool
-) -> Iterator[Callable[[step_record.StepReport], None]]:
-    """Show each finished step: in a bar on a terminal, else as a line."""
+) -> Iterator[tuple[Callable[[step_record.StepReport], None], Say]]:
+    """What shows each finished step, and what says a line: on a terminal beside a bar."""
     live = console.draws() and not as_json
     warned: list[str] = []
     watch, ends = taught.Watch(ledger), IMPROVING if config.improves else MEASURING
@@ -368,7 +368,13 @@ def _show_steps(
                 warned.append(text)
                 console.complain(text)
 
-        yield show
+        def say(line: str) -> None:
+            if live and isinstance(line, Passing):
+                bar.update(task, note=line)
+            else:
+                console.complain(line)
+
+        yield show, say
 
 
 def _conclude(

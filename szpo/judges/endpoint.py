@@ -52,8 +52,10 @@ _THOUGHTS: Final = ("reasoning_content", "reasoning")
 """Where servers put what a model thought, beside its reply."""
 ATTEMPTS = 4
 """Tries at an endpoint that is busy (HTTP 429), broken or slow; OpenAI's client waits between."""
-TIMEOUT_S = 60.0
-"""Longest wait for one reply, seconds."""
+TIMEOUT_S = 180.0
+"""Longest wait for one reply, seconds: a server without a GPU writes two tokens in one."""
+CONNECT_S: Final = 30.0
+"""Longest wait for a connection, seconds."""
 TOP_LOGPROBS: Final = 20
 """Likeliest first tokens asked for; the two names must be among them."""
 REPLY_BYTES: Final = 2**22
@@ -114,7 +116,8 @@ class Endpoint:
                 model=self.name, messages=messages, stream=False, **given
             )
         except openai.APITimeoutError as error:
-            return self._gave_up(error, f"no answer within {TIMEOUT_S:g} s")
+            slow = f"no answer within {TIMEOUT_S:g} s"
+            return self._gave_up(error, slow, "a lower judge.max_tokens is answered sooner")
         except openai.APIStatusError as error:
             code, words = error.status_code, self._words(error)
             why = FINAL_STATUS.get(code)
@@ -204,7 +207,7 @@ def connect(settings: Judge) -> Endpoint:
         default_headers={"Accept-Encoding": "identity"},
         base_url=url,
         api_key=key or _NO_KEY,
-        timeout=TIMEOUT_S,
+        timeout=openai.Timeout(TIMEOUT_S, connect=CONNECT_S),
         max_retries=ATTEMPTS - 1,
         # Else the client takes these from the environment and sends them to this server.
         organization="",
@@ -217,7 +220,9 @@ def _bounded_client(**options: Any) -> Any:
     """A client that reads at most `REPLY_BYTES`, for at most `TIMEOUT_S`, uncompressed."""
     import openai
 
-    client: Any = openai.DefaultHttpxClient(timeout=TIMEOUT_S, follow_redirects=False, **options)
+    client: Any = openai.DefaultHttpxClient(
+        timeout=openai.Timeout(TIMEOUT_S, connect=CONNECT_S), follow_redirects=False, **options
+    )
     http = import_module(type(client).__mro__[1].__module__.partition(".")[0])  # httpx or httpx2
     plain = client.send
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 from szpo import seeds
 from szpo.config.tables import Judge
 from szpo.errors import RunError, UsageError
-from szpo.judges import prompting
+from szpo.judges import prompting, round_progress
 from szpo.judges.prompting import Backend, JudgeError, Labels, Preferred, Question, Reply
+from szpo.judges.round_progress import Heard
 from szpo.ledger.database import Ledger
-from szpo.types import Assignment, Choice, Comparison, Prompt, Row
+from szpo.types import Assignment, Choice, Comparison, Passing, Prompt, Row, Say, silent
 from szpo.voting import panel_evaluator, steps
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.evaluator import NobodyLeftError
@@ -66,6 +69,7 @@ class LanguageJudge:
     principles: tuple[str, ...] = ()
     references: Mapping[str, str] = field(default_factory=dict)
     labels: Labels = prompting.LETTERS
+    heard: Heard = field(default_factory=Heard, repr=False, compare=False)
 
     def judge(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
@@ -150,8 +154,9 @@ class LanguageJudge:
             )
             for i, reply in zip(waiting, replies, strict=True):
                 found[i] = self._read(_add_cost(reply, found[i]))
+                self.heard.note(_wrong(found[i]) if found[i].value is None else None)
             waiting = [i for i in waiting if found[i].value is None and not found[i].final]
-            if not waiting:
+            if not waiting or (attempt and self.heard.hopeless):
                 break
         return found
 
@@ -186,14 +191,21 @@ class LanguageJudge:
         wrong = reply.failure or UNREADABLE
         if reply.failure is None and not reply.ended:
             wrong += f", which was cut at judge.max_tokens ({self.settings.max_tokens}: raise it)"
-        if not reply.final:
+        if self.heard.hopeless:
+            wrong += f", as in each of {self.heard.replies} replies"
+        elif not reply.final:
             wrong += f", asked {RETRIES + 1} times"
         if reply.text and reply.failure is None:
-            wrong += f" (one: {shorten(reply.text)!r})"
+            wrong += f" ({_wrong(reply)})"
         raise JudgeError(
             f"judge {self.backend.name}: {wrong}; all votes cast are stored. Correct it and "
             "resume, or answer this step with another: szpo judge RUN --once --set judge.model=…"
         )
+
+
+def _wrong(reply: Reply) -> str:
+    """What cannot be read: a part of it, or what went wrong."""
+    return reply.failure or f"one: {shorten(reply.text)!r}"
 
 
 def shorten(text: str) -> str:
@@ -293,6 +305,7 @@ class JudgeEvaluator:
         self.name: Final = name
         self.concurrency: Final = concurrency
         self.complete: Final = complete
+        self.say: Say = silent
         self._panel: dict[str, Opinionated] = {}
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
@@ -324,26 +337,33 @@ class JudgeEvaluator:
     def _round(self, seats: Sequence[Seat]) -> None:
         """Ask about every seat; raise the first error after storing all answers."""
         failed: BaseException | None = None
-        left, ended = {seat.id for _, _, seat in seats}, threading.Event()
+        left, ended, times = {seat.id for _, _, seat in seats}, threading.Event(), list[float]()
 
         def ask(comparison: Comparison, panelist: str, seat: Assignment) -> Opinion | None:
             if ended.is_set():
                 return None
             key = panel_evaluator.judge_key(self.service.ledger.root_seed, comparison, panelist)
-            return self._panel[panelist].opinion(
+            began = time.monotonic()
+            found = self._panel[panelist].opinion(
                 comparison, panelist=panelist, plus_side=seat.plus_side, key=key
             )
+            times.append(time.monotonic() - began)
+            return found
 
+        tell = self._teller(len(seats), times)
         with ThreadPoolExecutor(self.concurrency) as pool:
             asked = {pool.submit(ask, *seat): seat for seat in seats}
+            waiting = set(asked)
             try:
-                for future in as_completed(asked):
-                    if (error := future.exception()) is not None:
-                        failed = failed or error
-                        ended.set()
-                    elif (opinion := future.result()) is not None:
-                        self._cast(asked[future], opinion)
-                        left.discard(asked[future][2].id)
+                while waiting:
+                    done, waiting = wait(waiting, tell(), FIRST_COMPLETED)
+                    for future in done:
+                        if (error := future.exception()) is not None:
+                            failed = failed or error
+                            ended.set()
+                        elif (opinion := future.result()) is not None:
+                            self._cast(asked[future], opinion)
+                            left.discard(asked[future][2].id)
             finally:
                 ended.set()  # an interrupt waits only for questions under way
         if failed is not None:
@@ -351,6 +371,32 @@ class JudgeEvaluator:
                 for seat in left:
                     self.service.release(seat)
             raise failed
+
+    def _teller(self, of: int, times: Sequence[float]) -> Callable[[], float]:
+        """What says how far a round is where a line is due; returns seconds until the next.
+
+        ``times``: seconds of each pair judged so far.
+        """
+        began = told = time.monotonic()
+        first = self.judges[0]  # the others are copies
+        heard = first.heard if isinstance(first, LanguageJudge) else Heard()
+        replies, unread = heard.replies, heard.unread
+
+        def tell() -> float:
+            nonlocal told
+            now, wrong = time.monotonic(), ""
+            if now >= told + round_progress.TELL_S:
+                told = now
+                if bad := heard.unread - unread:
+                    wrong = f"{bad} of {heard.replies - replies} replies not read ({heard.one})"
+                done, each = len(times), fmean(times) if times else None
+                line = round_progress.describe(
+                    done, of, now - began, each, self.concurrency, wrong
+                )
+                self.say(Passing(line))
+            return max(0.0, told + round_progress.TELL_S - now)
+
+        return tell
 
     def _cast(self, seat: Seat, opinion: Opinion) -> None:
         comparison, panelist, assignment = seat

@@ -26,6 +26,7 @@ from szpo.runs.budget import KL_PROMPTS
 from szpo.runs.services import Services
 from szpo.types import Say, Theta
 from szpo.voting import lease
+from szpo.voting.evaluator import Telling
 from szpo.voting.lease import Lease
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
@@ -62,11 +63,14 @@ def prepare(
     if people:
         samples.check_once(ledger, parts, say)
     minutes, service = config.panel.deadline_minutes, VoteService(ledger)
+    panel = LedgerEvaluator(service) if parts.panel is None else parts.panel.evaluator(service)
+    if isinstance(panel, Telling):
+        panel.say = say
     chosen = _choose_features(parts)
     return Services(
         ledger,
         parts.policy,
-        LedgerEvaluator(service) if parts.panel is None else parts.panel.evaluator(service),
+        panel,
         services.prompt_order(parts.prompts.train, parts.settings),
         votes_budget=config.run.votes,
         bands=guards.bands(config.guards),

@@ -13,7 +13,7 @@ from szpo.errors import RunError
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row
+from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row, Say
 from szpo.voting import casting, counting, steps
 from szpo.voting.seats import LETTERS, Letter
 from szpo.voting.service import VoteService
@@ -41,6 +41,13 @@ class Evaluator(Protocol):
         Called whenever the controller checks an open step. There is nothing to do if answers are
         cast as they come, by `submit` or by other processes.
         """
+
+
+@runtime_checkable
+class Telling(Evaluator, Protocol):
+    """An evaluator that takes long, and says how far it is; ``say`` may be set from outside."""
+
+    say: Say
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.tables import Judge
 from szpo.errors import UsageError
-from szpo.judges import endpoint, judge_factory, llm_judge
+from szpo.judges import endpoint, judge_factory, llm_judge, round_progress
 from szpo.judges.llm_judge import LanguageJudge, tokens
 from szpo.judges.prompting import JudgeError, Question
 from szpo.ledger.database import Ledger
@@ -29,6 +29,7 @@ from szpo.voting.service import VoteService
 from tests.support import yard_run
 from tests.support.judging import comparison
 from tests.support.stub_endpoint import (
+    LONGEST_WAIT_S,
     SCRIPTS,
     StubReply,
     answers,
@@ -138,7 +139,8 @@ def test_a_reply_that_goes_on_and_on_is_given_up(monkeypatch):
     chosen = Judge(base_url=url)
     monkeypatch.setattr(endpoint, "TIMEOUT_S", 0.5)
     (reply,) = endpoint.connect(chosen).write([Question(Prompt.user("?"), bytes(16))])
-    assert (reply.failure, reply.final) == ("no answer within 0.5 s, tried once", True)
+    assert reply.failure.startswith("no answer within 0.5 s, tried once (a lower judge.max_tokens")
+    assert reply.final
     stop.set()
     dripping.join()
     line.close()
@@ -411,6 +413,32 @@ def test_the_plan_of_batches_says_what_a_judge_reads():
     assert words in dict(budget.describe_cost(budget.estimate_cost(config), config))["judge"]
 
 
+def test_who_waits_for_a_slow_judge_is_told_how_far_it_is(
+    tmp_path, capfd, one_by_one, monkeypatch
+):
+    """The endpoint does not reply before a line has said what is waited for."""
+    monkeypatch.setattr(round_progress, "TELL_S", 0.02)
+    awaited = {0: "judging: 0 of 4 pairs; no vote yet", 2: "judging: 1 of 4 pairs"}
+    said = {text: threading.Event() for text in awaited.values()}
+    show = console.complain
+
+    def hear(text):
+        show(text)
+        for each in said:
+            if each in text:
+                said[each].set()
+
+    monkeypatch.setattr(console, "complain", hear)
+
+    def slow(request, before):
+        told = before not in awaited or said[awaited[before]].wait(LONGEST_WAIT_S)
+        return (longer if told else SCRIPTS["nonsense"])(request, before)
+
+    with stub_endpoint(slow) as stub:
+        assert call(arguments(tmp_path, stub, "run.votes=4")) == 0
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.full
 def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd, one_by_one):
     broken = True
@@ -440,6 +468,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
     """M = 2: one vote is the judge's and one a person's."""
     noted: list[str] = []
     monkeypatch.setattr(console, "doing", noted.append)
+    monkeypatch.setattr(round_progress, "TELL_S", 0)
     from szpo.runs import assemble, driver, samples
 
     with stub_endpoint("longer") as stub:
@@ -475,9 +504,10 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
             assert {row["kind"]: row["n"] for row in kinds} == {"judge": asked, "person": asked}
             assert [e["body"]["name"] for e in ledger.events("judge")] == ["stub"]
             assert verification.verify(ledger).ok
-    said_out = capfd.readouterr().out
-    assert f"{asked} votes cast: nothing else is open" in said_out
-    assert "stub-0: " in said_out and noted[-1] == "judging what is open"
+    said = capfd.readouterr()
+    assert f"{asked} votes cast: nothing else is open" in said.out
+    assert "stub-0: " in said.out and noted[-1].startswith("judging: ")
+    assert f"judging: 0 of {asked} pairs; no vote yet" in said.err
 
 
 @pytest.mark.full

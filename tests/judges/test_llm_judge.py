@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import threading
 import time
 from importlib.resources import files
 
@@ -11,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
-from szpo.judges import prompting
-from szpo.judges.llm_judge import probability
+from szpo.judges import prompting, round_progress
+from szpo.judges.llm_judge import JudgeEvaluator, probability
 from szpo.judges.prompting import JudgeError, Reply
 from szpo.ledger import canonical
 from szpo.types import Prompt
-from szpo.voting.evaluator import check_judge
+from szpo.voting.evaluator import check_evaluator, check_judge
 from tests.support.cases import case
 from tests.support.judging import comparison, judge, places
 
@@ -130,6 +131,51 @@ def test_nonsense_ends_the_run_with_what_was_said():
         soft = judge(lambda _, bad=bad: Reply(odds=(bad, -1.0)), ask="soft")
         with pytest.raises(JudgeError, match="a log-probability is not finite, asked 3 times"):
             opinion(soft)
+
+
+def test_a_judge_that_never_gives_a_verdict_is_not_asked_about_each_pair_three_times():
+    made = judge(lambda text: "Purple.")
+    with pytest.raises(JudgeError, match="asked 3 times"):
+        opinion(made)
+    with pytest.raises(JudgeError, match=r"reply, as in each of 10 replies \(one: 'Purple\.'\)"):
+        opinion(made)
+    assert made.backend.calls == [2, 2, 2, 2, 2]
+    once = iter(["Verdict: A", "Verdict: B", *["Purple."] * 18])
+    made = judge(lambda text: next(once))
+    opinion(made)
+    for _ in range(3):
+        with pytest.raises(JudgeError, match="asked 3 times"):
+            opinion(made)
+
+
+def test_what_cannot_be_read_is_told_while_a_round_goes_on(tmp_path, monkeypatch):
+    """The judge's second reply comes when the first has been told of."""
+    monkeypatch.setattr(round_progress, "TELL_S", 0.02)
+    told, said = threading.Event(), list[str]()
+    first = iter(["Purple.", "Verdict: A"])
+
+    def reply(text):
+        if (one := next(first, None)) is not None:
+            return one
+        assert told.wait(60)
+        return "Verdict: B"
+
+    def make(service):
+        evaluator = JudgeEvaluator(service, [judge(reply)])
+
+        def say(line):
+            said.append(line)
+            if "not read" in line:
+                told.set()
+
+        evaluator.say = say
+        return evaluator
+
+    check_evaluator(make)
+    words = (
+        r"judging: 0 of 2 pairs; 1 of 2 replies not read \(one: 'Purple\.'\); no vote yet after"
+    )
+    assert any(re.match(words, line) for line in said)
 
 
 def test_a_reply_that_was_cut_is_no_verdict_and_a_dead_end_is_not_asked_again():
