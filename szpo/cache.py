@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import warnings
 import zipfile
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from functools import partialmethod
 from pathlib import Path
 from typing import Final, TypeVar
+
+import numpy as np
 
 from szpo import files
 from szpo.errors import ResourceError, StorageError
@@ -78,6 +81,26 @@ def read_either(shipped: Path, stored: Path, read: Callable[[Path], T], what: st
     """Read the shipped file, else the cached one; see `read_shipped` and `read_stored`."""
     found = read_shipped(shipped, read, what)
     return read_stored(stored, read) if found is None else found
+
+
+def require_plain(path: Path) -> None:
+    """Refuse a ``.npz`` file of arrays that need more memory than the file is long.
+
+    Raises:
+        ValueError: an array is packed, or its header names more values than there are.
+    """
+    with zipfile.ZipFile(path) as whole:
+        for part in whole.infolist():
+            with whole.open(part) as file:
+                major, _ = np.lib.format.read_magic(file)
+                header = {1: np.lib.format.read_array_header_1_0}.get(
+                    major, np.lib.format.read_array_header_2_0
+                )
+                shape, _, kind = header(file)
+            if part.compress_type != zipfile.ZIP_STORED or (
+                math.prod(shape) * kind.itemsize > part.file_size
+            ):
+                raise ValueError(f"{path.name}: {part.filename} is larger than the file")
 
 
 def keep(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,7 +1,9 @@
 """Where models and coordinates are kept."""
 
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from szpo import cache, files
@@ -66,3 +68,29 @@ def test_loaders_draw_no_bar_where_they_are_to_be_quiet(capsys):
         list(tqdm(range(3), desc="shown"))
     said = capsys.readouterr().err
     assert "hidden" not in said and said.count("shown: 100%") == 2
+
+
+def claims(size: int) -> bytes:
+    """The header of an array of so many bytes, with eight of them."""
+    text = repr({"descr": "<f8", "fortran_order": False, "shape": (size // 8,)}).ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00\x76\x00" + text.encode() + bytes(8)
+
+
+def packed(path: Path) -> None:
+    np.savez_compressed(path, w=np.zeros(1 << 20))
+
+
+def said_to_be_large(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as whole:
+        whole.writestr("w.npy", claims(1 << 50))
+
+
+@pytest.mark.parametrize("write", [packed, said_to_be_large])
+def test_arrays_larger_than_their_file_are_never_read(tmp_path, write):
+    """Such a file comes with a stranger's run; numpy would take the memory before it looks."""
+    path = tmp_path / "state.npz"
+    write(path)
+    assert cache.read_stored(path, cache.require_plain) is None and not path.exists()
+    np.savez(path, w=np.zeros(3), facts=np.array("{}"), none=np.zeros((0, 4)))
+    cache.read_stored(path, cache.require_plain)
+    assert path.exists()

@@ -388,6 +388,11 @@ def _draw_back(ledger: Ledger, parts: RunParts, weights: Weights, nats: float) -
 
     found = draw_back(read, lambda found: (found, True), nats)
     console.complain(f"drawn back to {found.scale:.0%} of the way from the start")
+    if found.nats > nats:
+        console.warn(
+            f"these weights are {found.nats:.3g} nats from the start, not the {nats:g} asked for; "
+            f"a smaller share of the way: --scale {found.scale / 2:.2g}"
+        )
     return replace(weights, scale=found.scale)
 
 

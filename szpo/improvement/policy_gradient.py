@@ -29,7 +29,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from szpo import seeds
+from szpo import cache, seeds
 from szpo.errors import ResourceError, RunError, UsageError
 from szpo.files import private, replace_whole
 from szpo.models.devices import is_out_of_memory
@@ -358,6 +358,7 @@ def save(here: Ascent, path: Path, facts: Mapping[str, Any]) -> None:
 
 def load(path: Path) -> tuple[Ascent, dict[str, Any]]:
     """Read what `save` wrote: the state and the facts; for `cache.read_stored`."""
+    cache.require_plain(path)
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         facts = json.loads(str(file["facts"]))
         parts: dict[str, dict[str, Any]] = {"theta": {}, "mean": {}, "square": {}}

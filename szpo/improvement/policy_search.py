@@ -464,7 +464,7 @@ def _climb(
     ``state``: of an earlier call, which is left where that began elsewhere.
     """
     first = theta.adopted_digest(began.first)
-    if state is None or state.first != first:
+    if state is None or state.first != first or not _fits_weights(state.at, began.first):
         near = min(search.nats, began.nats + FIRST_NATS)
         state = Improved(Ascent(began.first), first, near)
         report(state)
@@ -613,6 +613,17 @@ def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
     sites, conv1d = host.places(parts.config.adapter, None)
     factors = subspace_setup.read_factors(host, sites, asked, parts.config)
     return subspaces.without_coordinates(sites, factors), conv1d
+
+
+def _fits_weights(at: Ascent, weights: Theta) -> bool:
+    """Whether a state's arrays are of these weights, and finite."""
+    parts = (at.theta, at.mean or weights, at.square or weights)
+    return all(
+        part.keys() == weights.keys()
+        and all(part[name].shape == value.shape for name, value in weights.items())
+        and all(each.dtype.kind == "f" and np.isfinite(each).all() for each in part.values())
+        for part in parts
+    ) and all(at.theta[name].dtype == value.dtype for name, value in weights.items())
 
 
 def _fits(there: Checked, nats: float) -> bool:

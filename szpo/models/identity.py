@@ -184,13 +184,15 @@ def _parts_in(path: Path) -> Mapping[str, str]:
     if not path.is_file():
         return {}
     stat = path.stat()
-    return _read_parts(path.name, path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return _read_parts(
+        path.name, path.resolve(), (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    )
 
 
 @functools.lru_cache(maxsize=256)
-def _read_parts(name: str, path: Path, size: int, changed: int) -> Mapping[str, str]:
-    """Cached while the file's ``size`` and time of change stay; ``name``: as its folder has it."""
-    del size, changed
+def _read_parts(name: str, path: Path, stamp: tuple[int, ...]) -> Mapping[str, str]:
+    """Cached while the file's size and both times stay; ``name``: as its folder has it."""
+    del stamp  # the time that touch sets, and the one that nobody can
     content = path.read_bytes()
     try:
         document = json.loads(content) if name in DEPTHS else None

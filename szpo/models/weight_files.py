@@ -216,17 +216,19 @@ def digest(files: Sequence[Path]) -> str:
     Reads every byte and checks that all values are finite; cached while no file changes.
     """
     stats = ((path.resolve(), path.stat()) for path in files)
-    return _digest(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    return _digest(
+        tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats)
+    )
 
 
 @functools.lru_cache(maxsize=64)
-def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+def _digest(files: tuple[tuple[Path, int, int, int], ...]) -> str:
     import torch
 
     where: dict[str, tuple[Path, Any]] = {}
     total = hashlib.sha256()
     with ExitStack() as stack:
-        for path, _, _ in files:
+        for path, *_ in files:
             file = stack.enter_context(opened(path))
             names = file.keys()
             for name in names:

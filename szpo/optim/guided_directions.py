@@ -29,12 +29,14 @@ from numpy.typing import NDArray
 from szpo import seeds
 from szpo.errors import UsageError
 from szpo.optim import sample_directions
-from szpo.types import Theta
+from szpo.types import Floats, Theta
 
 MOST: Final = 4
 """Most proposals of a span."""
 EVERY: Final = 40
 """Verdicts after which a span is renewed."""
+LONGEST: Final = 16.0
+"""Largest root mean square of an axis; n's is 1 at equal KL, and measured ones are .1 to .6."""
 NAME: Final = "szpo.span"
 """Whose numbers ε are, in place of a tensor's name."""
 
@@ -60,6 +62,8 @@ class Span:
             raise UsageError("span: its mixing is of other proposals")
         if not (np.isfinite(rows).all() and 0 <= self.noise <= 1):
             raise UsageError("span: a number is not finite, or its noise is not from 0 to 1")
+        if (longest := lengths(rows, self.proposals).max()) > LONGEST:
+            raise UsageError(f"span: an axis is {longest:.3g} long; {LONGEST:g} at most")
 
     @property
     def axes(self) -> tuple[Mapping[str, NDArray[np.float32]], ...]:
@@ -77,6 +81,14 @@ class Span:
             for name, value in axis.items():
                 found[name] = found[name] + value * weight
         return found
+
+
+def lengths(rows: NDArray[np.floating], proposals: Sequence[Theta]) -> Floats:
+    """Root mean square of each axis (k,): rows (k, proposals) of weights times the proposals."""
+    whole = np.stack(
+        [np.concatenate([each[n].ravel() for n in proposals[0]]) for each in proposals]
+    )
+    return np.asarray(np.sqrt(((rows.astype(float) @ whole.astype(float)) ** 2).mean(1)))
 
 
 @lru_cache(maxsize=2)  # each is as large as the weights that move, times k

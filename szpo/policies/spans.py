@@ -18,7 +18,7 @@ import numpy as np
 
 from szpo.errors import RunError
 from szpo.models.sampling import Sampling
-from szpo.optim import parameters, sample_directions
+from szpo.optim import guided_directions, parameters, sample_directions
 from szpo.policies import subspace_setup
 from szpo.policies.backend import Backend
 from szpo.policies.probe import Probe, unit_directions
@@ -64,7 +64,7 @@ def measure(
     seed: int,
     progress: Progress = unseen,
 ) -> Measured | None:
-    """Measure a span around the moving weights ``present``; None where no proposal moves a text.
+    """Measure a span around the moving weights ``present``; None where its proposals move no text.
 
     ``share``: s. ``mu``: the run's radius, at which both parts of a direction cost the same.
     """
@@ -88,6 +88,8 @@ def measure(
             break
         length *= math.exp(0.5 * max(-2.0, min(2.0, apart)))
     scaled = (math.sqrt(share / len(axes)) * length / mu * axes).astype(np.float32)
+    if guided_directions.lengths(scaled, proposals).max() > guided_directions.LONGEST:
+        return None
     return Measured(
         float(np.float32(math.sqrt(1 - share))),
         tuple(tuple(map(float, row)) for row in scaled),

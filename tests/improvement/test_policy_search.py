@@ -22,6 +22,7 @@ from szpo.improvement.policy_search import (
     Search,
     _add,
     _are_close,
+    _climb,
     _find_beginning,
     _why_stopped,
     split_prompts,
@@ -153,6 +154,34 @@ def test_what_is_on_record_as_kept_is_not_looked_for_again(tmp_path):
         parts = SimpleNamespace(config=Config(improve={"nats": 3}))
         between_rounds.Improving(ledger, parts, said.append).look()
         assert not file.exists() and said == []
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"theta": {"b": np.zeros(3, np.float32)}},
+        {"theta": {"c": np.zeros(2, np.float32)}},
+        {"theta": {"b": np.array([0.0, np.nan], np.float32)}},
+        {"theta": {"b": np.zeros(2)}},
+        {"mean": {"b": np.array(["x", "y"])}},
+        {"mean": {"b": np.zeros((2, 2))}},
+        {"square": {"b": np.zeros(2), "c": np.zeros(2)}},
+    ],
+)
+def test_a_state_of_other_weights_is_left_and_looked_for_anew(arrays):
+    """Such a state comes with a stranger's run, and claims to have begun where this one does."""
+    weights = {"b": np.zeros(2, np.float32)}
+    began = SimpleNamespace(first=weights, nats=0.0)
+    own = {"theta": weights, "mean": {"b": np.ones(2)}, "square": {"b": np.ones(2)}}
+
+    def begin_anew(state):
+        raise InterruptedError
+
+    sound = Improved(Ascent(**own), theta.adopted_digest(weights), 1.0, stopped="enough")
+    assert _climb(SimpleNamespace(nats=2.0), began, sound, begin_anew) is sound
+    other = replace(sound, at=Ascent(**{**own, **arrays}))
+    with pytest.raises(InterruptedError):
+        _climb(SimpleNamespace(nats=2.0), began, other, begin_anew)
 
 
 PACE = Pace(group=8, step_nats=0.3, steps=3)

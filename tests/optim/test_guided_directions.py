@@ -140,6 +140,15 @@ def test_a_gaussian_part_that_is_no_share_is_refused(noise):
         Span(0, noise, proposals(), ((1.0, 0.0),))
 
 
+@pytest.mark.parametrize("size", [17, 1e6, 3e38])
+def test_an_axis_far_longer_than_any_that_was_measured_is_refused(size):
+    """Proposals of ones: the axis has this root mean square, and 16 is the most."""
+    ones = {name: np.ones(shape, np.float32) for name, shape in LAYOUT}
+    assert Span(0, 0.5, (ones,), ((-16.0,),)).axes
+    with pytest.raises(UsageError, match=r"span: an axis is .* long; 16 at most"):
+        Span(0, 0.5, (ones,), ((size,),))
+
+
 def test_guides_need_a_share_and_weights_as_coordinates():
     wide = (("w", (100, 100)),)
     assert not make_settings(1, wide, rule="known").guides

@@ -1,6 +1,7 @@
 """Nothing cached or recorded of one model serves another: each change is told by file and key."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +219,14 @@ def test_what_ships_belongs_to_smollm2_as_every_machine_converts_it():
     (digest,) = {json.loads(each.read_text("utf-8"))["base_sha256"]
                  for each in adapters.SHIPPED.glob("*/set.json")}  # fmt: skip
     assert identity.read(named_models.smollm2_folder()).sha256 == digest
+
+
+def test_a_file_of_the_same_size_and_time_is_read_again(tmp_path):
+    """As after ``touch -r``: the time of the change itself cannot be set."""
+    path = tmp_path / "chat_template.jinja"
+    read = []
+    for text in ("one", "two"):
+        path.write_text(text)
+        os.utime(path, ns=(0, 0))
+        read.append(identity._parts_in(path))
+    assert read[0] != read[1]

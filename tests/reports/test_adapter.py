@@ -24,6 +24,7 @@ from szpo.analysis.model_card import Weights, model_card
 from szpo.analysis.votes import write_dataset
 from szpo.cache import quiet
 from szpo.cli.app import call
+from szpo.improvement import draw_back
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
@@ -191,6 +192,18 @@ def test_an_adapter_is_drawn_back_to_the_nats_that_are_asked_and_measured(run, c
 
 
 @pytest.mark.full
+def test_nats_that_are_not_met_are_warned_of(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(draw_back, "MOST_DRAWN", 0)  # as where four readings are not enough
+    line = ["export", str(run), "--nats", "0.001", "--out", str(tmp_path / "out"), "--anyway"]
+    assert call(line) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    warned = re.search(
+        r"warning: these weights are ([.\d]+) nats from the start, not the 0.001", said
+    )
+    assert float(warned[1]) > 0.001 and "smaller share of the way: --scale 0.5" in said
+
+
+@pytest.mark.full
 def test_a_scaled_adapter_that_fails_a_guard_leaves_the_run_only_anyway(
     run, tmp_path, monkeypatch, capsys
 ):
@@ -243,20 +256,30 @@ def test_transformers_takes_the_adapter_by_name_and_switches_it_off(run, adapter
 
 @pytest.mark.full
 def test_llama_cpps_converters_know_every_key_of_what_is_exported(run, adapter, tmp_path):
-    """Of their published map of names (the package gguf); the conversion itself is not run."""
+    """Of their published map of names (the package gguf); the conversion itself is not run.
+
+    Of an adapter's settings convert_lora_to_gguf reads its base and one lora_alpha for all sites.
+    """
     merged = tmp_path / "merged"
     assert call(["export", str(run), "--merged", "--anyway", "--out", str(merged)]) == 0
     config = json.loads((merged / "config.json").read_text("utf-8"))
     assert config["architectures"] == ["LlamaForCausalLM"]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     every = load_file(merged / "model.safetensors")
-    factors = load_file(adapter / "adapter_model.safetensors")
+    factors, sites = load_file(adapter / "adapter_model.safetensors"), {}
     for name, value in factors.items():
         begin, letter = re.fullmatch(
             r"base_model\.model\.(.+)\.lora_([AB])\.weight", name
         ).groups()
         every[f"{begin}.weight"] = value
         assert value.ndim == 2 and value.shape[letter == "B"] == 1, "rank 1"
+        sites.setdefault(begin, set()).add(letter)
+    assert set(map(frozenset, sites.values())) == {frozenset("AB")}
+    settings = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    assert settings["target_modules"] == sorted(sites)
+    assert (settings["r"], settings["use_rslora"], settings["use_dora"]) == (1, False, False)
+    assert settings["lora_alpha"] > 0 and not settings["alpha_pattern"]
+    assert Path(settings["base_model_name_or_path"], "config.json").is_file()
     unknown = [name for name in every if names.get_name(name, (".weight",)) is None]
     assert unknown == []
     for file in ("tokenizer.json", "tokenizer_config.json"):
