@@ -24,12 +24,11 @@ from szpo.data import preference_files
 from szpo.data.preference_formats import Pair
 from szpo.errors import UsageError
 from szpo.features import dictionary, differences
-from szpo.optim import sparse_regression
+from szpo.optim.joint_fit import fit_joint
 from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive, generator
-from szpo.types import Floats, Ints
-from szpo_simulators import surrogate
+from szpo.types import Answer, Floats, Ints, Prompt
 from szpo_simulators.records import Spec
 from szpo_simulators.study import REPORTED, Study
 from szpo_simulators.summary import bootstrap
@@ -37,11 +36,11 @@ from szpo_simulators.summary import bootstrap
 FEWEST: Final = 5
 """A feature is used if it differs in at least this many pairs."""
 LENGTH: Final = "length"
-WORDS, DICTIONARY, LIKELY, SCORES = FITS = (
+WORDS, DICTIONARY, LIKELY, JOINT = FITS = (
     "number of words",
     "dictionary",
     "dictionary, number of words likely",
-    "dictionary, score components",
+    "the same, and hidden states",
 )
 """Regressors of each fit; the number of words is one of the dictionary's entries."""
 WIDTHS: Final = ((1.0, 2.0, 4.0), (0.5, 1.0, 2.0), (0.25, 0.5, 1.0))
@@ -51,13 +50,11 @@ CHANCES: Final = (0.25, 0.5, 0.75, 0.9)
 PRIORS: Final[Sequence[Spec]] = [
     {"fit": fit, "widths": widths, "words": words}
     for fit in FITS
-    for words in (CHANCES if fit == LIKELY else (None,))
-    for widths in WIDTHS
+    for words in (CHANCES if fit in (LIKELY, JOINT) else (None,))
+    for widths in (WIDTHS[:1] if fit == JOINT else WIDTHS)
 ]
 VOTES: Final = (15, 30, 60, 120, 240, 480)
 SPLITS: Final = 60
-TOKENS: Final = 96
-"""Tokens of an answer from which scores are computed; later tokens are ignored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +69,8 @@ class Judged:
     """(V,): index of the pair of answers; equal for votes about the same two answers."""
     prompt: Ints
     """(V,): index of the prompt."""
-    scores: Floats | None = None
-    """(V, c): differences in score components; None without a model."""
+    states: Floats | None = None
+    """(V, width): differences of hidden states; None without a model."""
 
     def half(self, reported: bool) -> Ints:
         """The prompts of the half that reports, or of the one that fixes priors."""
@@ -94,24 +91,33 @@ class Judged:
         turn = seen.groupby(["prompt", "again"]).cumcount()
         return votes[np.lexsort((turn, seen["again"]))], np.flatnonzero(np.isin(self.prompt, rest))
 
+    @property
+    def fixed_pairs(self) -> Ints:
+        """A vote on each pair of answers of the half that fixes priors."""
+        pairs = np.unique(self.item, return_index=True)[1]
+        return np.asarray(pairs[np.isin(self.prompt[pairs], self.half(reported=False))])
+
+    def dense(self, prior: Spec) -> Floats | None:
+        """Differences of states (V, width), in one scale by the fixed half; None: not fitted."""
+        if self.states is None or prior["fit"] != JOINT:
+            return None
+        size = (self.states[self.fixed_pairs] ** 2).sum(1).mean()
+        return np.asarray(self.states / np.sqrt(size))
+
     def regressors(self, prior: Spec) -> tuple[Floats, SparsePrior]:
         """Regressors (V, p) of a fit and their prior, scaled and grouped by the fixed half.
 
         Features that differ there in few pairs are left out.
         """
-        pairs = np.unique(self.item, return_index=True)[1]
-        pairs = pairs[np.isin(self.prompt[pairs], self.half(reported=False))]
+        pairs = self.fixed_pairs
         used = np.flatnonzero((self.named[pairs] != 0).sum(0) >= FEWEST)
         if prior["fit"] == WORDS:
             used = used[used == self.length]
             if not len(used):
                 raise UsageError(f"votes: the {WORDS} differs in fewer than {FEWEST} pairs")
         x = self.named[:, used]
-        if self.scores is not None and prior["fit"] == SCORES:
-            x = np.concatenate([x, self.scores], axis=1)
         x = x / np.sqrt((x[pairs] ** 2).mean(0) / 2)
-        near, groups = x[pairs][:, : len(used)], np.full(x.shape[1], -1)
-        groups[: len(used)] = group_features(near.T @ near)
+        groups = group_features(x[pairs].T @ x[pairs])
         found = SparsePrior(groups, np.full(len(groups), np.sqrt(2.0)), widths=prior["widths"])
         if prior["words"]:
             even, words = found.features(), used == self.length
@@ -132,7 +138,7 @@ def main(
     Args:
         file: Preferences, one vote per record; ties and unreadable records are left out.
         kind: The file's format, as named by `szpo pairs`.
-        model: Also use score components of the default model; takes minutes.
+        model: Also fit hidden states of the default model; takes minutes.
         quick: Few splits; the result is no evidence.
         folder: Folder of finished cells and the table.
     """
@@ -149,13 +155,13 @@ def main(
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     study = Study("preferences", folder / digest[:12], quick)
     if model:
-        judged = replace(judged, scores=_by_file(study, found.pairs))
+        judged = replace(judged, states=_by_file(study, found.pairs))
     votes = [each for each in VOTES if each <= fewest]
     work = partial(score_fit, judged)
     specs = [
         [{**prior, "votes": votes, "seeds": [*part]} for part in parts]
         for prior in PRIORS
-        if model or prior["fit"] != SCORES
+        if model or prior["fit"] != JOINT
     ]
     tried = study.cells("choosing priors", [each for each, _ in specs], work)
     best = {row["fit"]: i for i, row in sorted(enumerate(tried), key=lambda one: one[1]["mean"])}
@@ -216,7 +222,7 @@ def score_fit(judged: Judged, spec: Spec) -> dict[str, Any]:
     Of each prompt the left-out votes (P,), and of these, by number of fitted votes, how many were
     right and the sum of log-likelihood minus log ½, nats (n, P). ``mean`` is nats a vote.
     """
-    x, prior = judged.regressors(spec)
+    (x, prior), dense = judged.regressors(spec), judged.dense(spec)
     count = judged.prompt.max() + 1
     asked, right, nats = np.zeros(count), *np.zeros((2, len(spec["votes"]), count))
     for seed in spec["seeds"]:
@@ -224,7 +230,9 @@ def score_fit(judged: Judged, spec: Spec) -> dict[str, Any]:
         of = judged.prompt[left_out]
         asked += np.bincount(of, minlength=count)
         for i, votes in enumerate(spec["votes"]):
-            chance = foretell(prior, x[fitted[:votes]], x[left_out])
+            first = fitted[:votes]
+            states = None if dense is None else (dense[first], dense[left_out])
+            chance = foretell(prior, x[first], x[left_out], states)
             right[i] += np.bincount(of, (np.sign(chance - 0.5) + 1) / 2, count)
             nats[i] += np.bincount(of, np.log(2 * chance), count)
     met = asked > 0
@@ -234,40 +242,43 @@ def score_fit(judged: Judged, spec: Spec) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def foretell(prior: SparsePrior, seen: Floats, asked: Floats) -> Floats:
+def foretell(
+    prior: SparsePrior, seen: Floats, asked: Floats, states: tuple[Floats, Floats] | None = None
+) -> Floats:
     """Probability (n,) of each left-out vote, under the posterior given the seen votes.
 
-    The logit is xᵀw, with w ~ N(ŵ, Σ) from the fit, so P ≈ σ(xᵀŵ/√(1 + πxᵀΣx/8))
+    The logit has the posterior's mean m and variance v, so P ≈ σ(m/√(1 + πv/8))
     (MacKay, "The evidence framework applied to classification networks", Neural Computation 4,
     1992, section 2). It is mixed with ½ by the probability that the votes show no signal.
+    ``states``: differences of hidden states of both; None: features alone.
     """
     ones = np.ones(len(seen))
-    found = sparse_regression.fit_sparse(Votes(seen, ones, 0 * ones), prior)
-    variance = np.einsum("ni,ij,nj->n", asked, found.covariance, asked)
-    told = special.expit(asked @ found.w / np.sqrt(1 + np.pi / 8 * variance))
+    known, asked_for = (None, None) if states is None else states
+    found = fit_joint(Votes(seen, ones, 0 * ones), prior, known)
+    mean, variance = found.moments(asked, asked_for)
+    told = special.expit(mean / np.sqrt(1 + np.pi / 8 * variance))
     return np.asarray(found.signal * told + (1 - found.signal) / 2)
 
 
 def _by_file(study: Study, pairs: Sequence[Pair]) -> Floats:
-    """Differences (V, c) in leading scores, computed once and kept in the study's folder."""
-    from szpo.models import loading
+    """Differences of states (V, width), computed once and kept in the study's folder."""
+    from szpo.models import loading, states
 
-    file = study.folder / "scores.npy"
+    file = study.folder / "states.npy"
     if not file.exists():
-        policy, named, _ = surrogate.prepare_model(["model.device=cpu"], study.console.print)
-        texts: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-        of = [
-            texts.setdefault(
-                (
-                    policy.encode(pair.prompt),
-                    tuple(loading.answer_tokens(policy.loaded, answer)[:TOKENS]),
-                ),
-                len(texts),
-            )
-            for pair in pairs
-            for answer in (pair.chosen, pair.rejected)
-        ]
-        scores = policy.whitened_scores(list(texts))[:, : named.components]
+        model = loading.load("smollm2", device="cpu", dtype="fp32")
+        places: dict[tuple[str, str], int] = {}
+        texts: list[tuple[Prompt, Answer]] = []
+        of = []
+        for pair in pairs:
+            for answer in (pair.chosen, pair.rejected):
+                place = places.setdefault((pair.prompt.text, answer.text), len(places))
+                if place == len(texts):
+                    texts.append((pair.prompt, answer))
+                of.append(place)
+        layer = states.usual_layer(len(states.layers_of(model.model)))
+        study.console.print(f"reading layer {layer} of smollm2 for {len(texts)} answers")
+        found = states.of_texts(model, texts, layer)
         study.folder.mkdir(parents=True, exist_ok=True)
-        np.save(file, scores[of[::2]] - scores[of[1::2]])
+        np.save(file, found[of[::2]] - found[of[1::2]])
     return np.asarray(np.load(file, allow_pickle=False))

@@ -8,7 +8,7 @@ from scipy import special
 
 from szpo.errors import UsageError
 from szpo_simulators import preferences
-from szpo_simulators.preferences import DICTIONARY, LIKELY, PRIORS, SCORES, WORDS, Judged
+from szpo_simulators.preferences import DICTIONARY, JOINT, LIKELY, PRIORS, WORDS, Judged
 from szpo_simulators.study import REPORTED
 
 PROMPTS, ANSWERS, K = 120, 5, 6
@@ -53,7 +53,7 @@ def test_a_taste_for_one_feature_is_foretold_by_the_dictionary_and_not_by_the_nu
 def test_votes_about_nothing_but_which_answer_it_is_foretell_no_other_prompt():
     """Each answer has a quality that no regressor carries, and stands in four pairs.
 
-    Two hundred scores tell the answers to forty prompts apart: fitted on some pairs they foretell
+    Two hundred states tell the answers to forty prompts apart: fitted on some pairs they foretell
     others of the same answers, as a split by pairs would report, and nothing of other prompts.
     """
     rng = np.random.default_rng(5)
@@ -62,13 +62,14 @@ def test_votes_about_nothing_but_which_answer_it_is_foretell_no_other_prompt():
     sign = np.sign(quality[:, a] - quality[:, b])
     gap = (sign * (marks[:, a] - marks[:, b])).reshape(400, 200)
     item = np.arange(400)
-    judged = Judged(rng.normal(size=(400, 1)), 0, item, item // 10, gap)
-    x, prior = judged.regressors(next(p for p in PRIORS if p["fit"] == SCORES))
-    order = rng.permutation(400)
-    by_pairs = preferences.foretell(prior, x[order[:300]], x[order[300:]])
+    judged = Judged(rng.normal(size=(400, 2)), 0, item, item // 10, gap)
+    joint = next(p for p in PRIORS if p["fit"] == JOINT)
+    (x, prior), states, order = judged.regressors(joint), judged.dense(joint), rng.permutation(400)
+    (seen, asked), both = ((each[order[:300]], each[order[300:]]) for each in (x, states))
+    by_pairs = preferences.foretell(prior, seen, asked, tuple(both))
     assert (by_pairs > 0.5).mean() > 0.7 and np.log(2 * by_pairs).mean() > 0.1
-    right, nats = score(judged, SCORES, 100, splits=20)
-    assert abs(right - 0.5) < 0.06 and nats < 0
+    right, nats = score(judged, JOINT, 100, splits=20)
+    assert abs(right - 0.5) < 0.06 and nats < 0.01
 
 
 def test_prompts_are_apart_and_pairs_get_their_first_votes_in_turns():
