@@ -94,6 +94,18 @@ class Direction:
     mean: int
     """Its mean over the shown texts."""
 
+    def require_model(self, sha256: str, name: str) -> None:
+        """Refuse another model than the one whose hidden states it is of.
+
+        Raises:
+            UsageError: it is of another one's.
+        """
+        if self.model != sha256:
+            raise UsageError(
+                f"taste: it is about hidden states of {self.name}, and {name} is another model, "
+                "or has other weights; use that model, or vote on this one"
+            )
+
     def values(self, states: Floats) -> Floats:
         """Its value (n,) in units of 2⁻¹² logits of states (n, width), not bounded.
 
@@ -136,6 +148,8 @@ class Taste:
     """Number of persons among those who gave them; the others are programs."""
     direction: Direction | None = None
     """What no named feature says; None: the taste is of named features alone."""
+    called: str = ""
+    """What a person calls the direction; empty: nobody has named it."""
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.features]
@@ -182,7 +196,7 @@ class Taste:
         """
         likely = [(said, chance / FEATURE_GRID) for said, chance in self.claims]
         if self.unsaid >= LIKELY:
-            likely.append((UNSAID, self.unsaid))
+            likely.append((self.called or UNSAID, self.unsaid))
         if not likely:
             return "several things may be liked, none of them likely"
         return ", ".join(f"{said} ({100 * chance:.0f} %)" for said, chance in likely)
@@ -209,9 +223,9 @@ class Taste:
 
     def instruction(self) -> str:
         """What is liked as one instruction for a system turn; empty where nothing is likely."""
-        if not self.claims:
-            return ""
-        return f"Write answers that are liked here: {'; '.join(said for said, _ in self.claims)}."
+        said = [said for said, _ in self.claims]
+        said += [self.called] if self.called and self.unsaid >= LIKELY else []
+        return f"Write answers that are liked here: {'; '.join(said)}." if said else ""
 
     def entries(self, given: Sequence[str] = ()) -> tuple[Entry, ...]:
         """What counts its features here; ``given``: the user's own ones that are code, anew.
@@ -253,16 +267,9 @@ class Taste:
         }
 
     def require_model(self, sha256: str, name: str) -> None:
-        """Refuse another model than the one whose hidden states the taste is about.
-
-        Raises:
-            UsageError: it is about another one's.
-        """
-        if self.direction is not None and self.direction.model != sha256:
-            raise UsageError(
-                f"taste: it is about hidden states of {self.direction.name}, and {name} is "
-                "another model, or has other weights; use that model, or vote on this one"
-            )
+        """Refuse another model than the one whose hidden states the taste is about, if any."""
+        if self.direction is not None:
+            self.direction.require_model(sha256, name)
 
     def values(
         self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = (),
@@ -397,7 +404,8 @@ class Taste:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values: data only; see `from_json`."""
-        return {"szpo_taste": FORMAT, **json.loads(json.dumps(asdict(self)))}
+        body = json.loads(json.dumps(asdict(self)))
+        return {"szpo_taste": FORMAT, **{k: v for k, v in body.items() if v or k != "called"}}
 
     @classmethod
     def from_json(cls, body: Any) -> Taste:
@@ -428,6 +436,7 @@ class Taste:
                 _whole(body["verdicts"]),
                 _whole(body["people"]),
                 _direction(body.get("direction")),
+                _line(body.get("called", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"the taste is damaged ({error})") from None

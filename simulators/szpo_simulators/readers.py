@@ -2,8 +2,9 @@
 
 A file has pairs of answers of the default model, each with the verdicts of readers who followed
 different tastes; who they were is for the file to say. *Foretell*: of each taste some verdicts are
-drawn, and fits to them foretell the rest. *Chance*: how often do fits ever see a taste in verdicts
-that have none? Fits are the run's own (`szpo.optim.joint_fit`).
+drawn, and fits to them foretell the rest. *Known*: what do directions fitted to the other readers'
+tastes add, on pairs that nobody's verdicts were taken from? *Chance*: how often do fits ever see a
+taste in verdicts that have none? Fits are the run's own (`szpo.optim.joint_fit`).
 
 A line of the file, JSON: ``prompt``, ``a``, ``b`` and ``verdicts``, which says a, b or same under
 each taste's name.
@@ -36,6 +37,10 @@ from szpo_simulators.study import Study
 
 COUNTS: Final = (20, 40, 60, 80)
 """Numbers of verdicts that are fitted."""
+KNOWN_AT: Final = (10, 20, 40)
+"""The same where the other readers' tastes are known."""
+SET_ASIDE: Final = 1 / 3
+"""Share of the pairs of which no reader's verdicts are fitted then."""
 DRAWS: Final = 30
 SEED: Final = 1
 FITS: Final = ("number of words", "named", "states", "joint")
@@ -99,13 +104,18 @@ def main(
         heads[str(count)] = partial(_cell, count)  # type: ignore[assignment]
     title = "votes left out: share right, nats above a coin's, share of draws past "
     study.table(f"{title}{BAYES_FACTOR_NEEDED:g} : 1", rows, heads, "foretell")
+    specs = [{**spec, "counts": list(KNOWN_AT)} for spec in specs]
+    known = study.cells("knowing other tastes", specs, partial(foretell_knowing, read))
+    title = "pairs set aside: nats a verdict by the joint fit, gain by the other readers' tastes"
+    study.table(title, _gains(known), {"taste": "taste"} | {str(n): str(n) for n in KNOWN_AT},
+                "known")  # fmt: skip
     kinds: list[Spec] = [{"kind": kind, "runs": 20 if quick else RUNS} for kind in NOTHING]
     chance = study.cells("chance", kinds, partial(count_chance, read))
     title = f"share of runs whose evidence ever passes these odds, a look every {LOOK} votes"
     study.table(title, chance, {head: head for head in chance[0]}, "chance")
     study.console.print(f"{len(lines)} pairs; sha256 {digest}")
     study.end()
-    return {"foretell": rows, "chance": chance}
+    return {"foretell": rows, "known": known, "chance": chance}
 
 
 def read_file(file: Path) -> list[dict[str, Any]]:
@@ -208,6 +218,66 @@ def _foretell(read: Read, said: Ints, fitted: Ints, rest: Ints) -> dict[str, lis
         "joint": (both.moments(read.named[rest], read.states[rest])[0], both.log_factor),
     }
     return {fit: _score(z * said[rest], factor) for fit, (z, factor) in told.items()}
+
+
+def foretell_knowing(read: Read, spec: Spec) -> dict[str, Any]:
+    """What the other readers' tastes add to fits of n verdicts, on pairs set aside in each draw.
+
+    By n and pair, sums over draws: the nats of its verdict by the joint fit, by the joint fit that
+    knows the others' directions, and how often it was foretold. Tastes whose names differ by
+    digits alone are one.
+    """
+    said, rng = read.verdicts[spec["taste"]], np.random.default_rng(SEED)
+    others = [read.verdicts[name] for name in read.verdicts if _one(name) != _one(spec["taste"])]
+    sums = {str(count): np.zeros((3, len(said))) for count in spec["counts"]}
+    for _ in range(spec["draws"]):
+        order = rng.permutation(len(said))
+        aside, seen = np.split(order, [round(SET_ASIDE * len(said))])
+        asked, pool = aside[said[aside] != 0], seen[said[seen] != 0]
+        known = np.array([_direction(read, other, seen) for other in others])
+        for count in spec["counts"]:
+            rows = rng.permutation(pool)[:count]
+            votes = Votes(read.named[rows], *_sides(said[rows]))
+            both = [fit_joint(votes, read.prior, read.states[rows], k) for k in (None, known)]
+            for at, fit in enumerate(both):
+                logits = fit.moments(read.named[asked], read.states[asked])[0]
+                sums[str(count)][at, asked] += special.log_expit(logits * said[asked])
+            sums[str(count)][2, asked] += 1
+    return {"taste": spec["taste"], **{count: each.tolist() for count, each in sums.items()}}
+
+
+def _one(taste: str) -> str:
+    return taste.rstrip("0123456789")
+
+
+def _direction(read: Read, said: Ints, rows: Ints) -> Floats:
+    """The direction of a reader's verdicts on these pairs."""
+    rows = rows[said[rows] != 0]
+    return fit_states(read.states[rows], *_sides(said[rows])).w
+
+
+def _gains(known: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Nats above a coin's and the gain ± its standard error over pairs, by taste, then of all."""
+    rows = [{"taste": each["taste"]} for each in known] + [{"taste": "all"}]
+    for count in map(str, KNOWN_AT):
+        nats, gains = [], []
+        for row, each in zip(rows, known, strict=False):
+            plain, knowing, times = np.array(each[count])
+            met = times > 0
+            nats.append(float(plain.sum() / times.sum()) + np.log(2))
+            gain = np.full(len(met), np.nan)
+            gain[met] = ((knowing - plain) / times.mean())[met]
+            gains.append(gain)
+            row[count] = _gain(nats[-1], gain[met])
+        families = [_one(each["taste"]) for each in known]
+        share = np.array([1 / families.count(name) for name in families]) / len({*families})
+        whole = share @ np.nan_to_num(np.array(gains))  # a pair that was never asked adds nothing
+        rows[-1][count] = _gain(float(share @ nats), whole)
+    return rows
+
+
+def _gain(nats: float, each: Floats) -> str:
+    return f"{nats:+.3f} {each.mean():+.3f} ± {each.std() / np.sqrt(len(each)):.3f}"
 
 
 def _sides(said: Ints | Floats) -> tuple[Floats, Floats]:

@@ -21,14 +21,13 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import metrics
-from szpo.analysis import vote_rows
+from szpo.analysis import taught, vote_rows
 from szpo.errors import UsageError
 from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest
 from szpo.metrics import Share, share
 from szpo.runs import status
-from szpo.taste import Taste
 from szpo.types import Floats
 from szpo.voting import counting, policy_checks, withdrawals
 from szpo.voting.panel_evaluator import Score
@@ -361,7 +360,7 @@ def rounds(ledger: Ledger, score: Score | None = None) -> tuple[Round, ...]:
         )  # fmt: skip
     found = []
     for event in ledger.events(theta.ADOPTED):
-        body, liked = event["body"], Taste.from_json(event["body"]["taste"])
+        body, liked = event["body"], taught.recorded_taste(ledger, event["body"])
         cast, more = Counter(told.get(body["theta_sha256"])), gains.get(body["theta_sha256"])
         found.append(Round(
             liked.verdicts, liked.words, body["score_before"], body["score"], body["nats"],

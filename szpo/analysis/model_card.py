@@ -30,7 +30,6 @@ from szpo.replay import replay
 from szpo.runs import budget, guards, status
 from szpo.runs.guards import HeldOut
 from szpo.runs.status import Run
-from szpo.taste import Taste
 from szpo.types import Theta, sides
 from szpo.visible_text import visible
 
@@ -167,7 +166,7 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         read=budget.describe_read(sum(f.answers_read for f in folded), minutes),
         begun=when(total.created_us),
         taught=visible(taught.words(found)) if found is not None and tells else "",
-        liked=improved and Taste.from_json(improved["taste"]),
+        liked=improved and taught.recorded_taste(ledger, improved),
         again=improved is None or bool(improved.get("mix")),
         mix=improved is not None and bool(improved.get("mix")),
         doubt=find_doubt(ledger, weights),

@@ -120,6 +120,7 @@ def read(
         tuple(each for each in named.own if each[0] in names),
         verdicts=len(cast.y), people=len(people.intersection(cast.panelist)),
         direction=direction,
+        called="" if direction is None else taught.read_name(ledger, before),
     )  # fmt: skip
     return found_taste, words
 

@@ -12,11 +12,12 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import dropwhile
 from typing import Any, Final
 
 from szpo.analysis import vote_rows
+from szpo.errors import UsageError
 from szpo.features import dictionary, own
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
@@ -28,6 +29,7 @@ from szpo.policies import subspaces
 from szpo.policies.teachable import advise
 from szpo.replay import replay
 from szpo.runs import budget
+from szpo.taste import Taste
 from szpo.voting import panel_evaluator, withdrawals
 
 LIKELY: Final = 0.5
@@ -37,6 +39,10 @@ LISTED: Final = 0.1
 PERHAPS: Final = 3
 """Most claims that are mentioned before a taste is shown."""
 UNEXPLAINED: Final = "a taste that no words of the dictionary say"
+NAMED: Final = "taste named"
+"""Event: a person names what no words of the dictionary say."""
+LONGEST_NAME: Final = 80
+"""Most characters of such a name."""
 UNNAMED: Final = (": no taste shown", "not clear yet")
 """What a lesson holds that names no taste."""
 LENGTH: Final = "length"
@@ -179,16 +185,47 @@ def phrase(feature: str, more: bool, *, coordinate: bool = False) -> str:
     return entry.more if more else entry.fewer
 
 
-def words(found: Findings) -> str:
+def require_name(text: str) -> str:
+    """A name for what no words of the dictionary say, without spaces around it.
+
+    Raises:
+        UsageError: it is empty, too long, or more than one printable line.
+    """
+    name = text.strip()
+    if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
+        raise UsageError(f"--name: give one line of 1 to {LONGEST_NAME} printable characters")
+    return name
+
+
+def give_name(ledger: Ledger, name: str, by: str) -> None:
+    """Record what a person calls what no words of the dictionary say; the last name counts."""
+    with ledger.transaction(by):
+        ledger.record_event(NAMED, by, {"name": require_name(name)})
+
+
+def read_name(ledger: Ledger, before: int = 2**62) -> str:
+    """The name given last before this event; "" where there is none."""
+    given = [each["body"]["name"] for each in ledger.events(NAMED) if each["event"] < before]
+    return str(given[-1]) if given else ""
+
+
+def recorded_taste(ledger: Ledger, body: Mapping[str, Any]) -> Taste:
+    """The taste that an improvement was on, by the name that it has now."""
+    return replace(Taste.from_json(body["taste"]), called=read_name(ledger))
+
+
+def words(found: Findings, name: str = "") -> str:
     """The taste of the votes with probabilities; "" where nothing is said.
 
-    Before they show one, what is likeliest, from `LISTED` on.
+    Before they show one, what is likeliest, from `LISTED` on. ``name``: what a person calls what
+    no words of the dictionary say.
     """
+    unexplained = name or UNEXPLAINED
     if found.taught is None:
         return ""
     if not found.shown:
         perhaps = [(phrase_claim(each, found), each.chance) for each in found.taught]
-        perhaps.append((UNEXPLAINED, found.unnamed))
+        perhaps.append((unexplained, found.unnamed))
         most = sorted((each for each in perhaps if each[1] >= LISTED), key=lambda each: -each[1])
         return ", ".join(f"{name} ({_percent(chance)})" for name, chance in most[:PERHAPS])
     likely = [each for each in found.taught if each.chance >= LIKELY]
@@ -197,7 +234,7 @@ def words(found: Findings) -> str:
         parts = _describe_most(held)
         return f"a little of many ({_percent(found.unnamed)}){': ' * bool(parts)}{parts}"
     if not likely and found.unnamed + found.chance >= LIKELY:
-        return f"{UNEXPLAINED} ({_percent(found.unnamed)})"
+        return f"{unexplained} ({_percent(found.unnamed)})"
     if likely:
         return ", ".join(_describe_claim(each, found) for each in likely)
     leading = [each for each in found.taught[:2] if each.chance >= LISTED]
@@ -267,7 +304,7 @@ def read(ledger: Ledger) -> Lesson | None:
         return None
     lines = _lines(known) if last.shown else ()
     return Lesson(
-        votes, words(last), last.shown, max(0, votes - ties) if ties else None,
+        votes, words(last, read_name(ledger)), last.shown, max(0, votes - ties) if ties else None,
         _describe_evidence(known), equal, lines, _mixed(known, last),
     )  # fmt: skip
 

@@ -15,12 +15,14 @@ import typer
 
 from szpo import files
 from szpo.cli import console, run_paths
-from szpo.data import preference_files, text_files
+from szpo.data import preference_files
 from szpo.errors import RunError, UsageError
 from szpo.files import quoted
+from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
-from szpo.taste import LIKELY, MOST_BYTES, Feature, Taste
+from szpo.runs import taste_files
+from szpo.taste import LIKELY, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Floats, Prompt, Say
 
 if TYPE_CHECKING:
@@ -71,6 +73,9 @@ def taste(
     model: str = typer.Option(
         "smollm2", "--model", help="With --pairs: whose hidden states are read."
     ),
+    name: str | None = typer.Option(
+        None, "--name", help="What you call the part that no words of the dictionary say."
+    ),
     listing: bool = typer.Option(False, "--list", help="List the features that there are."),
     yes: bool = YES,
     feature: list[str] = FEATURE,
@@ -89,6 +94,7 @@ def taste(
         if run is not None or chosen or cluster is not None or feature:
             raise UsageError("--pairs takes the place of a run; leave out RUN and its options")
         found, said, shown = _of_pairs(pairs, model)
+        found = found if name is None else _called(found, name)
         _write(found, out)
         source = f"pairs of {pairs}"
         _tell(found, said, shown, source, out, as_prompt=as_prompt, as_json=as_json)
@@ -97,9 +103,10 @@ def taste(
         if out is not None or as_prompt:
             raise UsageError("--features without --cluster fits votes, and writes no taste")
         return show_named(run_paths.find(run, folder), chosen, as_json)
-    from szpo.analysis import run_taste
+    from szpo.analysis import run_taste, taught
 
-    with run_paths.look(run_paths.find(run, folder)) as ledger:
+    path = run_paths.find(run, folder)
+    with run_paths.look(path) as ledger:
         only = None
         if cluster is not None:
             from szpo.cli.clusters import members_of
@@ -107,6 +114,10 @@ def taste(
             only = frozenset(members_of(ledger, chosen, cluster))
         found, words = run_taste.read(ledger, feature, only=only)
         shown = run_taste.extremes(ledger, found)
+    if name is not None:
+        found = _called(found, name)
+        with Ledger.open(path) as ledger:
+            taught.give_name(ledger, name, "operator")
     if out is not None or as_prompt or as_json:
         ask(found, yes)
     _write(found, out)
@@ -126,6 +137,15 @@ def _of_pairs(file: Path, name: str) -> tuple[Taste, InWords, Ends]:
     return found.taste, found.words, (found.most, found.least)
 
 
+def _called(found: Taste, name: str) -> Taste:
+    """The taste with a name for its direction."""
+    from szpo.analysis import taught
+
+    if found.direction is None:
+        raise UsageError("--name: all that these votes like has words; see --features")
+    return replace(found, called=taught.require_name(name))
+
+
 def _write(found: Taste, out: Path | None) -> None:
     if out is not None:
         with files.write_whole(out) as draft, draft.open("x", encoding="utf-8") as file:
@@ -143,10 +163,10 @@ def _tell(
                       "in_words": None if words is None else asdict(words)})  # fmt: skip
         return
     if as_prompt:
-        if not found.claims:
+        if not found.instruction():
             way = "let its panel vote more"
             if found.unsaid >= LIKELY:
-                way = "use --best-of or szpo improve, which need no words"
+                way = "name it (--name), or use --best-of or szpo improve, which need no words"
             raise RunError(f"--as-prompt: {found.words}; {way}")
         console.say(found.instruction())
         return
@@ -284,14 +304,8 @@ def load(text: str, folder: Path, given: Sequence[str] = ()) -> Taste:
 
         with run_paths.look(run_paths.find(text, folder)) as ledger:
             return run_taste.read(ledger, given)[0]
-    size, _ = text_files.inspect_file(path, "taste")
-    if size > MOST_BYTES:
-        raise UsageError(f"{path}: {size:,} bytes; a taste has at most {MOST_BYTES:,}")
-    body = text_files.parse_json(text_files.decode(path.read_bytes(), str(path)))
-    if isinstance(body, text_files.Unreadable):
-        raise UsageError(f"{path}: it is not JSON ({body.reason})")
+    found = taste_files.read(path)
     try:
-        found = Taste.from_json(body)
         found.entries(given)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
@@ -354,7 +368,6 @@ def improve(
         raise UsageError(f"--nats {nats:g}: give a number above 0")
     from szpo.analysis import improvement, measuring, run_taste
     from szpo.cache import quiet
-    from szpo.ledger.database import Ledger
     from szpo.runs import assemble, status
     from szpo.voting import lease, panel_evaluator
 

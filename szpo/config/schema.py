@@ -162,6 +162,11 @@ class Config(Section):
                 f"give at least {4 * self.dim}"
             )
         asked = self.features
+        if asked.prior and not (kind == "none" and self.regresses and asked.layer != 0):
+            raise ValueError(
+                "features.prior goes with hidden states: subspace.kind none and features.layer "
+                "above 0"
+            )
         named = kind in (*NAMED, "none") and (self.regresses or not asked.said)
         if (asked.add or asked.drop) and not named:
             raise ValueError(

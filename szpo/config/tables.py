@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from szpo.config.section import Count, OneOf, PathText, Positive, Section
 from szpo.features.own import is_judged, is_said
 from szpo.features.reading import words
+from szpo.optim.state_regression import MOST_EARLIER
 from szpo.outgoing import ENGINE_KEY, JUDGE_KEY, server_root
 
 RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
@@ -293,6 +294,14 @@ class Features(Section):
         "auto",
         description="Layer whose hidden states votes are fitted on beside named features, where"
         " subspace.kind is none; 0: none; auto: five sixths of the depth.",
+    )
+    prior: Annotated[
+        list[PathText], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+    ] = Field(
+        default_factory=list,
+        max_length=MOST_EARLIER,
+        description="Earlier tastes of this model (taste.json), which the votes may resemble in "
+        "hidden states.",
     )
 
     @field_validator("add")

@@ -186,7 +186,7 @@ def _predict(settings: Settings, votes: Votes, states: Floats | None) -> View:
         mean = np.einsum("...rd,...d->...r", votes.x, found.w)
         return mean, np.einsum("...ri,...ij,...rj->...r", votes.x, found.covariance, votes.x)
     each = [
-        fit_joint(Votes(x, up, down), named_prior(settings), states).moments(x, states)
+        _fit_joint(settings, Votes(x, up, down), states).moments(x, states)
         for x, up, down in zip(votes.x, votes.up, votes.down, strict=True)
     ]
     return np.array([mean for mean, _ in each]), np.array([variance for _, variance in each])
@@ -235,7 +235,13 @@ def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, JointFit | Non
 
 def fit_named(settings: Settings, record: AllVotes) -> JointFit:
     """What the votes are about: named features or states."""
-    return fit_joint(record.votes, named_prior(settings), record.states)
+    return _fit_joint(settings, record.votes, record.states)
+
+
+def _fit_joint(settings: Settings, votes: Votes, states: Floats | None) -> JointFit:
+    scale = None if settings.features is None else settings.features.states
+    known = None if scale is None else scale.known
+    return fit_joint(votes, named_prior(settings), states, known)
 
 
 def named_prior(settings: Settings) -> SparsePrior:

@@ -16,10 +16,10 @@ import numpy as np
 from scipy import special
 
 from szpo.errors import UsageError
-from szpo.optim import sparse_regression, state_regression
+from szpo.optim import sparse_regression
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit
-from szpo.optim.state_regression import StateFit
+from szpo.optim.state_regression import StateFit, fit_states
 from szpo.optim.vote_regression import Votes
 from szpo.types import Floats
 
@@ -69,13 +69,16 @@ class JointFit:
         return mean, (weights * (within + means**2)).sum(0) - mean**2
 
 
-def fit_joint(votes: Votes, prior: SparsePrior, states: Floats | None) -> JointFit:
+def fit_joint(
+    votes: Votes, prior: SparsePrior, states: Floats | None, known: Floats | None = None
+) -> JointFit:
     """Fit verdicts on named features (`Votes.x`) and on states (R, p), and weigh both.
 
     Args:
         votes: The verdicts, with the differences in named features.
         prior: The prior of the weights on these.
         states: (R, p): differences of states; None: named features alone.
+        known: (E, p): directions of earlier tastes, which these states may follow too.
 
     Raises:
         UsageError: another number of rows, or what either fit refuses.
@@ -85,7 +88,7 @@ def fit_joint(votes: Votes, prior: SparsePrior, states: Floats | None) -> JointF
         return JointFit(named, None, named.log_factor, named.signal)
     if len(states) != len(votes.x):
         raise UsageError(f"votes: {len(votes.x)} rows of features, {len(states)} of states")
-    dense = state_regression.fit_states(states, votes.up, votes.down, votes.plus_on_a)
+    dense = fit_states(states, votes.up, votes.down, votes.plus_on_a, known=known)
     factor = float(np.logaddexp(named.log_factor, dense.log_factor)) - math.log(2)
     factor = round(factor * sparse_regression.ROUNDING) / sparse_regression.ROUNDING
     return JointFit(

@@ -119,7 +119,7 @@ class NamedFeatures:
             tuple(tuple(curve) for curve in body.get("curves", ())),
             tuple((str(name), int(more)) for name, more in body.get("made_for", ())),
             tuple(body.get("said", ())),
-            StateScale(**body["states"]) if body.get("states") else None,
+            StateScale.from_json(body["states"]) if body.get("states") else None,
         )
 
     @property

@@ -9,13 +9,18 @@ Laplace's approximation takes matrices as large as the number of rows, however w
 The prior is a mixture of the widths t, all equally likely: the evidence is the mean of their
 marginal likelihoods, never the best of them. Against b alone its ratio is a Bayes factor, which
 may be looked at after every step (Ville's inequality).
+
+Where the directions v of earlier tastes are known, each width stands twice in the mixture: as it
+is, and with w ~ N(0, t·I + `KNOWN`·Σ vvᵀ), so that something of each of them, in either sense, is
+expected beside whatever else is liked.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +28,12 @@ from scipy import linalg, special
 
 from szpo.errors import UsageError
 from szpo.optim.bradley_terry import Rows, derivatives, log_likelihood
-from szpo.types import Floats
+from szpo.types import FEATURE_GRID, Floats
 
 WIDTHS: Final = (3.0, 10.0, 30.0)
 """Prior variances of the logit of a comparison whose x has length 1; all are equally likely."""
+KNOWN: Final = 0.3
+"""Prior variance of how much of an earlier taste there is; 1 is as much as in that one."""
 SIDE: Final = 0.5
 """Standard deviation of the side's coefficient, in logits."""
 _NEWTON_STEPS: Final = 100
@@ -38,6 +45,8 @@ GRID: Final = 1024
 """Recorded states are whole numbers, in units of 1/`GRID` of the start's scale s."""
 WIDEST: Final = 2**14
 """Most dimensions: a record of somebody else says them, and its states are unpacked to that."""
+MOST_EARLIER: Final = 16
+"""Most earlier tastes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,8 @@ class StateScale:
     """Their number of dimensions."""
     scale: int
     """s, in units of 1/`GRID`: r.m.s. distance of two answers of the start to one prompt."""
+    earlier: tuple[tuple[int, ...], ...] = ()
+    """(E, width): directions of earlier tastes, in units of 2⁻¹² logits for h/s."""
 
     def __post_init__(self) -> None:
         numbers = self.layer, self.width, self.scale
@@ -57,6 +68,25 @@ class StateScale:
             raise UsageError("states: layer, width and scale must be whole numbers above 0")
         if self.width > WIDEST:
             raise UsageError(f"states: {self.width:,} dimensions; at most {WIDEST:,} are read")
+        whole = all(type(n) is int and abs(n) < 2**41 for row in self.earlier for n in row)
+        wide = {*map(len, self.earlier)} <= {self.width}
+        if not whole or not wide or len(self.earlier) > MOST_EARLIER:
+            raise UsageError(
+                f"states: at most {MOST_EARLIER} earlier directions, each of {self.width} whole "
+                "numbers"
+            )
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> StateScale:
+        """The scale from the JSON values in a run's record."""
+        earlier = tuple(tuple(row) for row in body.get("earlier", ()))
+        return cls(**{**body, "earlier": earlier})
+
+    @property
+    def known(self) -> Floats:
+        """(E, width): directions of earlier tastes, logits for h/s."""
+        rows = np.array(self.earlier, dtype=np.float64).reshape(-1, self.width)
+        return np.asarray(rows / FEATURE_GRID)
 
     def rounded(self, states: Floats) -> NDArray[np.int16]:
         """States (..., width) as they are recorded: h/s in units of 1/`GRID`, clipped."""
@@ -94,8 +124,12 @@ class StateFit:
 
     x: Floats = field(repr=False)
     """(R, p): regressors of the rows with verdicts."""
+    known: Floats = field(repr=False)
+    """(E, p): directions of earlier tastes."""
     widths: Floats
     """(T,)."""
+    likeness: Floats
+    """(T,): prior variance of the part of each known direction, beside each width."""
     modes: tuple[Mode, ...] = field(repr=False)
     """One for each width."""
     evidence: float
@@ -113,23 +147,25 @@ class StateFit:
     @property
     def w(self) -> Floats:
         """(p,): posterior mean of w, given that w ≠ 0."""
-        duals = np.array([each.dual for each in self.modes])
-        return np.asarray((self.chances * self.widths) @ duals @ self.x)
+        pulls = np.array([each.dual for each in self.modes]) @ self.x
+        along = (self.chances * self.likeness) @ (pulls @ self.known.T) @ self.known
+        return np.asarray((self.chances * self.widths) @ pulls + along)
 
     def logits(self, x: Floats) -> tuple[Floats, Floats]:
         """Means and variances (T, n) of xᵀw for other x (n, p), one row a width."""
-        across, own = x @ self.x.T, (x * x).sum(-1)
-        means = [t * across @ each.dual for t, each in zip(self.widths, self.modes, strict=True)]
-        spread = [
-            each.variance(t * across, t * own)
-            for t, each in zip(self.widths, self.modes, strict=True)
-        ]
+        like, known = x @ self.known.T, self.x @ self.known.T
+        across, own = (x @ self.x.T, like @ known.T), ((x * x).sum(-1), (like * like).sum(-1))
+        means, spread = [], []
+        for t, v, each in zip(self.widths, self.likeness, self.modes, strict=True):
+            shared = t * across[0] + v * across[1]
+            means.append(shared @ each.dual)
+            spread.append(each.variance(shared, t * own[0] + v * own[1]))
         return np.array(means), np.array(spread)
 
 
 def fit_states(
     x: Floats, up: Floats, down: Floats, side: Floats | None = None,
-    widths: tuple[float, ...] = WIDTHS,
+    widths: tuple[float, ...] = WIDTHS, known: Floats | None = None,
 ) -> StateFit:  # fmt: skip
     """The posterior of w given verdicts; rows without verdicts are ignored.
 
@@ -139,11 +175,13 @@ def fit_states(
         down: (R,): verdicts for minus.
         side: (R,): +1 where plus stood on A, −1 on B, 0 if balanced; None: no such term.
         widths: Prior variances of a logit with |x| = 1.
+        known: (E, p): directions of earlier tastes; None or empty: none.
 
     Raises:
         UsageError: shapes that do not fit, values that are not finite, negative counts.
     """
     side = np.zeros(len(up)) if side is None else side
+    known = np.zeros((0, x.shape[-1])) if known is None else known
     if x.ndim != 2 or not up.shape == down.shape == side.shape == x.shape[:1]:
         raise UsageError(f"votes: states {x.shape}, counts {up.shape} and {down.shape}")
     finite = all(np.isfinite(each).all() for each in (x, up, down, side))
@@ -151,18 +189,21 @@ def fit_states(
         raise UsageError("votes: states must be finite and counts at least 0")
     cast = up + down > 0
     x, up, total, side = x[cast], up[cast], (up + down)[cast], side[cast]
-    own, gram = SIDE**2 * np.outer(side, side), x @ x.T
-    without = _find_mode(Rows(own, up, total))
+    own, gram, along = SIDE**2 * np.outer(side, side), x @ x.T, x @ known.T
+    without, like = _find_mode(Rows(own, up, total)), along @ along.T
+    shares = (0.0, KNOWN) if len(known) else (0.0,)
+    priors = [(t, share) for share in shares for t in sorted(widths)]
     modes: list[Mode] = []
     start = np.zeros(len(up))
-    for t in sorted(widths):
-        modes.append(_find_mode(Rows(t * gram + own, up, total), start))
+    for t, share in priors:
+        modes.append(_find_mode(Rows(t * gram + share * like + own, up, total), start))
         start = modes[-1].dual
     each = np.array([mode.evidence for mode in modes])
     evidence = float(special.logsumexp(each)) - math.log(len(each))
     b = [SIDE**2 * float(side @ mode.dual) for mode in modes]
+    of_widths, of_known = np.array(priors).T
     return StateFit(
-        x, np.array(sorted(widths)), tuple(modes), evidence, evidence - without.evidence,
+        x, known, of_widths, of_known, tuple(modes), evidence, evidence - without.evidence,
         float(special.softmax(each) @ b),
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ from szpo.optim.settings import Settings
 from szpo.policies import teachable
 from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
-from szpo.runs import callbacks, doctor, guards, known_addresses, run_engine
+from szpo.runs import callbacks, doctor, guards, known_addresses, run_engine, taste_files
 from szpo.types import Answer, Detail, Progress, Prompt, Say, unseen
 from szpo.voting import shown_features
 from szpo.voting.panel_evaluator import FUNCTION
@@ -85,6 +85,14 @@ class RunParts:
     """Asks the run's judge for features that are still to be drawn; None where none is rated."""
     maker: run_engine.PolicyFactory | None = None
     """Builds another package's policy again; None for a language model."""
+
+    @property
+    def state_layer(self) -> int | None:
+        """The layer whose states votes are fitted on; None: none are wanted, or there are none."""
+        wanted = self.config.features.layer
+        if self.base is None or wanted == 0:
+            return None
+        return self.language.usual_layer if wanted == "auto" else wanted
 
     def close(self) -> None:
         """Release the model and its workers; may be called twice."""
@@ -174,6 +182,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     config.require_used()
     callbacks.check_tracker(config.run.tracker)
     own.choose(config.features.own, config.features.drop)
+    taste_files.read_directions(config.features.prior)
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory = panel or load_factory(config.panel.kind)
     notes: tuple[str, ...] = ()
@@ -245,6 +254,7 @@ def build(
         policy = language_model.make_policy(config, base, settings)
         rate = find_rate(config, host)
         parts = RunParts(config, settings, policy, prompts, base=base, given=given, rate=rate)
+        taste_files.require_fitting(config.features.prior, parts.language, parts.state_layer)
         if named is not None and (still := set(config.features.own).difference(named.names)):
             say(warn_of_still(still, space.report.get("samples", 0)))
         if found.panel_factory is not None:

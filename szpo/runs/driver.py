@@ -20,7 +20,7 @@ from szpo.ledger.orders import Order
 from szpo.ledger.run_spec import BUDGET
 from szpo.optim.named_features import NamedFeatures
 from szpo.policies.protocol import moved
-from szpo.runs import assemble, guards, samples, services, start_features
+from szpo.runs import assemble, guards, samples, services, start_features, taste_files
 from szpo.runs.assemble import RunParts
 from szpo.runs.budget import KL_PROMPTS
 from szpo.runs.services import Services
@@ -102,19 +102,12 @@ def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
     """Read the features of a run's first step; say which of the user's own never differ."""
     found = start_features.draw(
         parts.policy, parts.prompts.train, parts.settings.root_seed, *chosen,
-        layer=_layer_of_states(parts),
+        layer=parts.state_layer,
     )  # fmt: skip
+    found = taste_files.with_prior(found, parts.config.features.prior)
     if still := {each.name for each in chosen[1]}.difference(found.names):
         say(assemble.warn_of_still(still, start_features.ANSWERS))
     return parts.config.with_said(found)
-
-
-def _layer_of_states(parts: RunParts) -> int | None:
-    """The layer whose states votes are fitted on; None: none are wanted, or there are none."""
-    wanted = parts.config.features.layer
-    if parts.base is None or wanted == 0:
-        return None
-    return parts.language.usual_layer if wanted == "auto" else wanted
 
 
 def _quadratic_kl(parts: RunParts) -> Callable[[Theta], float] | None:

@@ -1,6 +1,8 @@
 """The fit in the dual: against the fit in coordinates, a quadrature, and its own symmetries."""
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -30,6 +32,12 @@ def test_a_record_cannot_ask_for_states_of_any_width(numbers):
     with pytest.raises(UsageError, match="states: "):
         state_regression.StateScale(*numbers)
     state_regression.StateScale(1, 2**14, 1)
+    for earlier in (((1, 2), (3,)), ((1.0, 2.0),), ((2**41, 0),), ((1, 2),) * 17):
+        with pytest.raises(UsageError, match="earlier directions, each of 2 whole numbers"):
+            state_regression.StateScale(1, 2, 1, earlier)
+    found = state_regression.StateScale(1, 2, 1, ((4096, -2048),))
+    assert found.known.tolist() == [[1.0, -0.5]]
+    assert state_regression.StateScale.from_json(json.loads(json.dumps(asdict(found)))) == found
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.sampled_from([1.0, 10.0]))
@@ -50,6 +58,47 @@ def test_the_dual_is_the_fit_in_coordinates(seed, rows, dims, width):
     np.testing.assert_allclose(
         variances[0], np.einsum("ni,ij,nj->n", other, covariance, other), atol=1e-7
     )
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 5), st.integers(1, 3))
+def test_earlier_tastes_are_a_wider_prior_along_their_directions(seed, rows, dims, count):
+    """In coordinates: a Gaussian of covariance t·I + .3·Σ vvᵀ, as likely as the plain one."""
+    x, up, down, side = draw(seed, rows, dims)
+    known = np.random.default_rng(seed).normal(size=(count, dims))
+    found = fit_states(x, up, down, side, widths=(3.0,), known=known)
+    plain = fit_states(x, up, down, side, widths=(3.0,))
+    covariance = 3.0 * np.eye(dims) + 0.3 * known.T @ known
+    precision = np.zeros((dims + 1, dims + 1))
+    precision[:dims, :dims], precision[dims, dims] = np.linalg.inv(covariance), SIDE**-2
+    design = np.column_stack([x, side])
+    like = vote_regression.approximate(Rows(design, up, up + down), np.zeros(dims + 1), precision)
+    both = np.array([plain.evidence, float(like.evidence)])
+    assert found.evidence == pytest.approx(np.logaddexp(*both) - math.log(2), abs=1e-7)
+    weights = special.softmax(both)
+    np.testing.assert_allclose(
+        found.w, weights[0] * plain.w + weights[1] * like.coef[:-1], atol=1e-6
+    )
+    other = np.random.default_rng(seed + 1).normal(size=(3, dims))
+    means, variances = found.logits(other)
+    np.testing.assert_allclose(means[1], other @ like.coef[:-1], atol=1e-6)
+    spread = np.einsum("ni,ij,nj->n", other, like.covariance()[:-1, :-1], other)
+    np.testing.assert_allclose(variances[1], spread, atol=1e-6)
+
+
+def test_a_taste_like_an_earlier_one_is_known_from_fewer_verdicts_and_another_costs_a_bit():
+    rng = np.random.default_rng(1)
+    x, w = rng.normal(size=(400, 200)) / np.sqrt(200), np.zeros(200)
+    w[0] = 20.0  # two answers differ by 1.4 logits
+    up = (rng.random(400) < special.expit(x @ w)).astype(float)
+    seen, asked = slice(0, 30), slice(30, 400)
+    none, like, other = (
+        fit_states(x[seen], up[seen], 1 - up[seen], known=known)
+        for known in (None, w[None], np.roll(w, 1)[None])
+    )
+    alike = [np.corrcoef(x[asked] @ each.w, x[asked] @ w)[0, 1] for each in (none, like, other)]
+    assert alike[1] > alike[0] + 0.3 and alike[2] > alike[0] - 0.1
+    assert like.log_factor > none.log_factor + 1
+    assert other.log_factor > none.log_factor - math.log(2) - 1e-9  # half of the prior is plain
 
 
 def test_the_evidence_is_the_mean_of_the_widths_and_not_the_best():

@@ -222,6 +222,9 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
     assert keys[0] == keys[1]
 
 
+ROWS = ("subspace.kind=none", "optimizer.rule=regression", "optimizer.D=1")
+
+
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
@@ -234,6 +237,9 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
             "say: with optimizer.rule regression",
         ),
         (["subspace.kind=features", "features.add=like: our.txt"], "it is none of regex:PATTERN"),
+        (["subspace.kind=features", "features.prior=a.json"], "goes with hidden states: subspace"),
+        ([*ROWS, "features.layer=0", "features.prior=a.json"], "layer above 0"),
+        ([*ROWS, "features.prior=a.json"], "a.json"),
     ],
 )
 def test_features_that_cannot_be_had_are_refused_before_a_model_loads(

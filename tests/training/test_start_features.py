@@ -1,6 +1,7 @@
 """Runs without coordinates: features read behind the first sheet, and votes that are explained."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from szpo import seeds
-from szpo.analysis import run_taste
+from szpo.analysis import run_taste, taught
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.optimizer import make_settings
@@ -22,11 +23,13 @@ from szpo.features.own import Description, choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import FEATURES, recorded_settings
 from szpo.optim import named_features, regression
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.settings import Settings
+from szpo.optim.state_regression import StateScale
 from szpo.replay import replay, verification
-from szpo.runs import answer_pool, start_features, states_again
-from szpo.taste import Taste
+from szpo.runs import answer_pool, start_features, states_again, taste_files
+from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
 from szpo.voting import shown_states
 from szpo.voting.step import read_step
@@ -249,14 +252,72 @@ class Feels(Still):
         return 10 + np.array(found)
 
 
-def drive_on_states(settings: Settings, ledger: Ledger, until_step: int = 16) -> Feels:
+def drive_on_states(
+    settings: Settings, ledger: Ledger, until_step: int = 16, prior: Sequence[str] = ()
+) -> Feels:
     policy = Feels(settings)
     panel = panel_of(ledger, judge=Likes("Oh", 20.0))
-    drawn = lambda: start_features.draw(  # noqa: E731
-        policy, PROMPTS, settings.root_seed, ENTRIES, layer=policy.usual_layer
-    )
+
+    def drawn() -> NamedFeatures:
+        found = start_features.draw(
+            policy, PROMPTS, settings.root_seed, ENTRIES, layer=policy.usual_layer
+        )
+        return taste_files.with_prior(found, prior)
+
     go(settings, ledger, policy, panel, features=drawn, until_step=until_step)
     return policy
+
+
+def test_an_earlier_taste_is_recorded_with_the_features_and_found_again_sooner(tmp_path):
+    settings, ledger = begin(tmp_path, "first.db")
+    saved = tmp_path / "taste.json"
+    with ledger:
+        drive_on_states(settings, ledger)
+        assert call(["taste", str(ledger.path), "--out", str(saved), "--yes"]) == 0
+        earlier = run_taste.read(ledger)[0].direction
+    evidence = []
+    for name, prior in (("without.db", ()), ("with.db", (str(saved),))):
+        settings, ledger = begin(tmp_path, name)
+        with ledger:
+            drive_on_states(settings, ledger, 3, prior)
+            named = recorded_settings(ledger).features
+            carried = replay.replay_state(ledger, recorded_settings(ledger)).carried
+            evidence.append(carried.fit.log_factor)
+    assert evidence[1] > evidence[0] + 0.05
+    # The same start, hence the same scale; half a unit of rounding.
+    assert named is not None and named.states is not None
+    np.testing.assert_allclose(named.states.known[0] * 4096, earlier.weights, atol=0.5)
+    saved.unlink()  # the run has all it needs
+    with Ledger.open(ledger.path, readonly=True) as again:
+        assert verification.verify(again).ok
+
+
+def test_earlier_tastes_of_other_states_are_refused_by_name(tmp_path):
+    def write(name: str, **changes: Any) -> str:
+        way = Direction("digest", "mine", 3, 1024, (4096, 0), -9, 9, 0)
+        liked = Taste(
+            (Feature("commas", 1, 0, 1, 0),), (Explanation(4096, ((0, 1),)),), (), "",
+            direction=replace(way, **changes) if changes else None,
+        )  # fmt: skip
+        (tmp_path / name).write_text(json.dumps(liked.to_json()))
+        return str(tmp_path / name)
+
+    def refuse(file: str, words: str) -> None:
+        loaded = SimpleNamespace(sha256="digest", name="mine")
+        with pytest.raises(UsageError, match=words):
+            taste_files.require_fitting([file], SimpleNamespace(loaded=loaded), 3)
+
+    taste_files.require_fitting(
+        [write("a.json", layer=3)],
+        SimpleNamespace(loaded=SimpleNamespace(sha256="digest", name="mine")), 3,
+    )  # fmt: skip
+    refuse(write("b.json"), r"prior: .*b\.json is about named features alone")
+    refuse(write("c.json", model="0"), r"c\.json: .* mine is another model, or has other weights")
+    refuse(write("d.json", layer=4), r"d\.json is of layer 4, the run of layer 3; set features\.l")
+    # Logits for h/s: in a scale twice as large a unit of h/s is twice as much.
+    wide = StateScale(3, 2, 2048)
+    ways = taste_files.read_directions([str(tmp_path / "a.json")])
+    assert taste_files.in_scale(ways, wide) == ((8192, 0),)
 
 
 def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_record(
@@ -310,6 +371,30 @@ def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_r
             found.score(*asked, states=states[:, 1:])
         with pytest.raises(UsageError, match="mine is another model"):
             found.require_model("0" * 64, "mine")
+
+
+def test_what_no_words_say_takes_a_name_that_stays(tmp_path, capsys):
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        drive_on_states(settings, ledger)
+        before = run_taste.read(ledger)[0]
+        assert str(taught.read(ledger)).endswith(f": {taught.UNEXPLAINED} (100 %)")
+        for wrong in ("", "two\nlines", "x" * 81):
+            assert call(["taste", str(ledger.path), "--name", wrong]) == 2
+            assert "--name: give one line of 1 to 80" in capsys.readouterr().err
+        for name in ("sighing", " sighs of wonder "):
+            assert call(["taste", str(ledger.path), "--name", name]) == 0
+        assert "votes of programs: sighs of wonder (100 %)" in capsys.readouterr().out
+        assert str(taught.read(ledger)).endswith(": sighs of wonder (100 %)")
+        found = run_taste.read(ledger)[0]
+        assert found.instruction() == "Write answers that are liked here: sighs of wonder."
+        assert Taste.from_json(json.loads(json.dumps(found.to_json()))) == found
+        assert replace(found, called="") == before and "called" not in before.to_json()
+        # What was before a name does not know it: an improvement's taste is computed again so.
+        (first, _) = ledger.events(taught.NAMED)
+        assert run_taste.read(ledger, before=first["event"])[0] == before
+        assert taught.recorded_taste(ledger, {"taste": before.to_json()}) == found
+        assert verification.verify(ledger).ok
 
 
 def test_states_of_a_comparison_are_means_over_all_its_rows_of_which_equal_ones_are_nothing():

@@ -51,6 +51,7 @@ _EVENTS: Final = {
     operator_controls.EXCLUDE: "excluded {who} from now on{reason}",
     operator_controls.LIVE: "turned the view of open votes {on}",
     run_spec.BUDGET: "added votes: the run ends after {votes} votes",
+    taught.NAMED: "called what no words say: {name}",
     theta.ADOPTED: "adopted an improved policy",
     theta.RETURNED: "went back to the start: {why}",
 }
@@ -165,6 +166,7 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
         "order": _ORDERS.get(str(body.get("kind")), "something"),
         "why": "votes it had learned from were withdrawn" if out else "check rows preferred it",
         "code": body.get("code"),
+        "name": body.get("name"),
     }
     return _EVENTS[kind].format_map(told)
 
