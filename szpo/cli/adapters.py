@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,11 +22,15 @@ from szpo.files import quoted
 from szpo.runs import assemble, run_engine
 
 if TYPE_CHECKING:
+    from szpo.improvement.aims import Aim
     from szpo.runs.other_weights import Mixer
 
 
 SAMPLING: Final = {"temperature": "0.7", "max_new_tokens": "48", "whole_sentences": "true"}
 """Generation settings of a set, where neither preset nor --set names others."""
+
+ANSWERS: Final = 512
+"""Answers of the base that a set is made from."""
 
 adapters = typer.Typer(no_args_is_help=True, add_completion=False, help="Make sets of adapters.")
 adapters.callback()(lambda: None)  # makes it a group, with one command
@@ -54,7 +58,10 @@ def make(
     model: str | None = typer.Option(None, "--model", help="As --set model.name=MODEL."),
     nats: float = typer.Option(3.0, "--nats", help="How far each may go from the base, in nats."),
     answers: int = typer.Option(
-        512, "--answers", min=64, help="Answers of the base: a score counts within their range."
+        ANSWERS,
+        "--answers",
+        min=64,
+        help="Answers of the base: a score counts within their range.",
     ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of all draws."),
     preset: str | None = PRESET,
@@ -68,10 +75,8 @@ def make(
     An interrupted command goes on where it was. Adapters that are there are not made again, and
     others in the folder stay in the set.
     """
-    if not 0.05 <= nats <= 20:
-        raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
-    config = _settings(preset, [*([f"model.name={model}"] if model else []), *sets])
-    run_engine.check_files(config)
+    require_nats(nats)
+    config = settings(preset, [*([f"model.name={model}"] if model else []), *sets])
     tiny = config.model.name == "tiny"
     liked = {text: tastes.load(own.split(text)[1], runs, feature) for text in taste}
     from szpo.improvement import aims
@@ -80,6 +85,23 @@ def make(
     wanted = aims.read(
         of or usual, [aims.of_taste(text, found, feature) for text, found in liked.items()]
     )
+    make_set(
+        config, wanted, folder=folder, nats=nats, answers=answers, seed=seed, yes=yes,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+def require_nats(nats: float) -> None:
+    """Refuse a budget that no adapter is made for."""
+    if not 0.05 <= nats <= 20:
+        raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
+
+
+def make_set(
+    config: Config, wanted: Sequence[Aim], *, folder: Path | None, nats: float, yes: bool,
+    as_json: bool, answers: int = ANSWERS, seed: int = 0,
+) -> None:  # fmt: skip
+    """Make what is missing of a set, and tell what came of it; see `make`."""
     from szpo.data import prompts as prompt_files
     from szpo.improvement import adapter_set
     from szpo.models import adapters
@@ -89,8 +111,9 @@ def make(
     chosen = assemble.fit_prompts(config, prompt_files.load_configured(config.prompts)).train
     making = adapter_set.Making(nats=nats, answers=answers, seed=seed)
     adapter_set.split_prompts(chosen, seed)  # refused before the model is loaded
-    for found in liked.values():
-        tastes.ask(found, yes)
+    for aim in wanted:
+        if aim.taste is not None:
+            tastes.ask(aim.taste, yes)
     began = time.monotonic()
     rows: list[tuple[Any, Mapping[str, Any]]] = []
     with console.stages("adapters", as_json=as_json) as progress:
@@ -134,8 +157,8 @@ def make(
         )
 
 
-def _settings(preset: str | None, sets: list[str]) -> Config:
-    """The settings, with `SAMPLING` where they do not say how to generate."""
+def settings(preset: str | None, sets: list[str]) -> Config:
+    """The settings of a set, with `SAMPLING` where they do not say how to generate."""
     given = settings_file.load(None, preset_name=preset, sets=sets)
     said = given.generation.model_fields_set
     own = [f"generation.{name}={value}" for name, value in SAMPLING.items() if name not in said]
@@ -144,6 +167,7 @@ def _settings(preset: str | None, sets: list[str]) -> Config:
         raise UsageError("a set's adapters begin at the base model; leave out model.adapter")
     if not config.engine.is_local:
         raise UsageError("adapters are made in this process; set engine.kind to local")
+    run_engine.check_files(config)
     return config
 
 

@@ -47,7 +47,7 @@ GROUPS: Final = {
     ),
     "Run": (
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
-        ("improve", "taste", "Improve a run's policy on its votes' taste; nobody is asked."),
+        ("improve", "improve", "Improve a policy on a taste by its own answers; nobody is asked."),
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
         ("vote", "vote", "Vote in this terminal: begin a run for one person, or join one."),
         ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),

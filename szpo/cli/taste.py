@@ -1,4 +1,4 @@
-"""Commands of a taste: show and save what a run's votes like, score texts, improve on it."""
+"""Commands of a taste: show and save what a run's votes like, score texts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ from szpo.data import preference_files
 from szpo.errors import RunError, UsageError
 from szpo.files import quoted
 from szpo.ledger.database import Ledger
-from szpo.optim.regression import BUDGET
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.runs import taste_files
 from szpo.taste import LIKELY, Feature, Taste
-from szpo.types import FEATURE_GRID, Answer, Floats, Prompt, Say
+from szpo.types import FEATURE_GRID, Answer, Floats, Prompt
 
 if TYPE_CHECKING:
     from szpo.analysis.in_words import InWords
     from szpo.analysis.run_taste import Shown
-    from szpo.improvement.policy_search import Found
     from szpo.policies.lora_policy import LoraPolicy
 
 
@@ -93,7 +91,7 @@ def taste(
     if pairs is not None:
         if run is not None or chosen or cluster is not None or feature:
             raise UsageError("--pairs takes the place of a run; leave out RUN and its options")
-        found, said, shown = _of_pairs(pairs, model)
+        found, said, shown = of_pairs(pairs, model)
         found = found if name is None else _called(found, name)
         _write(found, out)
         source = f"pairs of {pairs}"
@@ -126,7 +124,8 @@ def taste(
     _tell(found, words, shown, source, out, as_prompt=as_prompt, as_json=as_json)
 
 
-def _of_pairs(file: Path, name: str) -> tuple[Taste, InWords, Ends]:
+def of_pairs(file: Path, name: str) -> tuple[Taste, InWords, Ends]:
+    """The taste of a file of chosen and rejected answers, in words, and what shows it."""
     from szpo.analysis import pair_taste
     from szpo.models import loading
 
@@ -354,79 +353,3 @@ def ask(found: Taste, yes: bool) -> None:
         console.complain(found.describes)
         if not typer.confirm("Write it?", err=True):
             raise UsageError("nothing was written")
-
-
-def improve(
-    run: str | None = run_paths.RUN,
-    nats: float = typer.Option(BUDGET, "--nats", help="Most KL to the run's start, an answer."),
-    feature: list[str] = FEATURE,
-    folder: Path = run_paths.FOLDER,
-    as_json: bool = console.AS_JSON,
-) -> None:
-    """Improve a run's policy on the taste of its votes, by its own answers alone."""
-    if not 0 < nats < float("inf"):
-        raise UsageError(f"--nats {nats:g}: give a number above 0")
-    from szpo.analysis import improvement, measuring, run_taste
-    from szpo.cache import quiet
-    from szpo.runs import assemble, status
-    from szpo.voting import lease, panel_evaluator
-
-    path = run_paths.find(run, folder)
-    with Ledger.open(path) as ledger, lease.hold(ledger):
-        run_taste.read(ledger, feature, present=True)  # refused before a model is loaded
-        from szpo.improvement.between_rounds import (
-            allowed,
-            describe_improving,
-            describe_start,
-            improve_run,
-            reporter,
-        )
-
-        console.doing("loading the run's model")
-        with quiet():
-            parts = assemble.reopen(ledger, panel=False, say=console.complain, features=feature)
-        helped = ""
-        say: Say = (lambda line: None) if as_json else console.complain
-        nats = allowed(parts.config, nats)
-        say(describe_start(nats))
-        console.doing("improving: the start's answers, to compare with")
-        with console.stages("improving", as_json=as_json) as progress:
-            found = improve_run(
-                ledger, parts, nats=nats, given=feature, report=reporter(say, console.doing),
-                progress=progress,
-            )  # fmt: skip
-        if found.adopts is not None:
-            console.doing("measuring on held-out prompts")
-            score = panel_evaluator.find_reward(ledger)
-            if score is not None:
-                parts = assemble.with_recorded_panel(ledger, parts)
-            measured = measuring.prepare(ledger, parts, score, console.complain)
-            total = status.read_results(ledger)
-            measuring.after_improving(measured, total.steps, total.votes)
-            read = improvement.read(ledger)
-            helped = read.sentence if read.last is None else read.last.line
-    if as_json:
-        console.emit(improved_summary(found))
-    else:
-        console.say(describe_improving(found))
-        if found.adopts is not None:
-            console.say(helped)
-    if found.adopts is None:
-        raise RunError(f"{path.name}: nothing was adopted, its policy is as it was")
-
-
-def improved_summary(found: Found) -> dict[str, object]:
-    """The result for ``--json``."""
-    state, body = found.state, found.body
-    return {
-        "adopted": found.adopts is not None,
-        "from": body["begun"]["from"],
-        "score_start": body["score_before"],
-        "score": body["score"],
-        "nats": body["nats"],
-        "nats_stderr": body["nats_stderr"],
-        "scale": body["scale"],
-        "steps": [{"score": s.score, "nats": s.nats, "cost": s.cost} for s in state.at.steps],
-        "answers": body["answers"],
-        "stopped": state.stopped,
-    }

@@ -66,6 +66,38 @@ def test_a_taste_of_pairs_on_file_scores_and_serves_without_a_run(tmp_path, caps
 
 
 @pytest.mark.full
+def test_pairs_make_the_adapter_that_their_taste_makes(tmp_path, capsys):
+    """One way: what `improve --pairs` made is there for `adapters make --taste`."""
+    file, saved = write(tmp_path / "kind.jsonl", pairs()), tmp_path / "kind.json"
+    short = ["--model", "tiny", "--nats", "0.1", "--set", "generation.max_new_tokens=8"]
+    words = ["improve", "--pairs", str(file), "--out", str(tmp_path / "set"), *short]
+    assert call([*words, "--json"]) == 0
+    (made,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert made["name"] == "kind" and made["after"] > made["before"] and made["nats"] <= 0.1
+    assert (tmp_path / "set" / made["folder"] / "adapter_model.safetensors").is_file()
+    taught = ["taste", "--pairs", str(file), "--model", "tiny", "--out", str(saved)]
+    assert call(taught) == 0
+    again = ["adapters", "make", str(tmp_path / "set"), "--taste", str(saved), *short]
+    assert call(again) == 0
+    assert "has all 1 already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["RUN", "--taste", "a.json"], "give a run, --taste or --pairs, one of them"),
+        (["--taste", "a.json", "--pairs", "b.jsonl"], "give a run, --taste or --pairs, one of"),
+        (["RUN", "--out", "set"], "--out and --set go with --taste or --pairs"),
+        (["--taste", "a.json", "--nats", "90"], "--nats 90: give 0.05 to 20"),
+        (["--taste", "a.json", "--model", "tiny"], "a.json"),
+    ],
+)
+def test_improving_takes_a_run_or_a_taste_and_says_so(words, said, capsys):
+    assert call(["improve", *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.full
 def test_pairs_without_a_taste_and_files_without_pairs_are_refused(tmp_path, capsys):
     def refused(records: list[dict[str, str]]) -> str:
         file = write(tmp_path / "some.jsonl", records)
