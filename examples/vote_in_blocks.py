@@ -1,4 +1,4 @@
-"""The comparisons of a run inside a Gradio page of your own.
+"""The pairs of a run inside a Gradio page of your own.
 
     szpo run --preset people --set run.name=mine   # holds the model, waits for votes
     python examples/vote_in_blocks.py mine         # in a second terminal: the page

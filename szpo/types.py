@@ -63,9 +63,9 @@ def sides(rows: int) -> str:
     """What a vote on so many rows compares, in words.
 
     >>> sides(1), sides(8)
-    ('two answers', 'two sets of 8 answers')
+    ('two answers', 'two batches of 8 answers')
     """
-    return "two answers" if rows == 1 else f"two sets of {rows} answers"
+    return "two answers" if rows == 1 else f"two batches of {rows} answers"
 
 
 @dataclass(frozen=True, slots=True)

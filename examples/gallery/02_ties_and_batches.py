@@ -1,4 +1,4 @@
-"""Many comparisons at once, ties and weights.
+"""Many pairs at once, ties and weights.
 
 Votes often come in batches. `ask(n)` gives n pairs, and `tell` takes a list: "a", "b", "tie", a
 share for a, or None without an answer. A weight says how many votes an answer counts as.

@@ -111,22 +111,22 @@ def effort_flags(conduct: Conduct, panel: Conduct = NOTHING) -> tuple[tuple[str,
     found = []
     hits, of = c.fast
     if hits >= 3 and hits > of / 10:
-        found.append(("fast", f"{hits:.0f} of {of:.0f} answers sooner than texts can be read"))
+        found.append(("fast", f"{hits:.0f} of {of:.0f} votes sooner than texts can be read"))
     hits, of = c.skim
     if of >= 6 and hits > of / 2:
-        text = f"{hits:.0f} of {of:.0f} answers in less than a quarter of the reading time"
+        text = f"{hits:.0f} of {of:.0f} votes in less than a quarter of the reading time"
         found.append(("skim", text))
     hits, of = c.left
     if of and 2 * special.bdtr(min(hits, of - hits), of, 0.5) < 0.001:
-        found.append(("side", f"chose the left side in {hits:.0f} of {of:.0f} answers"))
+        found.append(("side", f"chose the left side in {hits:.0f} of {of:.0f} votes"))
     if c.run > max(12, math.log2(max(of, 1)) + 8):  # longer records have longer runs by chance
         found.append(("run", f"chose the same side {c.run} times in a row"))
     hits, of = c.repeat
     if of >= 5 and wilson(hits, of)[1] < 0.6:
-        found.append(("repeat", f"the same answer in {hits:.0f} of {of:.0f} repeats"))
+        found.append(("repeat", f"the same vote in {hits:.0f} of {of:.0f} repeats"))
     hits, of = c.rest
     if of >= 30 and wilson(hits, of)[1] < 0.45:
-        found.append(("rest", f"with the others in {hits:.0f} of {of:.0f} answers"))
+        found.append(("rest", f"with the others in {hits:.0f} of {of:.0f} votes"))
     hits, of = c.skips
     if of >= 12 and hits > of / 4:
         found.append(("skips", f"could not judge {hits:.0f} of {of:.0f}"))
@@ -137,7 +137,7 @@ def effort_flags(conduct: Conduct, panel: Conduct = NOTHING) -> tuple[tuple[str,
         text = f"preferred the longer answer in {hits:.0f} of {of:.0f}, the others in {share}"
         found.append(("longer", text))
     if (ratio := at_random(c, panel)) > RANDOM_LOG_RATIO:
-        found.append(("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for answers at random"))
+        found.append(("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for votes at random"))
     return tuple(found)
 
 

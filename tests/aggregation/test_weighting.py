@@ -209,7 +209,7 @@ def test_a_run_is_longer_by_chance_in_a_longer_record_and_a_flag_says_what_was_c
     assert "run" in codes(effort_flags(Conduct(run=15, left=(50, 100))))
     assert "run" not in codes(effort_flags(Conduct(run=15, left=(500, 1000))))
     assert effort_flags(Conduct(left=(30, 32))) == (
-        ("side", "chose the left side in 30 of 32 answers"),
+        ("side", "chose the left side in 30 of 32 votes"),
     )
     assert effort_flags(Conduct()) == () and at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
     # One right and one wrong each: ln .5²/(.8 · .2) + ln .5²/(.6 · .4).

@@ -31,7 +31,8 @@ def test_what_can_be_taught_is_said_in_words_with_its_ruler():
         "(from 3 % of answers to half: more than 8 nats)",
         "yours": "more of keyword:sea: out of reach, the same on both sides in 100 % "
         "(from 3 % of answers to half; a smaller gain costs less)",
-        "seldom shown": "more commas (66 %): so often two sets of 8 answers do not differ in it",
+        "seldom shown": "more commas (66 %): so often two batches of 8 answers do not differ "
+        "in it",
     }
     answers = [[0.0, "left\u202eright"], [0.5, "b"], [1.0, "c"]]
     assert teachable.ruler({"ruler": {"prompt": "p", "answers": answers}}) == [

@@ -60,18 +60,18 @@ def turns(count: int, run: int = 0) -> list[VoteRow]:
 @pytest.mark.parametrize(
     ("code", "message", "votes"),
     [
-        ("fast", "12 of 12 answers sooner than texts can be read",
+        ("fast", "12 of 12 votes sooner than texts can be read",
          [ballot(i, ("plus", "minus")[i % 2], dwell_ms=900) for i in range(12)]),
-        ("skim", "12 of 12 answers in less than a quarter of the reading time",
+        ("skim", "12 of 12 votes in less than a quarter of the reading time",
          [ballot(i, ("plus", "minus")[i % 2], dwell_ms=14_000) for i in range(12)]),
-        ("side", "chose the left side in 12 of 12 answers", turns(12, run=12)),
+        ("side", "chose the left side in 12 of 12 votes", turns(12, run=12)),
         ("run", "chose the same side 14 times in a row", turns(28, run=14)),
-        ("repeat", "the same answer in 1 of 6 repeats", known(1, 6)),
-        ("rest", "with the others in 0 of 32 answers", contrary()),
+        ("repeat", "the same vote in 1 of 6 repeats", known(1, 6)),
+        ("rest", "with the others in 0 of 32 votes", contrary()),
         ("skips", "could not judge 4 of 12",
          turns(8) + [ballot(50 + i, "skip") for i in range(4)]),
         ("longer", "the longer answer in 24 of 24, the others in 50 %", fond_of_length()),
-        ("random", "to 1 for answers at random", [*known(0, 3), *known(60, 60, panelist="P-02")]),
+        ("random", "to 1 for votes at random", [*known(0, 3), *known(60, 60, panelist="P-02")]),
     ],
 )  # fmt: skip
 def test_each_flag_has_its_reason(code, message, votes):
