@@ -30,7 +30,6 @@ from szpo.errors import UsageError
 from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import starting_theta
-from szpo.optim import parameters
 from szpo.optim.rule import perturbations
 from szpo.replay import replay
 from szpo.runs import budget, guards
@@ -550,10 +549,7 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
         return {}
     places = [flatten(starting_theta(ledger), ledger.layout)]
     steps = []
-    theta = starting_theta(ledger)
-    for step, updates in replay.read_applied_updates(ledger, settings):
-        for update in updates:
-            theta = parameters.apply_update(settings.space, theta, update)
+    for step, theta in replay.walk(ledger, settings):
         places.append(flatten(theta, ledger.layout))
         steps.append(step)
     found: dict[int, tuple[float, ...]] = {}

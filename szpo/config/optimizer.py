@@ -172,7 +172,12 @@ class OnePoint(Optimizer):
         "in all weights, else 0.",
     )
 
-    kl_budget: ClassVar[float | Literal["off"]] = "off"
+    kl_budget: Positive | Literal["off"] = Field(
+        "off",
+        description="Most KL of the policy from the start, nats, to which it is drawn back; off: "
+        f"no limit; default: {BUDGET:g} under regression and where directions are guided, else "
+        "off.",
+    )
 
 
 class Regression(Optimizer):
@@ -183,11 +188,7 @@ class Regression(Optimizer):
     N: Count = 1
     D: Count = 1
     kl_radius: Positive = Field(RADIUS["regression"], le=1e6)
-    kl_budget: Positive | Literal["off"] = Field(
-        BUDGET,
-        description="regression: highest KL of the recommended point from the start, nats; off:"
-        " no limit.",
-    )
+    kl_budget: Positive | Literal["off"] = BUDGET
 
     guided: ClassVar[float] = 0.0
     kl_step: ClassVar[float] = 0.03

@@ -46,6 +46,7 @@ from szpo.errors import UsageError
 from szpo.features import said
 from szpo.optim.informative import NOISE
 from szpo.optim.named_features import NamedFeatures, names_of, with_said
+from szpo.optim.regression import BUDGET
 from szpo.optim.settings import Settings
 from szpo.types import Layout
 
@@ -122,6 +123,7 @@ class Config(Section):
             keys.setdefault("guided", GUIDED)
             if keys["guided"]:
                 keys.setdefault("kl_step", GUIDED_STEP)
+                keys.setdefault("kl_budget", BUDGET)
         return keys
 
     @model_validator(mode="after")
@@ -214,7 +216,8 @@ class Config(Section):
         if isinstance(o, OnePoint) and not (guides and self.engine.is_local):
             usual = OnePoint.model_fields["kl_step"].default
             step = usual if o.guided and o.kl_step == GUIDED_STEP else o.kl_step
-            o = o.model_copy(update={"guided": 0.0, "kl_step": step})
+            budget = "off" if o.guided and o.kl_budget == BUDGET else o.kl_budget
+            o = o.model_copy(update={"guided": 0.0, "kl_step": step, "kl_budget": budget})
         if features is not None and self.regresses:
             facts["features"] = features = self.with_said(features)
             if o.D > 1 or features.coordinates:  # otherwise no policy is perturbed
@@ -278,8 +281,10 @@ class Config(Section):
         usual = type(self.optimizer).model_fields["kl_radius"].default
         if self.optimizer.kl_radius == usual:  # as `szpo init --all` writes it
             tree.get("optimizer", {}).pop("kl_radius", None)
-        if tree.get("optimizer", {}).pop("guided", 0) and self.optimizer.kl_step == GUIDED_STEP:
-            tree["optimizer"].pop("kl_step", None)
+        if (own := tree.get("optimizer", {})).pop("guided", 0):
+            for name, value in (("kl_step", GUIDED_STEP), ("kl_budget", BUDGET)):
+                if own.get(name) == value:
+                    del own[name]
         return self.model_validate(tree)
 
     @property

@@ -7,6 +7,9 @@ readings in all, or one where the budget is small. KL is taken as linear in the 
 between the largest share that fits (or the start) and the smallest that does not, and the next
 share aims at `AIMED_SHARE` of the budget. The readings are recorded, and they alone determine
 every share, to the last bit: a replay needs no model.
+
+Under rules with one point the same is done every second step to the policy itself: it is drawn
+back to the budget (`draw_back`), and moves on within it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
+
+from szpo.optim import parameters
+from szpo.types import Theta
 
 SHARE_PARTS: Final = 256
 """Shares of the way are multiples of 1/256."""
@@ -101,6 +107,13 @@ class KlMeasurement:
         if not all(isinstance(each, int) for each in shares):
             raise TypeError("reach")
         return found
+
+
+def draw_back(start: Theta, theta: Theta, reach: KlMeasurement | None) -> Theta:
+    """What a measurement leaves of the way from the start to θ; None leaves all of it."""
+    if reach is None or reach.share == SHARE_PARTS:
+        return theta
+    return parameters.between(start, theta, reach.share / SHARE_PARTS)
 
 
 def measure_share(limit: float, read: Callable[[int], Reading]) -> KlMeasurement:

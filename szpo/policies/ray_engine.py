@@ -189,8 +189,9 @@ class Workers:
             num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=0
         )
         self._actors = {f"w{i}": kind.remote(1) for i in range(engine.workers)}
-        self._loading: dict[Any, tuple[str, Check]] = {}
-        """The worker of each call to `Worker.show`, and what checks it."""
+        self._loading: dict[Any, tuple[str, Any, Check]] = {}
+        """The worker of each call to `Worker.show`, the setup, and what checks the worker."""
+        self._died_loading: Counter[str] = Counter()
         self._setups: dict[int, Any] = {}
         """Ray's references to the last setups."""
         self.pids: dict[str, int] = {}
@@ -257,9 +258,11 @@ class Workers:
         return self._setups[setup.number]
 
     def _load(self, name: str, held: Any, check: Check) -> None:
+        actor = self._actors[name]
         with self._head.present():
-            show = self._actors[name].show.options(max_task_retries=LOADS - 1)
-            self._loading[show.remote(held)] = name, check
+            # Calls to an actor that restarts fail at once: `present` is tried until it is back.
+            present = actor.present.options(max_task_retries=-1).remote()
+            self._loading[actor.show.remote(held, present)] = name, held, check
 
     def _wait(self, working: dict[Any, tuple[str, int]]) -> tuple[str, int, Any] | None:
         """A worker's reply to its chunk, None if it has died; or None after a worker's loading."""
@@ -282,26 +285,36 @@ class Workers:
         if done[0] in working:
             name, chunk = working.pop(done[0])
             return name, chunk, self._reply(done[0], name, loading=False)
-        name, check = self._loading.pop(done[0])
-        self.pids[name] = _checked(name, self._reply(done[0], name, loading=True), check)
+        name, held, check = self._loading.pop(done[0])
+        if (reply := self._reply(done[0], name, loading=True)) is None:
+            self._died_loading[name] += 1
+            if self._died_loading[name] >= LOADS:
+                raise ResourceError(_describe_deaths(name))
+            self._load(name, held, check)
+            return None
+        del self._died_loading[name]
+        self.pids[name] = _checked(name, reply, check)
         return None
 
     def _reply(self, call: Any, name: str, *, loading: bool) -> Any:
+        """What a worker replied; None if it died."""
         errors = self._ray.exceptions
         try:
             with self._head.present():
                 return self._ray.get(call)
         except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError):
-            if not loading:
-                return None
-            unasked = os.environ.get("RAY_AUTH_MODE") == "token"
-            hint = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
-            raise ResourceError(
-                f"worker {name} died {LOADS} times while it loaded the model; give workers "
-                f"more memory, or fewer workers to a machine{hint if unasked else ''}"
-            ) from None
+            return None
         except errors.RayTaskError as error:
             raise _raised(error.cause, name, loading=loading) from None
+
+
+def _describe_deaths(name: str) -> str:
+    unasked = os.environ.get("RAY_AUTH_MODE") == "token"
+    hint = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
+    return (
+        f"worker {name} died {LOADS} times while it loaded the model; give workers more memory, "
+        f"or fewer workers to a machine{hint if unasked else ''}"
+    )
 
 
 def _checked(name: str, reply: tuple[Holding, Any], check: Check) -> Any:

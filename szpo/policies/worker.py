@@ -115,8 +115,15 @@ class Worker:
         self._held: dict[int, tuple[Holding, Any, Any]] = {}
         self._judge: tuple[str, Any] | None = None
 
-    def show(self, setup: Setup) -> tuple[Holding, int]:
-        """Hold a setup; returns what this worker holds then, and its process."""
+    def present(self) -> bool:
+        """True: this process runs and takes calls."""
+        return True
+
+    def show(self, setup: Setup, present: bool = True) -> tuple[Holding, int]:
+        """Hold a setup; returns what this worker holds then, and its process.
+
+        ``present``: what `present` gave, for which Ray waits before it sends this call.
+        """
         return self._hold(setup)[0], os.getpid()
 
     def answer(self, setup: Setup, who: Who, request: Any) -> tuple[Holding, Any]:

@@ -32,7 +32,8 @@ from szpo.ledger.theta import (
     starting_theta,
     went_back,
 )
-from szpo.optim import optimizer, parameters
+from szpo.optim import kl_limits, optimizer, parameters
+from szpo.optim.kl_limits import KlMeasurement
 from szpo.optim.optimizer import Point, State, rule_of
 from szpo.optim.rule import StepInputs
 from szpo.optim.settings import Settings
@@ -78,6 +79,18 @@ def read_applied_updates(
         yield step, optimizer.added_updates(settings, updates, point)
 
 
+def read_reaches(ledger: Ledger, settings: Settings) -> dict[int, KlMeasurement]:
+    """By step, what was measured of the point of a rule with one point; it was drawn back by it.
+
+    Raises:
+        IntegrityError: a measurement cannot be read.
+    """
+    if settings.kl_budget is None or rule_of(settings.section.rule).two_points:
+        return {}
+    found = {step.number: step.reach for step in read_steps(ledger)}
+    return {step: reach for step, reach in found.items() if reach is not None}
+
+
 def apply_recorded(
     ledger: Ledger,
     settings: Settings,
@@ -92,12 +105,27 @@ def apply_recorded(
     Returns:
         How many steps the policy has now.
     """
-    applied = 0
-    for _, updates in read_applied_updates(ledger, settings, until, point):
+    applied, start, reaches = 0, starting_theta(ledger), read_reaches(ledger, settings)
+    for step, updates in read_applied_updates(ledger, settings, until, point):
         applied += 1
         for update in updates if applied > done else ():
             policy.apply(update)
+        if step in reaches and applied > done:
+            policy.move_to(kl_limits.draw_back(start, policy.theta(), reaches[step]))
     return applied
+
+
+def walk(
+    ledger: Ledger, settings: Settings, until: int | None = None
+) -> Iterator[tuple[int, Theta]]:
+    """Yield each applied step with the θ that its updates lead to."""
+    theta = start = starting_theta(ledger)
+    reaches = read_reaches(ledger, settings)
+    for step, updates in read_applied_updates(ledger, settings, until):
+        for update in updates:
+            theta = parameters.apply_update(settings.space, theta, update)
+        theta = kl_limits.draw_back(start, theta, reaches.get(step))
+        yield step, theta
 
 
 def fold(ledger: Ledger, until: int | None = None, number: int | None = None) -> Theta:
@@ -145,9 +173,8 @@ def fold_updates(ledger: Ledger, until: int | None = None) -> Theta:
             f"{until}; give fewer"
         )
     theta = starting_theta(ledger)
-    for _, updates in read_applied_updates(ledger, settings, until):
-        for update in updates:
-            theta = parameters.apply_update(settings.space, theta, update)
+    for _, reached in walk(ledger, settings, until):
+        theta = reached
     rows = ledger.query(
         "SELECT theta_sha256 FROM updates WHERE run = ? AND step < ? "
         "ORDER BY step DESC, k LIMIT 1",

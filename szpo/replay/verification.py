@@ -21,7 +21,7 @@ from szpo.ledger.canonical import update_of
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta, theta_digests
-from szpo.optim import optimizer, parameters, regression, settings
+from szpo.optim import kl_limits, optimizer, parameters, regression, settings
 from szpo.optim.kl_limits import SHARE_PARTS, KlMeasurement
 from szpo.optim.optimizer import Point, has_two_points, rule_of
 from szpo.optim.rule import StepInputs
@@ -39,6 +39,8 @@ TOLERANCE: Final = 1e-9
 ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
 """Relative size of one unit in the last recorded place (13 bits; fp32)."""
 
+UNFOLLOWED: Final = "the share of the way is not the one that its readings of KL give"
+
 Check: TypeAlias = Callable[[Examination], None]
 
 
@@ -49,6 +51,8 @@ class Weights:
         self.ledger = ledger
         self.settings: Settings = recorded_settings(ledger)
         self.theta: Theta = starting_theta(ledger)
+        self.start: Theta = self.theta
+        self.reaches = replay.read_reaches(ledger, self.settings)
         self.centre: Theta = self.theta
         """The point around which the run asks; θ itself unless the rule has two points."""
 
@@ -56,6 +60,10 @@ class Weights:
         """Add an applied step's updates, and compare θ with the digest in each row."""
         recorded = [update_of(row) for row in rows]
         self.theta = self._move(self.theta, recorded, "recommended")
+        if (reach := self.reaches.get(recorded[0].step)) is not None:
+            if reach.limit != self.settings.kl_budget or not reach.follows:
+                raise Broken("events", f"step {recorded[0].step}", UNFOLLOWED)
+            self.theta = kl_limits.draw_back(self.start, self.theta, reach)
         two_points = has_two_points(self.settings.section.rule)
         self.centre = self._move(self.centre, recorded, "centre") if two_points else self.theta
         for row in rows:
@@ -157,8 +165,7 @@ class Recomputation:
         """Check that KL was measured towards the proposed point, and that its share follows."""
         settings, carried = self.settings, self.state.carried
         if settings.kl_budget is None or not reach.follows:
-            problem = "the share of the way is not the one that its readings of KL give"
-            raise Broken("events", f"step {number}", problem)
+            raise Broken("events", f"step {number}", UNFOLLOWED)
 
         def estimate(share: int) -> float:
             return regression.quadratic_kl(settings, share / SHARE_PARTS * carried.proposed)

@@ -14,9 +14,11 @@ import numpy as np
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger import theta as recorded
-from szpo.optim import optimizer, parameters, regression
-from szpo.optim.kl_limits import KlMeasurement
+from szpo.ledger.theta import starting_theta
+from szpo.optim import kl_limits, optimizer, parameters, regression
+from szpo.optim.kl_limits import SHARE_PARTS, KlMeasurement, Reading
 from szpo.optim.optimizer import rule_of
+from szpo.optim.rule import check_finite
 from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.runs.services import Position, Services, check_weights
@@ -29,8 +31,8 @@ from szpo.voting.step_record import Stopwatch, count, figures_of, flatten, plain
 QUADRATIC_UP_TO: Final = 0.5
 """Nats up to which |z|²/2 is used as KL; beyond, measured KL has been three times as large."""
 
-MEASURED_EVERY: Final = 5
-"""Steps of a run with guided directions after which KL is measured."""
+MEASURED_EVERY: Final = 2
+"""Steps after which a rule with one point and a budget measures KL, and is drawn back to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +73,29 @@ def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
         reach = state.carried.reach
         reach = None if reach is at.state.carried.reach else reach  # not an earlier step's
+    elif (reach := _reach(run, at.step, centre)) is not None:
+        centre = theta = kl_limits.draw_back(starting_theta(ledger), centre, reach)
+        head = digest = parameters.digest(theta, settings.layout, ledger.basis_sha256)
     after = Position(state, theta, centre, head, at.votes + len(votes.counted))
     return PendingStep(tally, after, updates, added, info, digest, reach)
+
+
+def _reach(run: Services, step: int, theta: Theta) -> KlMeasurement | None:
+    """How far a rule with one point may go by its budget; None where this step is not measured."""
+    limit, kl = run.settings.kl_budget, run.measured_kl
+    if limit is None or kl is None or (step + 1) % MEASURED_EVERY:
+        return None
+    start = starting_theta(run.ledger)
+    squares = sum(float(((theta[name] - start[name]) ** 2).sum()) for name in start)
+    estimate = squares / (2 * run.settings.scale**2)
+
+    def read(share: int) -> Reading:
+        way = share / SHARE_PARTS
+        nats = float(kl(parameters.between(start, theta, way)))
+        check_finite(np.array([nats]), step, "measured KL")
+        return Reading(share, max(0.0, nats), way**2 * estimate)
+
+    return kl_limits.measure_share(limit, read) if estimate > 0 else None
 
 
 def measure_moved(
@@ -119,6 +142,9 @@ def apply(
     failpoint("cp11")
     for update in new.added:
         run.policy.apply(update)
+    if new.reach is not None and not rule_of(run.settings.section.rule).two_points:
+        movable: Any = run.policy  # its KL was measured, so it is a language model's
+        movable.move_to(new.after.centre)
     failpoint("cp12")
     check_weights(ledger, run.policy, new.after, f"after step {at.step}")
     return new.after

@@ -136,7 +136,7 @@ class Step:
         return StepInputs(
             scores, centre,
             None if features is None else features.astype(np.int64), states, apart,
-            _ratings(step, noted), self._reach(), withdrawals.read(ledger, settings, step),
+            _ratings(step, noted), self.reach, withdrawals.read(ledger, settings, step),
         )  # fmt: skip
 
     def states(self, ledger: Ledger, named: NamedFeatures) -> NDArray[np.int16]:
@@ -156,7 +156,13 @@ class Step:
             raise IntegrityError(f"step {self.number}: {error}") from None
         return found, shown_states.differences_of(comparisons, found)
 
-    def _reach(self) -> KlMeasurement | None:
+    @property
+    def reach(self) -> KlMeasurement | None:
+        """What was measured of the point that its votes proposed; None where nothing was.
+
+        Raises:
+            IntegrityError: the record of it cannot be read.
+        """
         noted = self.body("step").get("reach")
         try:
             return None if noted is None else KlMeasurement.from_json(noted)

@@ -67,14 +67,20 @@ class Pretend:
             assert number not in self.dead, "a dead worker is shown the setup first"
             return self._ask(number, "answer", request)
 
-        def show(held: Setup) -> int:
+        def present() -> str:
             self.dead.discard(number)
+            return "present"
+
+        def show(held: Setup, present: str) -> int:
+            assert present == "present"
+            assert number not in self.dead, "a worker is waited for until Ray has restarted it"
             return self._ask(number, "show", None)
 
-        again = SimpleNamespace(remote=show)
+        again = SimpleNamespace(remote=present)
         return SimpleNamespace(
-            answer=SimpleNamespace(remote=answer), show=SimpleNamespace(options=lambda **_: again)
-        )
+            answer=SimpleNamespace(remote=answer), show=SimpleNamespace(remote=show),
+            present=SimpleNamespace(options=lambda max_task_retries: again),
+        )  # fmt: skip
 
     def _ask(self, *asked: Any) -> int:
         self.asked.append(asked)

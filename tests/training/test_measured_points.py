@@ -6,8 +6,15 @@ import pytest
 from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import theta_digests
 from szpo.optim import regression
-from szpo.optim.kl_limits import AIMED_SHARE, SHARE_PARTS, UNMOVED_SHARE, UNPROVEN
+from szpo.optim.kl_limits import (
+    AIMED_SHARE,
+    CLOSE_ENOUGH_SHARE,
+    SHARE_PARTS,
+    UNMOVED_SHARE,
+    UNPROVEN,
+)
 from szpo.replay import replay, verification
 from szpo.voting import step_record
 from szpo.voting.step import read_step
@@ -165,3 +172,56 @@ def test_without_a_budget_nothing_is_measured(tmp_path):
     with ledger:
         drive(settings, ledger, policy, until_step=2, measured_kl=lambda theta: 1 / 0)
         assert recorded(ledger, settings) == [None, None]
+
+
+ONE_POINT = {"kl_budget": 0.5, "alpha": 2.0, "centre_step": 1.0}
+
+
+def walk(tmp_path, rule, name="run.db", *, until=12):
+    """A run of a rule with one point, whose long steps leave its budget soon."""
+    settings, ledger, policy = begin(tmp_path, name, rule=rule, **ONE_POINT)
+    drive(settings, ledger, policy, until_step=until, measured_kl=kl)
+    return settings, ledger, policy
+
+
+@pytest.mark.parametrize("rule", ["known", "sign"])
+def test_a_rule_with_one_point_is_drawn_back_to_its_budget_and_goes_on(tmp_path, rule):
+    """Every second step is measured; the others are as long as they are without a budget."""
+    settings, ledger, policy = walk(tmp_path, rule)
+    with ledger:
+        reaches = replay.read_reaches(ledger, settings)
+        assert {*reaches} == {1, 3, 5, 7, 9, 11}
+        found = [kl(theta) for theta in points(ledger)]
+        assert max(found[step] for step in reaches) <= 0.5 < max(found)
+        drawn = [step for step, reach in reaches.items() if reach.share < SHARE_PARTS]
+        assert drawn and all(CLOSE_ENOUGH_SHARE * 0.5 < found[step] <= 0.5 for step in drawn)
+        assert len({theta["z"].tobytes() for theta in points(ledger)}) == 12
+        np.testing.assert_array_equal(policy.theta()["z"], points(ledger)[-1]["z"])
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+
+
+def test_a_run_that_was_left_after_a_point_was_drawn_back_ends_the_same(tmp_path):
+    whole = walk(tmp_path, "known")[1]
+    settings, ledger, _ = walk(tmp_path, "known", "again.db", until=6)
+    fresh = type(walk(tmp_path, "known", "other.db", until=1)[2])(settings)
+    drive(settings, ledger, fresh, until_step=12, measured_kl=kl)
+    assert theta_digests(ledger) == theta_digests(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda reach: reach.update(share=reach["share"] + 1), "share of the way is not the one"),
+        (lambda reach: reach.update(limit=0.6), "share of the way is not the one"),
+        (lambda reach: reach["readings"][0].update(kl=0.1), "share of the way is not the one"),
+    ],
+)
+def test_a_forged_share_of_a_rule_with_one_point_is_found(tmp_path, change, words):
+    settings, ledger, _ = walk(tmp_path, "known")
+    reaches = replay.read_reaches(ledger, settings)
+    step = next(step for step, reach in reaches.items() if reach.share < SHARE_PARTS)
+    ledger.close()
+    change_event(ledger.path, "step", step, lambda body: change(body["reach"]))
+    rewrite(ledger.path)
+    assert words in str(failure_of(ledger.path))
