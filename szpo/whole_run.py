@@ -53,7 +53,7 @@ class Driving:
         self._measures: Final = measures
         self._waits: Final = waits
         self._improving: Final = Improving(ledger, parts, say, waits=waits)
-        self._unguided = False
+        self._unguided, self._tried = False, 0.0
         self.wait: Final = self._improving.wait
         self.close: Final = self._improving.close
 
@@ -75,7 +75,7 @@ class Driving:
         return outcome
 
     def _guide(self, step: int, epoch: int) -> None:
-        if self._unguided:
+        if self._unguided or not guidance.due(self._ledger, step, self._tried):
             return
         told = setup_progress.telling(self._say, of="guiding")
         try:
@@ -90,6 +90,8 @@ class Driving:
         else:
             if renewed:
                 self._say(guidance.describe(self._ledger))
+            else:
+                self._tried = self._ledger.votes_applied()
 
     def _on_step(self, report: StepReport) -> None:
         for each in self._callbacks:

@@ -42,13 +42,16 @@ LEAST: Final = 1e-6
 """Weights that no proposal moves by more have no proposal."""
 
 
-def due(ledger: Ledger, step: int) -> bool:
-    """Whether a span is to be renewed before a step that is not planned yet."""
+def due(ledger: Ledger, step: int, tried: float = 0.0) -> bool:
+    """Whether a span is to be renewed before a step that is not planned yet.
+
+    ``tried``: verdicts that proposed nothing when they were last asked.
+    """
     settings = recorded_settings(ledger)
     if not settings.guides or settings.regressors is None or ledger.step(step) is not None:
         return False
     known = [event["body"]["verdicts"] for event in ledger.events(spans.SPAN)]
-    return bool(ledger.votes_applied() - (known[-1] if known else 0) >= EVERY)
+    return bool(ledger.votes_applied() - max(tried, *known, 0) >= EVERY)
 
 
 def renew(
@@ -63,15 +66,14 @@ def renew(
 ) -> bool:
     """Propose a difference of weights, and let it guide directions from ``step`` on.
 
-    False where nothing was done: it is not `due`, the policy has no gradient here, or the verdicts
-    teach nothing. ``given``: the user's own features that are code, anew. ``score`` makes of their
+    False where nothing was done: the policy has no gradient here, or the verdicts teach nothing. ``given``: the user's own features that are code, anew. ``score`` makes of their
     taste what answers are worth.
 
     Raises:
         RunError, UsageError: the model has no gradient that can be followed.
         ResourceError: memory does not hold one.
     """
-    if parts.base is None or not parts.config.engine.is_local or not due(ledger, step):
+    if parts.base is None or not parts.config.engine.is_local:
         return False
     settings, policy = recorded_settings(ledger), parts.language
     try:

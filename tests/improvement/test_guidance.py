@@ -146,6 +146,22 @@ def test_a_run_goes_on_by_the_usual_steps_where_a_model_has_no_gradient(
         assert len(ledger.steps()) == 8 and not recorded_settings(ledger).spans
 
 
+def test_verdicts_that_propose_nothing_are_asked_again_after_forty_more(tmp_path, monkeypatch):
+    folder_run.model(tmp_path)
+    asked = []
+
+    def nothing(policy, *args, **options):
+        asked.append(1)
+        still = {name: np.zeros(shape, np.float32) for name, shape in policy.layout}
+        return still, policy_gradient.Ascent(still)
+
+    monkeypatch.setattr(policy_gradient, "propose", nothing)
+    assert call(arguments(tmp_path)) == 0
+    assert len(asked) == 2  # of 104 verdicts, in rounds of 8
+    with Ledger.open(tmp_path / "runs" / "folder.db", readonly=True) as ledger:
+        assert not recorded_settings(ledger).spans
+
+
 @pytest.mark.parametrize("damage", ["a number", "the first step", "a proposal"])
 def test_a_changed_span_is_refused_even_where_every_hash_was_made_anew(finished, tmp_path, damage):
     path = shutil.copy(finished, tmp_path / "folder.db")
