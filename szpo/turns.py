@@ -50,6 +50,11 @@ class Turns(Generic[T]):
             raise self._error
         return self._result[0] if self._result else None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the work has ended by itself."""
+        return bool(self._result)
+
     def stop(self) -> None:
         """End the work at its next pause point, and wait for that."""
         self._stopped = True

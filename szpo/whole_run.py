@@ -13,12 +13,11 @@ from functools import partial
 from typing import Final
 
 from szpo.analysis import measuring
-from szpo.errors import EngineError, ResourceError, RunError, UsageError
-from szpo.improvement import guidance
 from szpo.improvement.between_rounds import Improving
+from szpo.improvement.guidance import Guiding
 from szpo.ledger.database import Ledger
 from szpo.runs import callbacks as calls
-from szpo.runs import controller, driver, setup_progress
+from szpo.runs import controller, driver
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.types import Say
@@ -53,9 +52,7 @@ class Driving:
         self._measures: Final = measures
         self._waits: Final = waits
         self._improving: Final = Improving(ledger, parts, say, waits=waits)
-        self._unguided, self._tried = False, 0.0
-        self.wait: Final = self._improving.wait
-        self.close: Final = self._improving.close
+        self._guiding: Final = Guiding(ledger, parts, say, waits=waits)
 
     def go(
         self, held: Lease, wait: Callable[[], None], turn: Callable[[], bool] = lambda: False
@@ -68,30 +65,22 @@ class Driving:
         measuring.before(self._measures)
         self._improving.look()
         loop = driver.prepare(self._ledger, self._parts, self._say, by_hand=self._waits)
-        loop = replace(loop, on_step=self._on_step, wait=wait, guide=self._guide, lease=held)
+        loop = replace(
+            loop, on_step=self._on_step, wait=wait, guide=self._guiding.look, lease=held
+        )
         outcome = controller.run(loop)
         self._improving.at_end(outcome, turn)
         measuring.after(self._measures, outcome)
         return outcome
 
-    def _guide(self, step: int, epoch: int) -> None:
-        if self._unguided or not guidance.due(self._ledger, step, self._tried):
-            return
-        told = setup_progress.telling(self._say, of="guiding")
-        try:
-            renewed = guidance.renew(
-                self._ledger, self._parts, step, epoch, given=self._parts.given, progress=told
-            )
-        except EngineError:
-            raise
-        except (RunError, UsageError, ResourceError) as error:  # the usual steps need none of it
-            self._unguided = True
-            self._say(f"warning: directions are not guided any further: {error}")
-        else:
-            if renewed:
-                self._say(guidance.describe(self._ledger))
-            else:
-                self._tried = self._ledger.votes_applied()
+    def wait(self, seconds: float) -> None:
+        """Let what goes on beside the rounds move for so long; sleep where nothing does."""
+        (self._guiding if self._guiding.at_work else self._improving).wait(seconds)
+
+    def close(self) -> None:
+        """Stop what goes on beside the rounds."""
+        self._guiding.close()
+        self._improving.close()
 
     def _on_step(self, report: StepReport) -> None:
         for each in self._callbacks:

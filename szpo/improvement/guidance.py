@@ -5,20 +5,26 @@ weights by a policy gradient (`szpo.improvement.policy_gradient`) from where the
 latest proposals span the guided part of the directions from the next step on
 (`szpo.optim.guided_directions`). Proposals move nothing: that is left to verdicts on two policies.
 
+Where people vote, a proposal is made in turns of half a second while the run waits for them
+(`szpo.turns`), and guides from the next round on.
+
 What is proposed is recorded, not recomputed. Its seed is that of the run and the step, so a killed
 run that proposes again finds the same on the same machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 
 from szpo import seeds
 from szpo.analysis import run_taste
-from szpo.errors import RunError, UsageError
+from szpo.errors import EngineError, ResourceError, RunError, UsageError
 from szpo.improvement import policy_gradient
 from szpo.improvement.aims import score_of_taste
 from szpo.improvement.policy_gradient import Pace, Score
@@ -29,12 +35,16 @@ from szpo.optim.guided_directions import EVERY, MOST
 from szpo.optim.settings import mu_at
 from szpo.policies import spans as measuring
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.protocol import moved
+from szpo.policies.spans import Measured
+from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.services import set_aside
 from szpo.taste import Taste
-from szpo.types import Progress, unseen
-from szpo.voting import lease
+from szpo.turns import Turns
+from szpo.types import Progress, Say, Theta, unseen
+from szpo.voting import lease, withdrawals
+from szpo.voting.panel_factory import PEOPLE
+from szpo.voting.withdrawals import Withdrawal
 
 PACE: Final = Pace(steps=4)
 """How long a proposal is looked for."""
@@ -54,64 +64,154 @@ def due(ledger: Ledger, step: int, tried: float = 0.0) -> bool:
     return bool(ledger.votes_applied() - max(tried, *known, 0) >= EVERY)
 
 
-def renew(
+@dataclass(frozen=True, eq=False)
+class Proposed:
+    """What verdicts proposed, measured together with earlier proposals; nothing is recorded."""
+
+    proposal: Theta
+    of: range
+    """Numbers of the span's proposals among all of the run."""
+    measured: Measured
+    notes: Mapping[str, Any]
+
+
+def propose(
     ledger: Ledger,
     parts: RunParts,
     step: int,
-    epoch: int,
     *,
     given: Sequence[str] = (),
     score: Callable[[Taste, LoraPolicy, Sequence[str]], Score] = score_of_taste,
     progress: Progress = unseen,
-) -> bool:
-    """Propose a difference of weights, and let it guide directions from ``step`` on.
+) -> Proposed | None:
+    """What the verdicts before ``step`` propose, from where the run's policy is; it stays there.
 
-    False where nothing was done: the policy has no gradient here, or the verdicts teach nothing. ``given``: the user's own features that are code, anew. ``score`` makes of their
-    taste what answers are worth.
+    None: the policy has no gradient here, or the verdicts teach nothing. ``given``: the user's own
+    features that are code, anew. ``score`` makes of their taste what answers are worth.
 
     Raises:
         RunError, UsageError: the model has no gradient that can be followed.
         ResourceError: memory does not hold one.
     """
     if parts.base is None or not parts.config.engine.is_local:
-        return False
-    settings, policy = recorded_settings(ledger), parts.language
+        return None
+    settings, run = recorded_settings(ledger), parts.language
+    verdicts, present = ledger.votes_applied(), run.theta()
     try:
         taste, _ = run_taste.read(ledger, given, anyway=True)
     except (RunError, UsageError):
-        return False
+        return None
     progress("what the votes so far propose", 0, 0)
+    policy = LoraPolicy(  # of its own: others may use the run's meanwhile
+        parts.base.loaded, run.subspace, root_seed=settings.root_seed, sampling=run.sampling,
+        host=parts.base.host,
+    )  # fmt: skip
+    policy.move_to(present)
     seed = seeds.as_seed(seeds.derive(settings.root_seed, "improve", step=step))
     asked = set_aside(parts.prompts.train, settings.root_seed)[0]
-    present = {name: np.array(policy.theta()[name]) for name, _ in policy.layout}
     with policy_gradient.in_memory():
         proposal, made = policy_gradient.propose(
             policy, score(taste, policy, given), asked, PACE, seed=seed
         )
     if max(float(np.abs(each).max()) for each in proposal.values()) < LEAST:
-        return False
+        return None
     earlier = [span.proposals[-1] for span in spans.read(ledger)]
     first = max(0, len(earlier) + 1 - MOST)
-    with moved(policy, present):
-        found = measuring.measure(
-            parts.base.host, policy.subspace, present, (*earlier, proposal)[first:], asked,
-            policy.sampling, mu=mu_at(settings, step), share=settings.section.guided, seed=seed,
-            progress=lambda name, done, of: progress("how long a step along it may be", done, of),
-        )  # fmt: skip
+    found = measuring.measure(
+        parts.base.host, policy.subspace, present, (*earlier, proposal)[first:], asked,
+        policy.sampling, mu=mu_at(settings, step), share=settings.section.guided, seed=seed,
+        progress=lambda name, done, of: progress("how long a step along it may be", done, of),
+    )  # fmt: skip
     if found is None:
-        return False
+        return None
     notes = {
-        "verdicts": ledger.votes_applied(), "nats": found.nats, "taste_sha256": taste.sha256,
+        "verdicts": verdicts, "nats": found.nats, "taste_sha256": taste.sha256,
         "answers": made.answers + found.answers,
     }  # fmt: skip
+    return Proposed(proposal, range(first, len(earlier) + 1), found, notes)
+
+
+def record(ledger: Ledger, parts: RunParts, proposed: Proposed, step: int, epoch: int) -> None:
+    """Let what was proposed guide directions from ``step`` on."""
+    measured = proposed.measured
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         spans.append(
-            ledger, proposal, first=step, noise=found.noise, of=range(first, len(earlier) + 1),
-            mixing=found.mixing, notes=notes,
+            ledger, proposed.proposal, first=step, noise=measured.noise, of=proposed.of,
+            mixing=measured.mixing, notes=proposed.notes,
         )  # fmt: skip
-    policy.guide(spans.read(ledger))
-    return True
+    parts.language.guide(spans.read(ledger))
+
+
+class Guiding:
+    """Guides a run's directions by what its verdicts propose; close it where the run is left."""
+
+    def __init__(self, ledger: Ledger, parts: RunParts, say: Say, *, waits: bool = False):
+        """``waits``: the run waits for a proposal also where people vote."""
+        self._ledger, self._parts, self._say = ledger, parts, say
+        self._beside: Final = parts.config.panel.kind == PEOPLE and not waits
+        self._turns: Turns[Proposed | None] | None = None
+        self._made: Proposed | None = None
+        self._withdrawn: tuple[Withdrawal, ...] = ()
+        """Of when the proposal began."""
+        self._tried = 0.0
+        """Verdicts that were last asked what they propose."""
+        self._over = False
+        """The model has no gradient that can be followed."""
+
+    def look(self, step: int, epoch: int) -> None:
+        """Before a step is planned: take what was proposed, or begin a proposal that is due."""
+        if self._made is not None and self._ledger.step(step) is None:
+            self._take(self._made, step, epoch)
+        if self._over or self._turns is not None or not due(self._ledger, step, self._tried):
+            return
+        self._tried = self._ledger.votes_applied()
+        self._withdrawn = tuple(withdrawals.withdrawals(self._ledger))
+        work = partial(
+            propose, self._ledger, self._parts, step, given=self._parts.given,
+            progress=setup_progress.telling(self._say, of="guiding"),
+        )  # fmt: skip
+        if self._beside:
+            self._turns = Turns(work)
+            return
+        with self._saying_why_not():
+            if (made := work()) is not None:
+                self._take(made, step, epoch)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a proposal is being made beside the rounds, and the run is not paused."""
+        return self._turns is not None and lease.controller(self._ledger)["paused_by"] is None
+
+    def wait(self, seconds: float) -> None:
+        """Let the proposal that is being made move for so long."""
+        assert self._turns is not None
+        with self._saying_why_not():
+            self._made = self._turns.move(seconds)
+            if self._turns.is_done:
+                self._turns = None
+
+    def close(self) -> None:
+        """Stop a proposal; the next process makes it anew."""
+        if self._turns is not None:
+            self._turns.stop()
+            self._turns = None
+
+    def _take(self, made: Proposed, step: int, epoch: int) -> None:
+        self._made = None
+        if tuple(withdrawals.withdrawals(self._ledger)) == self._withdrawn:
+            record(self._ledger, self._parts, made, step, epoch)
+            self._say(describe(self._ledger))
+
+    @contextmanager
+    def _saying_why_not(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineError:
+            raise
+        except (RunError, UsageError, ResourceError) as error:  # the usual steps need none of it
+            self._over, self._turns = True, None
+            self._say(f"warning: directions are not guided any further: {error}")
 
 
 def describe(ledger: Ledger) -> str:

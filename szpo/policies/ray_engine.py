@@ -215,7 +215,7 @@ class Workers:
         working: dict[Any, tuple[str, int]] = {}
         deaths: Counter[int] = Counter()
         while len(found) < len(tasks):
-            busy = {name for name, _ in (*self._loading.values(), *working.values())}
+            busy = {each[0] for each in (*self._loading.values(), *working.values())}
             for name in self._actors:
                 if todo and name not in busy:
                     chunk = todo.popleft()
