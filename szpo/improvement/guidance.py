@@ -6,7 +6,7 @@ latest proposals span the guided part of the directions from the next step on
 (`szpo.optim.guided_directions`). Proposals move nothing: that is left to verdicts on two policies.
 
 Where people vote, a proposal is made in turns of half a second while the run waits for them
-(`szpo.turns`), and guides from the next round on.
+(`szpo.turns`), and guides from the next round on that is not planned yet.
 
 What is proposed is recorded, not recomputed. Its seed is that of the run and the step, so a killed
 run that proposes again finds the same on the same machine.
@@ -97,8 +97,9 @@ def propose(
         return None
     settings, run = recorded_settings(ledger), parts.language
     verdicts, present = ledger.votes_applied(), run.theta()
+    event = ledger.query("SELECT max(event) + 1 AS next FROM events")[0]["next"]
     try:
-        taste, _ = run_taste.read(ledger, given, anyway=True)
+        taste, _ = run_taste.read(ledger, given, anyway=True, before=event)
     except (RunError, UsageError):
         return None
     progress("what the votes so far propose", 0, 0)

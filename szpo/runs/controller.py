@@ -155,6 +155,8 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     run.guide(step, run.epoch)
     if sample_batches.plan(run, at, step):
         sample_batches.generate(run, at, step, watch, then_open=run.lag == 0 or step == 0)
+    if run.lag:
+        run.guide(step + 1, run.epoch)  # a step is planned as the one before it opens
     sample_batches.open_stored(run, at, step)
     clock = steady_clock(run)
     sample_batches.check_perturbation(run.ledger, step)
@@ -167,8 +169,6 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
         record_inputs(run, at, step, comparisons)
     # A step planned under lag 1 keeps its head, even if the run continues without lag.
     ahead = run.lag or run.ledger.step(step + 1) is not None
-    if ahead:
-        run.guide(step + 1, run.epoch)
     if ahead and sample_batches.plan(run, at, step + 1):
         sample_batches.generate(run, at, step + 1, watch, then_open=False)
     at = start_features.begin(run, at)
