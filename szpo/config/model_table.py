@@ -13,7 +13,7 @@ from typing import Final
 from szpo import cache
 
 AUTO: Final = "auto"
-"""The name for the largest model of the table that is on this machine and fits."""
+"""The name for the largest model that szpo's authors have run, is on this machine and fits."""
 
 NUMBER_BYTES: Final[Mapping[str, int]] = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of a weight, by `model.dtype`."""
@@ -34,7 +34,12 @@ class Candidate:
     """Parameters."""
     licence: str
     ran: str = "not run"
-    """Whether szpo's authors have run it."""
+    """What szpo's authors have run of it."""
+
+    @property
+    def has_run(self) -> bool:
+        """Whether szpo's authors have run it."""
+        return self.ran != "not run"
 
     @property
     def weights_gib(self) -> float:
@@ -50,11 +55,13 @@ SHIPPED: Final = Candidate("smollm2", 0.135, "Apache 2.0", "run")
 TABLE: Final = (
     SHIPPED,
     Candidate("HuggingFaceTB/SmolLM2-360M-Instruct", 0.362, "Apache 2.0"),
+    Candidate("Qwen/Qwen2.5-Coder-0.5B-Instruct", 0.494, "Apache 2.0", "run, at 4 bits"),
     Candidate("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1.71, "Apache 2.0"),
     Candidate("Qwen/Qwen2.5-7B-Instruct", 7.62, "Apache 2.0"),
     Candidate("Qwen/Qwen2.5-14B-Instruct", 14.8, "Apache 2.0"),
 )
 """From small to large; all are chat models."""
+RAN: Final = frozenset(each.name for each in TABLE if each.has_run)
 
 
 def choose(
@@ -92,7 +99,8 @@ def choose(
 def name_auto(name: str, free_gib: float, *, accelerator: bool, number_bytes: int = 2) -> str:
     """Name the model that "auto" stands for on this machine; other names are returned unchanged.
 
-    Nothing is downloaded: only models in the hub's cache are chosen, else smollm2.
+    Nothing is downloaded: only models in the hub's cache are chosen, and only those that szpo's
+    authors have run; else smollm2.
     """
     if name != AUTO:
         return name
@@ -101,7 +109,7 @@ def name_auto(name: str, free_gib: float, *, accelerator: bool, number_bytes: in
         free_gib,
         most_billions=most,
         number_bytes=number_bytes,
-        is_here=lambda n: cache.hub_copy(n) is not None,
+        is_here=lambda n: n in RAN and cache.hub_copy(n) is not None,
     ).name
 
 
@@ -124,5 +132,6 @@ def hint(name: str, free_gib: float, number_bytes: int = 2) -> str:
         return f"{lead}; docs/how-to/your-model.md has a table by memory"
     return (
         f"{lead}; with {free_gib:.0f} GiB free this machine has room for one: --set "
-        f"model.name={better.name} (from the hub; docs/how-to/your-model.md has a table by memory)"
+        f"model.name={better.name} (from the hub; {better.ran} by szpo's authors; "
+        "docs/how-to/your-model.md has a table by memory)"
     )

@@ -197,7 +197,7 @@ class Model(Section):
         "smollm2",
         min_length=1,
         description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), "
-        "or auto: the largest of docs/how-to/your-model.md that is downloaded and "
+        "or auto: the largest that docs/how-to/your-model.md says was run, is downloaded and "
         "fits into memory, else smollm2.",
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(

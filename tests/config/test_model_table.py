@@ -21,21 +21,23 @@ def test_the_docs_have_the_table():
         for each in TABLE
     }
     # 1.71 billion numbers of two bytes are 3.42e9 bytes, 3.19 GiB.
-    assert round(TABLE[2].weights_gib, 2) == 3.19
+    assert round(TABLE[3].weights_gib, 2) == 3.19
     assert [each.billions for each in TABLE] == sorted(each.billions for each in TABLE)
-    assert [each.ran for each in TABLE] == ["run"] + ["not run"] * 4
+    assert [each.has_run for each in TABLE] == [True, False, True, False, False, False]
 
 
 def test_the_hint_names_what_fits_and_only_for_the_model_that_ships():
     assert model_table.hint("HuggingFaceTB/SmolLM2-360M-Instruct", 64.0) == ""
     large = model_table.hint("smollm2", 7.6)
     assert "135 million" in large and "8 GiB free" in large
-    assert "--set model.name=HuggingFaceTB/SmolLM2-1.7B-Instruct" in large
+    assert (
+        "--set model.name=HuggingFaceTB/SmolLM2-1.7B-Instruct (from the hub; not run by" in large
+    )
     small = model_table.hint("smollm2", 2.0)
     assert "--set" not in small and "docs/how-to/your-model.md" in small
 
 
-SMALLER, LARGER = TABLE[1].name, TABLE[2].name
+SMALLER, RUN, LARGER = (each.name for each in TABLE[1:4])
 
 
 @pytest.fixture
@@ -56,20 +58,24 @@ def download(hub: Path, name: str, *files: str) -> None:
         (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
 
 
-def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub):
+def test_auto_is_the_largest_model_that_was_run_here_was_downloaded_whole_and_fits(
+    hub, monkeypatch
+):
     def named(free_gib: float, *, accelerator: bool) -> str:
         return model_table.name_auto("auto", free_gib, accelerator=accelerator)
 
     assert named(64.0, accelerator=True) == "smollm2", "nothing is downloaded by itself"
-    download(hub, SMALLER, "config.json")
+    download(hub, SMALLER, "config.json", "model.safetensors")
+    assert named(64.0, accelerator=True) == "smollm2", "which was run"
+    download(hub, RUN, "config.json")
     assert named(64.0, accelerator=True) == "smollm2", "its weights are not there"
-    download(hub, SMALLER, "model.safetensors")
-    download(hub, LARGER, "model-1.safetensors")
-    assert named(64.0, accelerator=True) == SMALLER, "half of the larger one is there"
-    download(hub, LARGER, "model-2.safetensors")
+    download(hub, RUN, "model.safetensors")
+    download(hub, LARGER, "model-1.safetensors", "model-2.safetensors")
+    assert named(64.0, accelerator=True) == RUN, "the larger one was never run"
+    monkeypatch.setattr(model_table, "RAN", model_table.RAN | {LARGER})
     assert named(64.0, accelerator=True) == LARGER
-    assert named(64.0, accelerator=False) == SMALLER, "its set-up would take hours"
-    assert named(2.0, accelerator=True) == "smollm2", "which needs 2.2 GiB"
+    assert named(64.0, accelerator=False) == RUN, "its set-up would take hours"
+    assert named(2.0, accelerator=True) == "smollm2", "which needs 2.4 GiB"
     assert model_table.name_auto(LARGER, 0.1, accelerator=False) == LARGER, "it was named"
 
 
@@ -77,8 +83,8 @@ def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub):
     config = settings_file.load(preset_name="people", sets=["model.device=cpu"])
     assert config.model.name == "auto" and assemble.default_name(config) == "people"
     assert run_engine.choose_device(config).model.name == "smollm2"
-    download(hub, SMALLER, "model.safetensors")
-    assert run_engine.choose_device(config).model.name == SMALLER
+    download(hub, RUN, "model.safetensors")
+    assert run_engine.choose_device(config).model.name == RUN
     model = config.model.model_copy(update={"adapter": "somewhere"})
     served = config.model_copy(update={"model": model})
     chosen = run_engine.choose_device(served).model.name
