@@ -34,6 +34,13 @@ class Share:
         """The share; None without cases."""
         return self.hits / self.of if self.of else None
 
+    @property
+    def percent(self) -> str:
+        """The share with its interval, such as "63 % [58, 68]"; "none" without cases."""
+        if self.value is None:
+            return "none"
+        return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
+
     def unsure(self, at: float = 0.5) -> bool:
         """The interval covers ``at``, so the true share may be on either side of it."""
         return self.low <= at <= self.high

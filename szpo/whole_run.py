@@ -21,7 +21,7 @@ from szpo.runs import controller, driver
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.types import Say
-from szpo.voting import lease, policy_checks
+from szpo.voting import blind, lease
 from szpo.voting.lease import Lease
 from szpo.voting.panel_evaluator import Score
 from szpo.voting.step_record import Outcome, StepReport
@@ -85,7 +85,7 @@ class Driving:
     def _on_step(self, report: StepReport) -> None:
         for each in self._callbacks:
             each.after_step(report)
-        if back := policy_checks.why_back(self._ledger, report.step + 1):
+        if back := blind.why_back(self._ledger, report.step + 1):
             self._say(back)
         self._improving.look()
         measuring.after_step(self._measures, report)

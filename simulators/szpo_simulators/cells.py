@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from szpo import seeds, whole_run
-from szpo.analysis import improvement, measuring, taught
+from szpo.analysis import measuring, taught
 from szpo.baselines import dpo, group_rl, ppo, recipes, reward_model
 from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
@@ -41,7 +41,7 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import as_callback
 from szpo.seeds import as_seed
 from szpo.types import Floats
-from szpo.voting import panel_evaluator
+from szpo.voting import blind, panel_evaluator
 from szpo.voting.step_record import StepReport
 from szpo_simulators import start
 from szpo_simulators.panels import text_rewards
@@ -340,9 +340,8 @@ def _measure(
 
 def _ask_about_the_end(ledger: Ledger, parts: RunParts) -> dict[str, float | None]:
     """The share of 64 pairs in which the panel prefers the exported policy; also without noise."""
-    if improvement.read_last_pairs(ledger) is None:  # of a cell that was killed it may be there
-        measuring.judge_last_pairs(ledger, parts, panel_evaluator.find_reward(ledger))
-    found = improvement.read_last_pairs(ledger)
+    measuring.compare_blind(ledger, parts, panel_evaluator.find_reward(ledger))
+    found = blind.read(ledger)
     preferred = None if found is None else found.preferred.value
     true = None if found is None or found.true is None else found.true.value
     return {"preferred": preferred, "preferred_true": true}

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 
 from szpo import plugins
-from szpo.analysis import improvement, measuring, taught
+from szpo.analysis import measuring, taught
 from szpo.cli import console as to_user
 from szpo.cli import run_paths
 from szpo.cli.app import call
@@ -38,7 +38,7 @@ from szpo.runs.callbacks import as_callback
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.types import Answer, Detail, Prompt, Row, Say
 from szpo.visible_text import visible
-from szpo.voting import step_record
+from szpo.voting import blind, step_record
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.study import interval, measure_machine
 
@@ -128,8 +128,8 @@ def _measure(
             measuring.record(ledger, "szpo demo", ended, votes, rewards, at.tokens, at.kl, first)
         record_held_out(ledger, "szpo demo", found)
         pairs = _pair(held, drawn, level.answers)
-        measuring.judge_last_pairs(ledger, parts, liked.score, pairs)
-        lesson, last = taught.read(ledger), improvement.read_last_pairs(ledger)
+        measuring.compare_blind(ledger, parts, liked.score, pairs)
+        lesson, last = taught.read(ledger), blind.read(ledger)
     levels = {name: interval(at.rewards.mean(1).tolist())
               for name, at in (("before", before), ("after", after))}  # fmt: skip
     near = text_rewards.find_nearest(held, before.texts, before.rewards)

@@ -1,20 +1,14 @@
-"""Whether a run helped: held-out prompts, and the last pairs that no fit has seen.
+"""Whether a run helped: by the blind comparison with its start, or by a panel's reward.
 
-The exported policy against the start on pairs that no fit has seen: a run's last line. Each pair
-is an answer of either to a held-out prompt, drawn after the policy's last change. People judge
-them in the blind final comparison (`szpo.voting.finals`). A simulated
-panel judges them in the run's process when the end is measured; then an event has the counts, and
-how many pairs its reward decides for the new answer without the panel's noise.
-
-People's votes on the closed blind final comparison come first, then the reward of a simulated
-panel or a voting function. Without any of these, the sentence says that it is not known.
+A simulated panel's reward comes first, on answers to held-out prompts, then the closed blind final
+comparison (`szpo.voting.blind`). Without either, the sentence says that it is not known.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -26,13 +20,12 @@ from szpo.errors import UsageError
 from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest
-from szpo.metrics import Share, share
+from szpo.metrics import Share
 from szpo.runs import status
-from szpo.types import Floats
-from szpo.voting import counting, policy_checks, withdrawals
+from szpo.voting import blind, counting, withdrawals
+from szpo.voting.blind import Blind
 from szpo.voting.panel_evaluator import Score
 
-LAST_PAIRS: Final = "last pairs"
 MEASURED: Final = "measured"
 
 STILL: Final = (
@@ -49,78 +42,6 @@ FEWEST: Final = 20
 """Blind votes below which no statement on improvement is made, whatever the interval."""
 
 
-@dataclass(frozen=True, slots=True)
-class LastPairs:
-    """Verdicts on pairs of the exported policy's answers and the start's."""
-
-    pairs: int
-    new: int
-    """Verdicts for the exported policy's answer."""
-    start: int
-    same: int
-    simulated: bool = False
-    true: Share | None = None
-    """The share without noise, of the pairs in which a simulated panel's reward differs."""
-    fresh: Share | None = None
-    """The share among people who had not voted before."""
-
-    @property
-    def preferred(self) -> Share:
-        """The share of the verdicts for either that are for the new answer."""
-        return share(self.new, self.new + self.start)
-
-    @property
-    def line(self) -> str:
-        """The result in a sentence.
-
-        >>> LastPairs(64, 42, 17, 5, simulated=True, true=share(45, 60)).line
-        'of 64 pairs the new answer was preferred in 71 % [59, 81] by the simulated panel, 5 the \
-same; without its noise 75 %; 128 answers read for this'
-        """
-        cast = self.new + self.start + self.same
-        of = f"{self.pairs} pairs" if cast == self.pairs else f"{cast} votes on {self.pairs} pairs"
-        who = " by the simulated panel" if self.simulated else ""
-        text = f"of {of} the new answer was preferred in {_percent(self.preferred)}{who}"
-        text += f", {self.same} the same" if self.same else ""
-        if self.true is not None and self.true.value is not None:
-            text += f"; without its noise {100 * self.true.value:.0f} %"
-        if self.fresh is not None and 0 < self.fresh.of < self.preferred.of:
-            text += f"; {_percent(self.fresh)} by those who had not voted before"
-        return f"{text}; {2 * cast:,} answers read for this"
-
-
-def _percent(found: Share) -> str:
-    if found.value is None:
-        return "none"
-    return f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
-
-
-def read_last_pairs(ledger: Ledger) -> LastPairs | None:
-    """The verdicts on pairs of the weights that the run exports now; None where there are none."""
-    digest = recommended_digest(ledger)
-    placed = orders.orders(ledger, "final")
-    alike = [
-        order
-        for order in placed
-        if order.closed_us is not None
-        and order.result
-        and (order.result.get("tuned_sha256"), order.result.get("rows")) == (digest, 1)
-    ]
-    if alike:
-        rows = vote_rows.read_evidence(ledger)
-        counted = rows.final
-        if counted is not None and rows.run.finals[counted.order] == digest:
-            pairs, tuned = sum(len(orders.comparisons(each)) for each in alike), counted.tuned
-            new, start = round(tuned.hits), round(tuned.of - tuned.hits)
-            return LastPairs(pairs, new, start, counted.ties, fresh=counted.untuned)
-    bodies = [event["body"] for event in ledger.events(LAST_PAIRS)]
-    found = next((body for body in reversed(bodies) if body["theta_sha256"] == digest), None)
-    if found is None:
-        return None
-    true = share(*found["true"])
-    return LastPairs(found["pairs"], found["new"], found["start"], found["same"], True, true)
-
-
 @dataclass(frozen=True)
 class Point:
     """One measurement along a run."""
@@ -128,8 +49,8 @@ class Point:
     steps: int
     votes: int
     wins: Share | None
-    """Share of pairs that the tuned policy won against the base, a tie as half. Pairs are answers
-    to one prompt, compared by reward, or rows or batches, compared by the voting function."""
+    """Share of pairs of answers to one prompt that the tuned policy won against the base by the
+    reward, a tie as half."""
     reward: float | None
     """Mean reward of the panel."""
     tokens: float
@@ -138,8 +59,6 @@ class Point:
     """KL to the start, nats per answer."""
     texts: tuple[tuple[str, str], ...]
     """Prompts and first answers."""
-    by_function: bool = False
-    """A voting function compared the pairs."""
     even: float = 0.0
     """Share of the pairs that are ties."""
 
@@ -162,8 +81,8 @@ class Improvement:
     """Why there is no share; "" where there is one."""
     kl_measured: bool = True
     """``kl`` was measured on held-out prompts; else it is the last step's figure."""
-    last: LastPairs | None = None
-    """Verdicts on pairs that no fit has seen, about what would be exported."""
+    last: Blind | None = None
+    """Blind verdicts on pairs, about what would be exported."""
     at_start: bool = False
     """The run is where it began, and ``lack`` says why."""
 
@@ -216,7 +135,7 @@ class Improvement:
     @property
     def short(self) -> str:
         """The share with its interval, such as "63 % [58, 68]"; a dash where there is none."""
-        return "–" if self.share is None or self.share.value is None else _percent(self.share)
+        return "–" if self.share is None or self.share.value is None else self.share.percent
 
     @property
     def before_after(self) -> tuple[tuple[str, str, str], ...]:
@@ -247,10 +166,6 @@ class Improvement:
 
 def read(ledger: Ledger) -> Improvement:
     """Read a run's measurements and its final comparison, and judge the improvement."""
-    return replace(_read(ledger), last=read_last_pairs(ledger))
-
-
-def _read(ledger: Ledger) -> Improvement:
     if (still := why_at_start(ledger)) is not None:
         return Improvement(None, "", 0, None, (), still, at_start=True)
     bodies, improved = measurements(ledger), theta.last_adopted(ledger)
@@ -265,36 +180,27 @@ def _read(ledger: Ledger) -> Improvement:
         kl = improved.get("nats")
     elif not measured:
         kl = status.kl_after(ledger, None if end is None else end.steps)
-    found = partial(Improvement, kl=kl, points=points, kl_measured=measured)
+    compared = blind.read(ledger)
+    moved = compared is not None and compared.sha256 not in (None, recommended_digest(ledger))
+    last = compared if compared is not None and not moved and compared.rows == 1 else None
+    found = partial(Improvement, kl=kl, points=points, kl_measured=measured, last=last)
     votes = end.votes if end is not None else 0
-    placed, earlier = orders.orders(ledger, "final"), ""
-    if any(order.closed_us is not None for order in placed):
-        rows = vote_rows.read_evidence(ledger)
-        trained = rows.totals.steps().total()
-        counted = rows.final
-        done: Mapping[str, Any] = (counted and placed[counted.order].result) or {}
-        digest = recommended_digest(ledger)
-        if done.get("tuned_sha256", digest) != digest:
-            earlier = f"it was compared after step {done['after']}, and it has moved since"
-        elif counted is not None:
-            tuned = counted.tuned
-            judged = f"{tuned.of:.0f} blind pairs"
-            if tuned.of >= FEWEST:
-                return found(tuned, judged, trained, lack="")
-            return found(None, "", trained, lack=f"{judged} were judged; it takes {FEWEST}")
-    if end is not None and end.wins is not None:
-        whole = end.by_function and ledger.spec.get("optimizer", {}).get("D") != 1
-        several = "es" if whole else "s"
-        count = f"{end.wins.of} {'batch' if whole else 'prompt'}"
-        by = "the function that votes" if end.by_function else "the reward of the panel"
-        what = f"pairs on {count}{several if end.wins.of > 1 else ''} by {by}"
-        if end.even >= MANY_EVEN:
-            what += f" ({100 * end.even:.0f} % are even)"
-        return found(end.wins, what, votes, lack="")
+    if end is not None and end.wins is not None and (compared is None or moved or compared.by):
+        what = f"pairs on {end.wins.of} prompt{'s' if end.wins.of > 1 else ''} by the reward"
+        even = f" ({100 * end.even:.0f} % are even)" if end.even >= MANY_EVEN else ""
+        return found(end.wins, f"{what} of the panel{even}", votes, lack="")
+    if compared is not None and not moved:
+        judged = f"{compared.preferred.of:.0f} blind pairs"
+        if compared.preferred.of < FEWEST:
+            return found(None, "", votes, lack=f"{judged} were judged; it takes {FEWEST}")
+        trained = vote_rows.read_evidence(ledger).totals.steps().total()
+        return found(compared.preferred, judged, trained, lack="")
+    placed = orders.orders(ledger, "final")
     if any(order.closed_us is None and order.error is None for order in placed):
         lack = "the blind final comparison is open; its result appears once it is closed"
-    elif earlier:
-        lack = f"{earlier}; order another final comparison"
+    elif compared is not None:
+        lack = f"it was compared after step {compared.after}, and it has moved since"
+        lack += "; order another final comparison"
     elif end is None:
         what = "a step" if improved is None else "it was improved"
         lack = f"it was not measured on held-out prompts after {what}"
@@ -331,9 +237,8 @@ class Round:
     nats: float
     failed: tuple[str, ...]
     """Guards that changed with the taste."""
-    checks: Share
-    """Verdicts for its answer, of those for either, on its check rows."""
-    same: int
+    checks: Blind
+    """Verdicts on its check rows."""
     gained: float | None
     """How much more its answers score on these by the panel's reward; None: none is known."""
 
@@ -365,7 +270,7 @@ def rounds(ledger: Ledger, score: Score | None = None) -> tuple[Round, ...]:
         found.append(Round(
             liked.verdicts, liked.words, body["score_before"], body["score"], body["nats"],
             tuple(each["name"] for each in body["guards"] if not each["ok"]),
-            share(cast["plus"], cast["plus"] + cast["minus"]), cast["tie"],
+            Blind(cast["plus"], cast["minus"], cast["tie"]),
             float(np.mean(more)) if more else None,
         ))  # fmt: skip
     return tuple(found)
@@ -375,7 +280,7 @@ def why_at_start(ledger: Ledger) -> str | None:
     """Why the run recommends the weights that it began with; None where it does not."""
     improves = ledger.spec.get("config", {}).get("improve", {}).get("nats")
     still = (NOT_YET if improves else STILL) if theta.is_still(ledger) else None
-    return policy_checks.why_back(ledger) or still
+    return blind.why_back(ledger) or still
 
 
 def require_moving(ledger: Ledger) -> None:
@@ -385,7 +290,9 @@ def require_moving(ledger: Ledger) -> None:
 
 
 def _point(body: Mapping[str, Any], base: Any) -> Point:
-    outcomes = _outcomes(body, base) if body["steps"] else None
+    tuned, outcomes = body["rewards"], None
+    if body["steps"] and tuned is not None and base is not None and len(tuned) == len(base):
+        outcomes = metrics.versus(tuned, base)
     return Point(
         steps=body["steps"],
         votes=body["votes"],
@@ -395,18 +302,7 @@ def _point(body: Mapping[str, Any], base: Any) -> Point:
         tokens=body["tokens"],
         kl=body["kl"],
         texts=tuple((prompt, answer) for prompt, answer in body["texts"]),
-        by_function=body.get("wins") is not None,
     )
-
-
-def _outcomes(body: Mapping[str, Any], base: Any) -> Floats | None:
-    """1, ½ or 0 of each pair, as `metrics.win_rate` takes them; None where nobody compared."""
-    if body.get("wins") is not None:
-        return np.asarray(body["wins"], np.float64)
-    tuned = body["rewards"]
-    if tuned is None or base is None or len(tuned) != len(base):
-        return None
-    return metrics.versus(tuned, base)
 
 
 def mean_reward(rewards: Sequence[Sequence[float]] | None) -> float | None:

@@ -2,19 +2,17 @@
 
 Every measurement draws the answers with the same random numbers. It is recorded as an event of
 kind ``measured``, which `szpo.analysis.improvement` reads. A simulated panel's reward scores
-single answers. A voting function compares batches with the base's, as it does in the run.
+single answers. At the end the policy is compared blind with its start (`szpo.voting.blind`): a
+simulated panel and a function answer at once, people on their page.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 from szpo import seeds
-from szpo.analysis import improvement
 from szpo.analysis.improvement import MEASURED, mean_reward, measurements
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
@@ -34,13 +32,13 @@ from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
 from szpo.runs.assemble import RunParts
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
-from szpo.runs.samples import draw_pairs, policy_at
-from szpo.types import Answer, Comparison, Prompt, Row, Say
+from szpo.runs.samples import fulfil_final, policy_at
+from szpo.types import Answer, Prompt, Row, Say
 from szpo.voting import step_record
-from szpo.voting.counting import verdict
+from szpo.voting.blind import PAIRS
 from szpo.voting.evaluator import Judge
-from szpo.voting.finals import PAIRS, planned_sides
-from szpo.voting.panel_evaluator import FunctionPanel, Score
+from szpo.voting.panel_evaluator import FunctionPanel, Score, answer_order, enroll
+from szpo.voting.service import VoteService
 from szpo.voting.step_record import StepReport
 
 TEXTS: Final = 6
@@ -63,17 +61,6 @@ class Measuring:
     """The reward of a simulated panel; None where no reward is known."""
     people: bool
     say: Say
-    function: FunctionPanel | None = None
-    """The function that votes in the run."""
-    rows: int = 1
-    """Prompts in each batch that the function compares."""
-
-    @cached_property
-    def base(self) -> list[list[Answer]]:
-        """The base's answers, ``samples`` to each prompt; drawn once in a process."""
-        with policy_at(self.ledger, self.parts, 0) as policy:
-            drawn = draw_answers(policy, self.prompts, self.samples, seed=_seed(self))
-        return [[clean_answer(answer) for answer in row] for row in drawn]
 
 
 def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> Measuring | None:
@@ -85,10 +72,9 @@ def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> M
         return None
     times = config.measured_along
     points = {round(i * steps / (times + 1)) for i in range(1, times + 1)} - {0, steps}
-    function = parts.panel if isinstance(parts.panel, FunctionPanel) else None
     return Measuring(
         ledger, parts, asked, e.samples, frozenset(points), score,
-        config.panel.kind == "people", say, function, config.optimizer.D,
+        config.panel.kind == "people", say,
     )  # fmt: skip
 
 
@@ -164,7 +150,7 @@ def _measure(m: Measuring, steps: int, votes: int) -> None:
 def _measure_end(m: Measuring, steps: int, votes: int) -> None:
     """Measure with all samples; for a language model also the KL and the guards."""
     _measure_start(m)
-    judge_last_pairs(m.ledger, m.parts, m.score)
+    compare_blind(m.ledger, m.parts, m.score)
     with policy_at(m.ledger, m.parts, None) as found:
         policy: Any = found
         if not _is_language_model(m):
@@ -199,36 +185,32 @@ def _measure_right(m: Measuring, policy: Any) -> tuple[Any, Any]:
         return (), ()
 
 
-def judge_last_pairs(
+def compare_blind(
     ledger: Ledger, parts: RunParts, score: Score | None, drawn: Sequence[Row] = ()
 ) -> None:
-    """Let a simulated panel judge pairs of the policy and its start; see `LastPairs`.
+    """Let a simulated panel or a function compare the policy with its start, once.
 
-    ``score``: its reward. Nothing is done without one, or where verdicts are on batches.
+    ``score``: the panel's reward. Nothing is done without one, or where it judges sets of answers.
     ``drawn``: pairs of the policy as it is exported; where they are too few, others are drawn.
     """
     judges: Sequence[Judge] = getattr(parts.panel, "judges", ())
-    if score is None or not judges or parts.settings.section.D > 1 or theta.is_still(ledger):
+    pairs, function = parts.settings.section.D == 1, isinstance(parts.panel, FunctionPanel)
+    asked = function or (score is not None and pairs)
+    if not judges or not asked or theta.is_still(ledger):
         return
-    rows, digest = list(drawn[:PAIRS]), recommended_digest(ledger)
-    if len(rows) < PAIRS:
-        rows, digest, _ = draw_pairs(ledger, parts, improvement.LAST_PAIRS, 0, PAIRS)
-    asked = [row for row in rows if not row.identical]
-    sides = planned_sides(ledger.root_seed, 0, max(1, len(asked)), 0)
-    cast, gaps = Counter[str](), []
-    for i, (row, side) in enumerate(zip(asked, sides, strict=False)):
-        key, who = seeds.derive(ledger.root_seed, improvement.LAST_PAIRS, k=i), i % len(judges)
-        shown = Comparison(key.hex(), -1, 0, i, (row,), kind="final")
-        choice = judges[who].judge(shown, panelist=f"panel-{who}", plus_side=side, key=key)
-        cast[verdict(choice, side)] += 1
-        gaps.append(score(row.prompt, row.plus) - score(row.prompt, row.minus))
-    new, start = cast["plus"], cast["minus"]
-    body = {
-        "theta_sha256": digest, "pairs": len(rows), "new": new, "start": start,
-        "same": len(rows) - new - start,
-        "true": [sum(gap > 0 for gap in gaps), sum(gap != 0 for gap in gaps)],
-    }  # fmt: skip
-    ledger.record_event(improvement.LAST_PAIRS, "run", body)
+    body, service = {"comparisons": PAIRS if pairs else PAIRS // 2}, VoteService(ledger)
+    digest, placed = recommended_digest(ledger), orders.orders(ledger, "final")
+    at_hand = [o for o in placed[-1:] if (o.result or {}).get("tuned_sha256", digest) == digest]
+    if not at_hand or at_hand[0].error is not None:
+        number = orders.place_order(ledger, "final", "szpo run", body)
+        at_hand = [orders.get(ledger, number)]
+    order = at_hand[0]
+    if order.result is None:
+        fulfil_final(ledger, order, parts, drawn=drawn, score=score)
+        order = orders.get(ledger, order.id)
+    if order.closed_us is None:
+        panel = list(enroll(service, "simulated", "panel", judges).items())
+        answer_order(service, order, panel)
 
 
 def _is_language_model(m: Measuring) -> bool:
@@ -257,27 +239,10 @@ def _record(
         pairs = zip(m.prompts, rows, strict=True)
         rewards = [[float(score(prompt, answer)) for answer in row] for prompt, row in pairs]
     asked, first = m.prompts[:TEXTS], [row[0] for row in rows[:TEXTS]]
-    # What a function has judged is on record as it was judged.
-    shown = first if m.function else likeliest(policy, asked, first, base=base)
+    shown = likeliest(policy, asked, first, base=base)
     texts = [(p.text, clean_answer(a).text) for p, a in zip(asked, shown, strict=True)]
     tokens = sum(answer.tokens for answer in every) / len(every)
-    wins = _compare(m, m.function, rows) if steps and m.function is not None else None
-    record(m.ledger, "run", steps, votes, rewards, tokens, kl, texts, wins)
-
-
-def _compare(
-    m: Measuring, function: FunctionPanel, rows: Sequence[Sequence[Answer]]
-) -> list[list[float]]:
-    """The function's votes between tuned and base batches of the run's size, for `record`."""
-    found = []
-    for i, start in enumerate(range(0, len(m.prompts), m.rows)):
-        batch = slice(start, start + m.rows)
-        pairs = zip(zip(*rows[batch], strict=True), zip(*m.base[batch], strict=True), strict=False)
-        found.append([
-            function.compare(m.prompts[batch], tuned, base, side="B" if (i + j) % 2 else "A")
-            for j, (tuned, base) in enumerate(pairs)
-        ])  # fmt: skip
-    return found
+    record(m.ledger, "run", steps, votes, rewards, tokens, kl, texts)
 
 
 def record(
@@ -289,19 +254,15 @@ def record(
     tokens: float,
     kl: float | None,
     texts: Sequence[tuple[str, str]],
-    wins: Sequence[Sequence[float]] | None = None,
 ) -> None:
     """Record what somebody measured of one policy after some applied steps; 0 is the base.
 
     ``rewards`` are (prompts, samples), ``tokens`` the mean answer length, ``kl`` nats an answer to
     the start. Of ``texts`` (prompts and answers) the first `TEXTS` are recorded: a language
-    model's likeliest, else the first drawn, as judged. ``wins`` (batches, samples): the share of
-    the voting function's vote that the tuned batch gets.
+    model's likeliest, else the first drawn.
     """
     body = {
         "steps": steps, "votes": votes, "rewards": rewards, "tokens": tokens, "kl": kl,
         "texts": [list(pair) for pair in texts[:TEXTS]],
     }  # fmt: skip
-    if wins is not None:
-        body["wins"] = wins
     ledger.record_event(MEASURED, by, step_record.plain(body))

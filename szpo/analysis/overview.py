@@ -47,7 +47,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
     ``improving``: whether the votes of the last ten steps follow the path (``heading``), and
     whether they favour a side: ``better_side`` is the win rate of a direction's better side, from
     votes on different comparisons; ½ says that panelists cannot tell the sides apart. ``final`` is
-    the last blind comparison of the tuned policy with the base.
+    the last blind comparison of the policy with its start.
     """
     heading, lately = _votes_along(evidence)
     progress, speed = _progress(evidence), _speed(evidence)
@@ -56,7 +56,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
         "improving": {
             "heading": heading,
             "better_side": _better_side(evidence, lately),
-            "final": evidence.final,
+            "final": evidence.run.blind,
         },
         "speed": speed,
         "cost": _cost(evidence, progress, speed),

@@ -35,8 +35,8 @@ from szpo.replay import replay
 from szpo.runs import budget, guards
 from szpo.runs.guards import Bands
 from szpo.types import DECIDED, Comparison, Floats, Ints, Kind
-from szpo.voting import counting, pauses, withdrawals
-from szpo.voting.finals import FinalCount, final_results
+from szpo.voting import blind, counting, pauses, withdrawals
+from szpo.voting.blind import Blind
 from szpo.voting.step import read_steps
 from szpo.voting.step_record import StepReport, flatten, read_reports
 
@@ -301,10 +301,6 @@ class VoteTotals:
     """log(words of plus / words of minus), of each counted vote for a side."""
     length_signs: array[float] = field(default_factory=_floats)
     """1 for plus, −1 for minus, of the same votes."""
-    final: list[VoteRow] = field(default_factory=list)
-    """Last answers to blind comparisons of the tuned policy with the base; notes are left out."""
-    trainers: set[str] = field(default_factory=set)
-    """Panelists who voted in training."""
 
     def steps(self) -> Counter[int | None]:
         """Counted votes by step."""
@@ -358,13 +354,8 @@ def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
         totals.voters[vote.panelist].add(vote)
         if vote.counted:
             _add_counted(totals, vote)
-        if vote.kind == "train":
-            if not vote.revision:
-                totals.first_us.append(vote.received_us)
-            if vote.choice != "skip":
-                totals.trainers.add(vote.panelist)
-        elif vote.standing and vote.kind == "final":
-            totals.final.append(replace(vote, notes={}))
+        if vote.kind == "train" and not vote.revision:
+            totals.first_us.append(vote.received_us)
         if vote.counted and vote.repeats is not None:
             again.append(replace(vote, notes={}))
     if again:
@@ -432,8 +423,8 @@ class RunFacts:
     limit_votes: int | None = None
     hidden_final: int = 0
     """How many first answers to open final comparisons are left out."""
-    finals: tuple[str | None, ...] = ()
-    """For each final comparison, the digest of the tuned weights; None before it is drawn."""
+    blind: Blind | None = None
+    """The last blind comparison of the policy with its start; None without a vote."""
 
 
 @dataclass(frozen=True)
@@ -452,11 +443,6 @@ class Evidence:
         """Totals of the votes, computed at first use."""
         return total_votes(self.votes)
 
-    @property
-    def final(self) -> FinalCount | None:
-        """The last blind comparison of the tuned policy with the base; None without a vote."""
-        return final_results(self.totals.final, self.totals.trainers, self.run.finals)
-
 
 def read_evidence(ledger: Ledger, *, live: bool = False) -> Evidence:
     """Read the rows of a ledger as they stand; votes are read only when they are iterated.
@@ -468,7 +454,7 @@ def read_evidence(ledger: Ledger, *, live: bool = False) -> Evidence:
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
     headings, distinct = _headings(ledger), _distinct_pairs(ledger)
     return Evidence(
-        run=_run(ledger, hidden),
+        run=_run(ledger, hidden, live),
         steps=tuple(
             replace(row, headings=headings.get(row.step, ()), distinct=distinct.get(row.step))
             for row in read_reports(ledger)
@@ -493,7 +479,7 @@ def open_comparisons(ledger: Ledger) -> frozenset[str]:
     return frozenset([*final, *(row["comparison"] for row in train)])
 
 
-def _run(ledger: Ledger, hidden: Collection[str]) -> RunFacts:
+def _run(ledger: Ledger, hidden: Collection[str], live: bool) -> RunFacts:
     config = run_spec.recorded_config(ledger)
     optimizer = ledger.spec.get("optimizer", {})
     k, n, m = (int(optimizer.get(key, 1)) for key in ("K", "N", "M"))
@@ -513,9 +499,7 @@ def _run(ledger: Ledger, hidden: Collection[str]) -> RunFacts:
         as_of_us=ledger.clock(),
         hidden_us=tuple(row["received_us"] for row in first if row["kind"] == "train"),
         hidden_final=sum(row["kind"] == "final" for row in first),
-        finals=tuple(
-            (order.result or {}).get("tuned_sha256") for order in orders.orders(ledger, "final")
-        ),
+        blind=blind.read(ledger, live=live),
         pauses=tuple(pauses.list_pauses(ledger)),
         limit_steps=limits.step,
         limit_votes=limits.votes,

@@ -44,7 +44,7 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.setup_progress import IMPROVING, STEPS
 from szpo.turns import Turns
 from szpo.types import Progress, Say, unseen
-from szpo.voting import lease, policy_checks, withdrawals
+from szpo.voting import lease, withdrawals
 from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.step_record import Outcome
 
@@ -102,7 +102,7 @@ def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
         facts, others = subspaces.describe_recorded(held)
         body |= {**facts, "conv1d": conv1d}
     out = withdrawals.withdrawals(ledger, begun.event)
-    policy_checks.adopt(ledger, begun.epoch, out, found.adopts, body, others)
+    withdrawals.adopt(ledger, begun.epoch, out, found.adopts, body, others)
     if found.sites is not None:
         assert parts.base is not None
         policy.subspace = found.sites[0]

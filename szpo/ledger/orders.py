@@ -152,12 +152,10 @@ def comparisons(order: Order) -> tuple[str, ...]:
     return tuple((order.result or {}).get("comparisons", ()))
 
 
-def of_comparison(ledger: Ledger, comparison: str) -> Order | None:
-    """The order for which a comparison was made; None for comparisons of a step."""
-    for order in results(ledger, "final"):
-        if comparison in comparisons(order):
-            return order
-    return None
+def takes_votes(ledger: Ledger, comparison: str) -> bool:
+    """Whether a comparison that was made for an order takes votes: until that is closed."""
+    closed = (order for order in results(ledger, "final") if order.closed_us is not None)
+    return not any(comparison in comparisons(order) for order in closed)
 
 
 def _order(row: Record) -> Order:

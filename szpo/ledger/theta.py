@@ -2,7 +2,7 @@
 
 Weights that a run adopted after improving on a taste: tensors of the record. They are every moving
 factor of the adapter. A run's recommended point is θ in its coordinates until it has adopted
-weights, and these from then on. A return (`szpo.voting.policy_checks`) ends that: the start is
+weights, and these from then on. A return (`szpo.voting.blind`) ends that: the start is
 recommended, until weights are adopted again.
 """
 

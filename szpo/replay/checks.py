@@ -35,7 +35,7 @@ from szpo.optim import parameters
 from szpo.optim.optimizer import rule_of
 from szpo.replay import replay
 from szpo.types import Comparison
-from szpo.voting import counting, policy_checks, seats, withdrawals
+from szpo.voting import blind, counting, seats, withdrawals
 from szpo.voting.step import read_step, text_digest
 from szpo.voting.steps import OWN_PAIRS, asked_pairing, stored
 
@@ -341,15 +341,15 @@ def _mix_of(ledger: Ledger, body: Mapping[str, Any]) -> str:
 def check_returns(look: Examination) -> None:
     """Check that the policy went back to its start where the votes on check pairs say so."""
     due = None
-    for steps, found, body in policy_checks.walk(look.ledger):
+    for steps, checks, body in blind.walk_checks(look.ledger):
         if due is None and body is not None and WITHDRAWN in body:
             out = {each.panelist for each in withdrawals.withdrawals(look.ledger)}
             if body[WITHDRAWN] not in out:
                 raise Broken("events", RETURNED, "names nobody who withdrew votes")
         elif body != due:
             raise Broken("events", RETURNED, "does not fit the votes on check pairs")
-        against = body is None and found.against
-        due = policy_checks.describe(look.ledger, steps, found) if against else None
+        against = body is None and checks.against
+        due = blind.describe_return(look.ledger, steps, checks) if against else None
     if due is not None:
         raise Broken("events", RETURNED, "is missing, and the votes on check pairs ask it")
 

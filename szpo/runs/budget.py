@@ -27,7 +27,7 @@ from szpo.optim.sample_directions import NORMALISE_UP_TO
 from szpo.optim.settings import Settings
 from szpo.runs import answer_pool, start_features
 from szpo.voting import lease, pauses, seats, shown_features
-from szpo.voting.finals import PAIRS
+from szpo.voting.blind import PAIRS
 from szpo.voting.step_record import read_reports
 
 WORDS_PER_MINUTE = 238

@@ -22,7 +22,12 @@ from szpo.errors import LeaseError, UsageError
 from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.ledger.theta import recommended_digest, theta_digest, updated_digests
+from szpo.ledger.theta import (
+    recommended_digest,
+    theta_digest,
+    theta_digests,
+    updated_digests,
+)
 from szpo.models import answer_shares
 from szpo.models.answer_shares import NAMES, AnswerShares
 from szpo.policies import text_guards
@@ -32,6 +37,7 @@ from szpo.runs.assemble import RunParts
 from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row, Say
 from szpo.voting import lease, pauses, steps
+from szpo.voting.panel_evaluator import Score
 
 PROMPTS = 6
 """Default number of prompts of an order."""
@@ -105,12 +111,22 @@ def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
     orders.settle(ledger, order, body)
 
 
-def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
+def fulfil_final(
+    ledger: Ledger,
+    order: Order,
+    parts: RunParts,
+    *,
+    drawn: Sequence[Row] = (),
+    score: Score | None = None,
+) -> None:
     """Draw a blind final comparison's answers; store it and settle its order in one transaction.
 
     Plus is the tuned policy and minus the base. Unlike in a step,
     the two sides draw independent random numbers: the figure says how often an answer of one is
     preferred to an answer of the other, each drawn as a user would get it.
+
+    ``drawn``: pairs of the policy as it is exported, taken where they are enough. ``score``: a
+    simulated panel's reward, by which the result tells how many rows it decides for the policy.
     """
     if theta.is_still(ledger):
         raise UsageError("final comparison: nothing moves in this run; the two sides are the same")
@@ -122,45 +138,33 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
             "final comparison: this run has no held-out prompts; mark some with split = heldout"
         )
     place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
-    count = order.body.get("comparisons", COMPARISONS)
     rows = min(parts.settings.section.D, len(parts.prompts.heldout))
-    pairs, tuned_sha256, base_sha256 = draw_pairs(ledger, parts, "final", place, count * rows)
-    made = cut(ledger, pairs, rows, place)
-    notes = {
-        "rows": rows,
-        "after": last,
-        "tuned_sha256": tuned_sha256,
-        "base_sha256": base_sha256,
-    }
-    orders.settle(ledger, order, notes, made)
-
-
-def draw_pairs(
-    ledger: Ledger, parts: RunParts, name: str, place: int, count: int
-) -> tuple[list[Row], str, str]:
-    """Pairs of the policy as it is (plus) and the start, on held-out prompts; both digests."""
-    asked = draw_prompts(ledger, f"{name} prompts", place, parts.prompts.heldout, count)
-    sides = []
-    for side, until in (("tuned", None), ("base", 0)):
-        seed = as_seed(seeds.derive(ledger.root_seed, name, k=place, name=side))
-        sides.append(sample_answers(ledger, parts, asked, until=until, seed=seed))
-    (tuned, tuned_sha256), (base, base_sha256) = sides
-    pairs = [Row(*each) for each in zip(asked, tuned, base, strict=True)]
-    return pairs, tuned_sha256, base_sha256
-
-
-def cut(
-    ledger: Ledger, pairs: Sequence[Row], rows: int,
-    place: int | None = None,
-) -> list[Comparison]:  # fmt: skip
-    """Cut pairs into comparisons of ``rows`` rows; ``place`` is that of their order, if any."""
-    return [
+    count = rows * order.body.get("comparisons", COMPARISONS)
+    pairs = list(drawn[:count])
+    if len(pairs) < count:
+        asked = draw_prompts(ledger, "final prompts", place, parts.prompts.heldout, count)
+        sides = []
+        for side, until in (("tuned", None), ("base", 0)):
+            seed = as_seed(seeds.derive(ledger.root_seed, "final", k=place, name=side))
+            sides.append(sample_answers(ledger, parts, asked, until=until, seed=seed)[0])
+        pairs = [Row(*each) for each in zip(asked, *sides, strict=True)]
+    made = [
         Comparison(
             seeds.derive(ledger.root_seed, "final", k=place, name=str(n)).hex(),
-            -1, place or 0, n, tuple(pairs[n * rows : (n + 1) * rows]), kind="final",
+            -1, place, n, tuple(pairs[n * rows : (n + 1) * rows]), kind="final",
         )
-        for n in range(len(pairs) // rows)
+        for n in range(count // rows)
     ]  # fmt: skip
+    notes: dict[str, Any] = {
+        "rows": rows,
+        "after": last,
+        "tuned_sha256": recommended_digest(ledger),
+        "base_sha256": theta_digests(ledger)[0],
+    }
+    if score is not None:
+        gaps = [score(each.prompt, each.plus) - score(each.prompt, each.minus) for each in pairs]
+        notes["true"] = [sum(gap > 0 for gap in gaps), sum(gap != 0 for gap in gaps)]
+    orders.settle(ledger, order, notes, made)
 
 
 def draw_prompts(

@@ -23,7 +23,7 @@ from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.runs.services import Position, Services, check_weights
 from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
-from szpo.voting import pauses, policy_checks, steps
+from szpo.voting import blind, pauses, steps
 from szpo.voting.counting import StepVotes
 from szpo.voting.step import read_step
 from szpo.voting.step_record import Stopwatch, count, figures_of, flatten, plain
@@ -135,7 +135,7 @@ def apply(
             centre_sha256=new.after.centre_sha256,
             notes=plain({**noted, **strange, **watch.seconds()}),
         )
-        policy_checks.return_if_due(ledger, at.step + 1)
+        blind.return_if_due(ledger, at.step + 1)
         if (broken := bands.broken(noted)) is not None:
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {at.step}: {broken[1]}")
     # From here on the step is done; everything below follows from the ledger.

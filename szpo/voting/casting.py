@@ -11,10 +11,9 @@ from pydantic import Field, field_validator, model_validator
 
 from szpo.config.section import Section
 from szpo.errors import SzpoError, UsageError
-from szpo.ledger import canonical
+from szpo.ledger import canonical, orders
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Choice
-from szpo.voting import finals
 
 CHOICES: Final = get_args(Choice)
 Action = Literal["exclude", "reinstate"]
@@ -149,7 +148,7 @@ def store(
 
 def _is_open(ledger: Ledger, seat: Record) -> bool:
     if seat["kind"] == "final":
-        return finals.is_open(ledger, seat["comparison"])
+        return orders.takes_votes(ledger, seat["comparison"])
     return bool(seat["state"] == "open")
 
 

@@ -20,9 +20,11 @@ from szpo import plugins, seeds
 from szpo.config.schema import Config
 from szpo.errors import RunError, SzpoError, UsageError
 from szpo.files import quoted
+from szpo.ledger import orders
 from szpo.ledger.database import Ledger
+from szpo.ledger.orders import Order
 from szpo.types import Answer, Assignment, Choice, Comparison, Prompt
-from szpo.voting import lease, steps
+from szpo.voting import blind, lease, steps
 from szpo.voting.counting import StepVotes
 from szpo.voting.evaluator import Evaluator, Judge, NobodyLeftError, Tiring
 from szpo.voting.seats import Letter, PanelistKind
@@ -137,6 +139,24 @@ def answer(
             for (comparison, panelist, seat), choice in zip(seats, chosen, strict=True):
                 idem = idem_key(ledger.root_seed, comparison, panelist)
                 service.cast(seat.id, choice, idem=idem)
+
+
+def answer_order(service: VoteService, order: Order, panel: Sequence[tuple[str, Judge]]) -> None:
+    """Let a panel answer the comparisons of a final order in turn, and close it, in one commit."""
+    ledger, names = service.ledger, orders.comparisons(order)
+    asked = [c for c in map(ledger.comparison, names) if c is not None and not c.identical]
+    sides = blind.planned_sides(ledger.root_seed, order.id, max(1, len(asked)), 0)
+    choices = []
+    for i, (comparison, side) in enumerate(zip(asked, sides, strict=False)):
+        panelist, judge = panel[i % len(panel)]
+        key = judge_key(ledger.root_seed, comparison, panelist)
+        choice = judge.judge(comparison, panelist=panelist, plus_side=side, key=key)
+        choices.append((comparison.id, side, panelist, choice))
+    with ledger.transaction("votes"):
+        for comparison_id, side, panelist, choice in choices:
+            seat = service.make_seat(comparison_id, side, panelist, None)
+            service.cast(seat.id, choice, idem=seat.id)
+        orders.close(ledger, order.id, "szpo run")
 
 
 def _advance_tiring(
@@ -341,29 +361,6 @@ class FunctionPanel:
         minus = [row.minus.text for row in comparison.rows]
         a, b = (plus, minus) if plus_side == "A" else (minus, plus)
         return read_choice(self._ask([row.prompt.text for row in comparison.rows], a, b), key)
-
-    def compare(
-        self,
-        prompts: Sequence[Prompt],
-        tuned: Sequence[Answer],
-        base: Sequence[Answer],
-        *,
-        side: Letter,
-    ) -> float:
-        """The share of the function's vote for the tuned batch, which is shown on ``side``.
-
-        Batches with equal texts are a tie, and the function is not asked. If it abstains, the
-        share is .5.
-        """
-        first, second = [answer.text for answer in tuned], [answer.text for answer in base]
-        if first == second:
-            return 0.5
-        asked = [prompt.text for prompt in prompts]
-        shown = (first, second) if side == "A" else (second, first)
-        share = read_share(self._ask(asked, *shown))
-        if share is None:
-            return 0.5
-        return share if side == "A" else 1 - share
 
     def _ask(self, prompts: list[str], a: list[str], b: list[str]) -> object:
         """What the function returns; asked again after a text that is no vote, a typo."""

@@ -4,7 +4,7 @@ A seat is a comparison reserved for a panelist (table `assignments`). `szpo.voti
 decides which comparison of the open step is served next.
 
 Which policy stands on side A: plus or minus, balanced over a step's votes or drawn. Final
-comparisons are balanced in `szpo.voting.finals`.
+comparisons are balanced in `szpo.voting.blind`.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from typing import Any, Final, Literal, TypeVar
 from szpo.config.section import checked
 from szpo.errors import StorageError, UsageError
 from szpo.failpoints import failpoint
-from szpo.ledger import canonical
+from szpo.ledger import canonical, orders
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Choice, Vote
-from szpo.voting import casting, counting, finals, seats
+from szpo.voting import blind, casting, counting, seats
 from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import ComparisonSeats, RunNow, Seat, SeatCounts, StepVotes
 from szpo.voting.seats import PanelistKind
@@ -187,16 +187,15 @@ class VoteService:
         """Serve a blind final comparison; None while there is none for this panelist.
 
         It is the one with the fewest answers that they have not been shown. Sides are balanced
-        over an order. A panelist who voted in training waits while somebody who did not is
-        present: see `szpo.voting.finals`.
+        over an order: see `szpo.voting.blind`.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
             now = self.clock()
             held = seats.find_unanswered(self.ledger, panelist, ("final",), now)
-            if held is not None and finals.is_open(self.ledger, held.comparison):
+            if held is not None and orders.takes_votes(self.ledger, held.comparison):
                 return self.serve_again(held.id, tab)
-            found = finals.choose_final(self.ledger, panelist, now)
+            found = blind.choose(self.ledger, panelist, now)
             return None if found is None else self.make_seat(*found, panelist, tab)
 
     def assignment(self, assignment: str) -> Assignment | None:

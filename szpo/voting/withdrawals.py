@@ -14,13 +14,13 @@ without theirs from then on. Run, replay and verify read this with each step's i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from szpo.errors import IntegrityError, UsageError
+from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
@@ -29,7 +29,8 @@ from szpo.optim.optimizer import State, rule_of
 from szpo.optim.rule import Recounted
 from szpo.optim.settings import Settings
 from szpo.optim.weighting import History
-from szpo.voting import casting, counting
+from szpo.types import Theta
+from szpo.voting import casting, counting, lease
 
 OVER: Final = ("closed", "applied")
 """States of a step that takes no more votes."""
@@ -121,6 +122,32 @@ def withdraw(
             ledger.record_event(theta.RETURNED, by, {**body, "theta_sha256": digests[0]})
             return replace(learned, removed=True)
     return learned
+
+
+def adopt(
+    ledger: Ledger,
+    epoch: int,
+    withdrawn: Sequence[Withdrawal],
+    weights: Theta,
+    body: Mapping[str, Any],
+    others: Theta | None = None,
+) -> None:
+    """Record improved weights by `append_adopted`, if the run and their votes stand as then.
+
+    ``epoch`` and ``withdrawn``: the controller's, and the withdrawals, when the votes were read.
+
+    Raises:
+        LeaseError: another controller has taken the run over.
+        RunError: votes were withdrawn meanwhile.
+    """
+    with ledger.transaction("controller"):
+        lease.check(ledger, epoch)
+        if withdrawals(ledger) != tuple(withdrawn):
+            raise RunError(
+                "votes were withdrawn meanwhile, and what had learned from them is not "
+                "adopted; improve again"
+            )
+        theta.append_adopted(ledger, weights, body, others)
 
 
 def find_learned(ledger: Ledger, panelist: str) -> Learned:

@@ -18,7 +18,8 @@ from szpo.ledger.theta import append_adopted, theta_digest, theta_digests
 from szpo.replay import verification
 from szpo.runs import assemble, controller, driver, samples
 from szpo.runs.callbacks import read_facts
-from szpo.voting import finals
+from szpo.voting import blind
+from szpo.voting.blind import PAIRS as PAIRS_AT_END
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
@@ -54,8 +55,7 @@ def made(ledger, source, count=4):
 
 def count_votes(ledger):
     """The counts of the latest final comparison, open or closed."""
-    totals = vote_rows.read_evidence(ledger, live=True).totals
-    return finals.final_results(totals.final, totals.trainers)
+    return blind.read(ledger, live=True)
 
 
 def seat_and_vote(ledger, comparison, name, choices, plus_side="A"):
@@ -113,12 +113,13 @@ def test_pairs_that_a_simulated_panel_judges_at_the_end_are_counted_for_the_poli
         append_adopted(ledger, {"z": np.ones(4, np.float32)}, {"steps": 1})
         source = parts_of(settings, policy, PromptSet(TRAIN, HELDOUT))
         source = replace(source, panel=panel_of(ledger, judge=ValueJudge(beta=100)))
-        measuring.judge_last_pairs(
-            ledger, source, lambda prompt, answer: float(answer.text.split()[1])
-        )
+        for _ in range(2):  # as after a kill
+            measuring.compare_blind(
+                ledger, source, lambda prompt, answer: float(answer.text.split()[1])
+            )
         last = improvement.read(ledger).last
-        assert (last.pairs, last.new, last.start, last.same) == (finals.PAIRS, finals.PAIRS, 0, 0)
-        assert (last.true.hits, last.true.of) == (finals.PAIRS, finals.PAIRS)
+        assert (last.pairs, last.new, last.start, last.same) == (PAIRS_AT_END, PAIRS_AT_END, 0, 0)
+        assert (last.true.hits, last.true.of) == (PAIRS_AT_END, PAIRS_AT_END)
 
 
 def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tuned, tmp_path):
@@ -161,7 +162,7 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
     orders.close(ledger, order.id, "op")
     helped = improvement.read(ledger)
     assert helped.share is not None and (helped.share.hits, helped.share.of) == (20, 24)
-    shown = overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"].tuned
+    shown = overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"].preferred
     assert (shown.hits, shown.of) == (20, 24), "the operator's page counts as the verdict does"
     with contextlib.suppress(LookupError), ledger.transaction("op"):
         append_adopted(ledger, {"b": np.ones(1, np.float32)}, {"steps": 3})
@@ -213,9 +214,9 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     without = seat_and_vote(ledger, found[1], "new-2", ["A"])
     VoteService(ledger).amend(without, "exclude", "asked to", "op")
     result = count_votes(ledger)
-    assert result.tuned == result.untuned == metrics.share(2, 3)  # the tie is in neither
+    assert result.preferred == result.fresh == metrics.share(2, 3)  # the tie is in neither
     made_for = [ledger.comparison(c) for c in orders.comparisons(order)]
-    assert (result.ties, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
+    assert (result.same, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
     # The operator's page says the same; while people vote, only to those who turned the live view
     # on.
     assert overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"] is None
@@ -314,7 +315,7 @@ def sides(ledger):
         "SELECT plus_side FROM assignments JOIN comparisons USING (comparison) "
         "WHERE kind = 'train' ORDER BY step, k, n, panelist"
     )
-    later = [finals.planned_sides(ledger.root_seed, 1, 6, pair) for pair in (0, 2, 4)]
+    later = [blind.planned_sides(ledger.root_seed, 1, 6, pair) for pair in (0, 2, 4)]
     return [seat["plus_side"] for seat in seats], later
 
 

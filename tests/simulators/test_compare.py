@@ -18,16 +18,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from szpo.analysis import improvement, taught
+from szpo.analysis import taught
 from szpo.baselines.asking import JudgesAsk, Meter, Survey, ask_round
 from szpo.baselines.reward_model import scale_reward
 from szpo.baselines.trainer import require_finite
 from szpo.data.preference_formats import Pair
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.improvement import policy_search
+from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.runs import status as of_ledger
 from szpo.types import Answer, Prompt, Row
+from szpo.voting import blind
 from szpo_simulators import cells, compare, start, summary
 from szpo_simulators import plan as plans
 from szpo_simulators import records as stores
@@ -630,8 +632,8 @@ def test_an_improved_cell_says_what_votes_showed_and_whom_the_panel_prefers(
     assert [row.get("preferred") for row in again] == [None, last["preferred"]]
     with Ledger.open(cells.ledger_path(tmp_path, "improved"), readonly=True) as ledger:
         found = [taught.last_findings(ledger, row["steps"]) for row in (first, last)]
-        assert len(list(ledger.events("last pairs"))) == 1
-        pairs = improvement.read_last_pairs(ledger)
+        assert len(orders.orders(ledger, "final")) == 1
+        pairs = blind.read(ledger)
     assert [row["factor"] for row in (first, last)] == [round(each.factor, 3) for each in found]
     assert [row["words"] for row in (first, last)] == [taught.words(each) for each in found]
     assert last["factor"] > math.log(9) and last["words"].startswith("more positive in tone")

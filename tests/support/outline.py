@@ -17,7 +17,7 @@ FACTS = Facts(Progress(40, 240), people=6, vote_s=9.0, sheet=8, before=3)
 SHOWS = {
     "notes": {}, "fresh": False, "closed": None, "sheet": "seat-1", "verdicts": {}, "undo": None,
     "news": None, "answered": [], "may_change": False, "finals_left": 0,
-    "finals_given": 0, "waits": False, "moves": True,
+    "finals_given": 0, "moves": True,
 }  # fmt: skip
 """What the templates show beside the fields of a screen."""
 VOID = {"input", "meta", "br", "img", "link", "hr"}

@@ -14,8 +14,8 @@ from szpo.optim.informative import NOISE
 from szpo.replay import replay, verification
 from szpo.runs import answer_pool, services
 from szpo.types import Answer, Comparison, Prompt
-from szpo.voting import counting, policy_checks, withdrawals
-from szpo.voting.policy_checks import NEEDED, factor_against
+from szpo.voting import blind, counting, withdrawals
+from szpo.voting.blind import NEEDED, factor_against
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
@@ -176,10 +176,10 @@ def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(
         who = next(vote.panelist for vote in cast if vote.comparison in ids)
         hers = sum(vote.panelist == who and vote.comparison in ids for vote in cast)
         (found,) = ledger.query("SELECT pseudonym FROM panelists WHERE panelist = ?", (who,))
-        before = policy_checks.read(ledger)
+        before = blind.read_checks(ledger)
         withdrawals.withdraw(ledger, "szpo invite", found["pseudonym"], settings)
         drive(settings, ledger, policy, until_step=13, checks=0.0, aside=aside)
-        after = policy_checks.read(ledger)
+        after = blind.read_checks(ledger)
         pairs = [each.new + each.start + each.same for each in (before, after)]
         assert pairs[0] - hers == pairs[1]
         assert verification.verify(ledger).ok
@@ -229,7 +229,7 @@ def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
             ends = recommended_digests(ledger)
             assert {*ends[steps:]} == {ends[0]} != {ends[steps - 1]}
             assert not any("policy" in pool for pool in pools(ledger)[steps:])
-            assert improvement.read(ledger).sentence == policy_checks.why_back(ledger)
+            assert improvement.read(ledger).sentence == blind.why_back(ledger)
             assert verification.verify(ledger).ok
             found.append((history(ledger), back))
     assert found[0] == found[1]

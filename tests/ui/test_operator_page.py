@@ -80,7 +80,7 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     shown = seen(voted)
     assert shown["page"]["agreement"]["a_side"].of == seats + 1, "the open round's vote with them"
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
-    assert shown["page"]["improving"]["final"].tuned.of == 4
+    assert shown["page"]["improving"]["final"].preferred.of == 4
     do(voted, "live", on=False)
     again = seen(voted)
     assert again["page"]["improving"]["final"] is None

@@ -6,14 +6,12 @@ from hypothesis import HealthCheck, given, settings, strategies
 from szpo.ledger import orders
 from szpo.metrics import share
 from szpo.replay import verification
-from szpo.types import Comparison, Vote
-from szpo.voting import counting, finals, steps
+from szpo.types import Comparison
+from szpo.voting import blind, counting, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.panel_evaluator import LedgerEvaluator
-from szpo.voting.seats import PRESENT_US
 from szpo.voting.service import VoteService
-from szpo_ui import credentials
 from tests.support.asking import KEY, ask, ask_six, people, rows, seat_and_vote, vote_all
 from tests.support.quadratic import go, new_ledger, settings_of, start
 
@@ -83,24 +81,15 @@ def answer_all(service, panelist, choice="A"):
     return shown
 
 
-def tuner(service):
-    """A panelist who voted in training, on a step that is closed."""
-    ann = service.enroll("person", "ann")
-    ask_six(service.ledger, m=1)
-    vote_all(service, ann)
-    assert steps.close(service.ledger, 0, "rule")
-    return ann
-
-
 def test_everybody_sees_each_comparison_once_the_least_answered_first(ledger, service):
     ids = [service.enroll("person", f"p{i}") for i in range(3)]
     assert service.final(ids[0]) is None
     number = place_final(ledger, 6, equal={2})
-    assert [finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [5] * 3
+    assert [blind.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [5] * 3
     first = {service.final(panelist).comparison for panelist in ids}
     assert len(first) == 3
     shown = {panelist: [s.comparison for s in answer_all(service, panelist)] for panelist in ids}
-    assert [finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [0] * 3
+    assert [blind.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [0] * 3
     want = sorted(f"f{number}-{n}" for n in (0, 1, 3, 4, 5))  # nobody reads two equal batches
     assert all(sorted(seen) == want for seen in shown.values())
 
@@ -149,49 +138,30 @@ def _answers(ledger):
 
 def test_no_side_of_a_final_comparison_follows_from_others():
     places = [(order, 2 * pair) for order in range(20) for pair in (0, 1)]
-    rounds = [finals.planned_sides(3, order, 6, pair) for order, pair in places]
+    rounds = [blind.planned_sides(3, order, 6, pair) for order, pair in places]
     assert {sides.count("A") for sides in rounds} == {3}
     # Each of the 20 orders of three and three may come: alternating there were two.
     assert len({tuple(sides) for sides in rounds}) > 10
     for order in range(8):
-        first, second = (finals.planned_sides(3, order, 6, seat) for seat in (0, 1))
+        first, second = (blind.planned_sides(3, order, 6, seat) for seat in (0, 1))
         assert all(one != other for one, other in zip(first, second, strict=True))
 
 
-def test_who_did_not_tune_comes_first_while_there(ledger, service):
-    ann = tuner(service)
-    fresh = credentials.invite(ledger, "panelist")
-    place_final(ledger, 2)
-    assert service.final(ann) is not None  # nobody else is there
-    credentials.redeem(ledger, fresh.token)
-    service.release(service.final(ann).id)
-    assert service.final(ann) is None
-    shown = answer_all(service, fresh.panelist)
-    assert len(shown) == 2
-    assert service.final(ann) is not None  # they have seen everything
-
-
-def test_an_open_page_that_begins_nothing_does_not_keep_everybody_waiting(ledger, service):
-    ann = tuner(service)
-    fresh = credentials.invite(ledger, "panelist")
-    session, _ = credentials.redeem(ledger, fresh.token)
-    place_final(ledger, 2)
-    for _ in range(20):  # the page asks on and on
-        ledger.clock.now += PRESENT_US // 25
-        assert service.final(ann) is None
-        assert credentials.identify(ledger, session) is not None
-    ledger.clock.now += PRESENT_US // 4
-    assert credentials.identify(ledger, session) is not None
-    assert service.final(ann) is not None
-
-
-def test_a_skip_in_training_tunes_nothing(ledger, service):
+def test_those_who_voted_in_training_are_counted_apart(ledger, service):
+    """Ann voted there; Ben skipped, which is no vote, and prefers the start's answer."""
     ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
     ask_six(ledger, m=1)
-    vote_all(service, ann, "skip")
-    vote_all(service, ben)
-    place_final(ledger, 1)
-    assert service.final(ben) is None and service.final(ann) is not None
+    vote_all(service, ben, "skip")
+    vote_all(service, ann)
+    number = place_final(ledger, 1)
+    for who, verdict in ((ann, "plus"), (ben, "minus")):
+        seat = service.final(who)
+        side = seat.plus_side if verdict == "plus" else "AB".replace(seat.plus_side, "")
+        service.cast(seat.id, side, idem=seat.id)
+    assert blind.read(ledger) is None  # while it is open
+    orders.close(ledger, number, "op")
+    result = blind.read(ledger)
+    assert (result.new, result.start, result.fresh, result.by) == (1, 1, share(0, 1), "")
 
 
 def test_an_answer_may_be_changed_until_the_order_is_closed(ledger, service):
@@ -228,12 +198,6 @@ def test_a_simulated_panelist_has_a_seat_of_its_own_at_every_comparison(ledger, 
     assert len({seat.id for seat in seats}) == 5
     assert len({seat.prompt_order for seat in seats}) > 1
     assert verification.verify(ledger).ok
-
-
-def test_those_who_voted_in_training_are_counted_apart():
-    votes = [Vote("c", "ann", 0, 0, "plus", "A"), Vote("c", "ben", 0, 0, "minus", "B")]
-    found = finals.final_results(votes, {"ben"})
-    assert (found.tuned, found.untuned) == (share(1, 2), share(1, 1))
 
 
 def voted(service, people, each):

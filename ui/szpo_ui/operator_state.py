@@ -29,9 +29,15 @@ from szpo_ui.site import Site
 EVENTS: Final = 80
 """Events shown, newest first."""
 HIDDEN_EVENTS: Final = (
-    "rows", "asked", "generated", "regressors", "step", "consent", "measured", "sample check",
-    improvement.LAST_PAIRS,
-)  # fmt: skip
+    "rows",
+    "asked",
+    "generated",
+    "regressors",
+    "step",
+    "consent",
+    "measured",
+    "sample check",
+)
 """Kinds of events that the log omits, since other lines report them or they are private."""
 _EVENTS: Final = {
     "pause": "paused the run{reason}",

@@ -14,12 +14,11 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from szpo.ledger import orders
 from szpo.ledger.database import Ledger, Record
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.runs.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
-from szpo.voting import casting, finals
+from szpo.voting import blind, casting
 from szpo.voting.counting import HARMFUL, StepVotes
 from szpo.voting.seats import assignment
 from szpo_ui import credentials
@@ -465,11 +464,9 @@ class _Viewer:
         if self.status.state != "finished":
             return None
         ledger, left = self.site.ledger, _count_finals(self.site, self.panelist)
-        placed = orders.orders(ledger, "final")
         shows = {
             "finals_left": left,
             "finals_given": ledger.query(_FINALS_GIVEN, (self.panelist,))[0]["n"] if left else 0,
-            "waits": not left and any(o.closed_us is None and o.error is None for o in placed),
         }
         return self.make_screen("finished", progress=self.progress(), shows=shows)
 
@@ -500,7 +497,7 @@ def _count_finals(site: Site, panelist: str) -> int:
     sql = "SELECT 1 FROM comparisons WHERE run = ? AND kind = 'final' LIMIT 1"
     if not site.ledger.query(sql, (site.ledger.run,)):
         return 0
-    return finals.count_left(site.ledger, panelist, site.ledger.clock())
+    return blind.count_left(site.ledger, panelist, site.ledger.clock())
 
 
 def read_facts(site: Site, progress: Progress, *, asked: int | None, before: int) -> Facts:

@@ -11,8 +11,8 @@ from scipy import special
 from szpo.errors import LeaseError, RunError
 from szpo.ledger.theta import adopted_bodies, append_adopted, read_adopted
 from szpo.replay import replay, verification
-from szpo.voting import counting, lease, policy_checks, withdrawals
-from szpo.voting.policy_checks import Checks, factor_against
+from szpo.voting import blind, counting, lease, withdrawals
+from szpo.voting.blind import Blind, factor_against
 from szpo.voting.step_record import read_reports
 from tests.support import named_run
 
@@ -43,17 +43,17 @@ def test_a_coin_returns_the_policy_in_at_most_one_of_nine_runs_however_often_it_
         for new, chance in alive.items():
             for more in (0, 1):
                 ahead[new + more] = ahead.get(new + more, Fraction(0)) + chance / 2
-        stopped += sum(c for new, c in ahead.items() if Checks(new, i - new).against)
-        alive = {new: c for new, c in ahead.items() if not Checks(new, i - new).against}
-    assert stopped <= Fraction(1, policy_checks.NEEDED)
+        stopped += sum(c for new, c in ahead.items() if Blind(new, i - new).against)
+        alive = {new: c for new, c in ahead.items() if not Blind(new, i - new).against}
+    assert stopped <= Fraction(1, blind.NEEDED)
     assert sum(alive.values()) + stopped == 1
 
 
 def test_same_says_nothing_and_five_in_a_row_for_the_start_are_enough():
-    assert Checks(0, 5, 0).against and Checks(0, 5, 9).factor == Checks(0, 5).factor
-    assert not Checks(0, 4).against and not Checks(1, 6).against
+    assert Blind(0, 5, 0).against and Blind(0, 5, 9).factor == Blind(0, 5).factor
+    assert not Blind(0, 4).against and not Blind(1, 6).against
     assert factor_against(1, 6) == Fraction(sum(comb(8, j) for j in range(2, 9)), 8 * 7)
-    assert "the start's answer in 11 of 13 check pairs (odds of 1" in Checks(2, 11).sentence()
+    assert "the start's answer in 11 of 13 check pairs (odds of 1" in Blind(2, 11).sentence()
 
 
 def test_a_round_tells_the_nats_of_adopted_weights_and_none_of_the_start(tmp_path):
@@ -84,12 +84,12 @@ def test_after_a_return_only_later_checks_count(tmp_path):
                 ledger.record_event(kind, "controller", {"step": 0, "pool": pool})
 
         check([comparison.id for comparison in ledger.comparisons(0)])
-        found = policy_checks.read(ledger)
+        found = blind.read_checks(ledger)
         assert found.new + found.start == len(counting.counted(ledger, 0)) > 0
-        body = policy_checks.describe(ledger, 1, found)
-        ledger.record_event(policy_checks.RETURN, "controller", body)
+        body = blind.describe_return(ledger, 1, found)
+        ledger.record_event(blind.RETURN, "controller", body)
         check([])
-        assert policy_checks.read(ledger) == Checks()
+        assert blind.read_checks(ledger) == Blind()
 
 
 def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand(tmp_path):
@@ -98,13 +98,13 @@ def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand
         named_run.drive(settings, ledger, until_step=1)
         epoch, theta = lease.acquire(ledger, "one:1:x").epoch, replay.fold(ledger)
         body = named_run.adoption(ledger, 1)
-        policy_checks.adopt(ledger, epoch, (), theta, body)
+        withdrawals.adopt(ledger, epoch, (), theta, body)
         name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
         withdrawals.withdraw(ledger, "szpo invite", name, settings)
         with pytest.raises(RunError, match="votes were withdrawn meanwhile"):
-            policy_checks.adopt(ledger, epoch, (), theta, body)
+            withdrawals.adopt(ledger, epoch, (), theta, body)
         ledger.execute("UPDATE controller SET expires_us = 0")  # as after an hour asleep
         lease.acquire(ledger, "two:1:x")
         with pytest.raises(LeaseError, match="another controller has taken this run over"):
-            policy_checks.adopt(ledger, epoch, withdrawals.withdrawals(ledger), theta, body)
+            withdrawals.adopt(ledger, epoch, withdrawals.withdrawals(ledger), theta, body)
         assert len(adopted_bodies(ledger)) == 1 and verification.verify(ledger).ok
