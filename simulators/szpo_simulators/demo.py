@@ -33,7 +33,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
 from szpo.replay import replay
-from szpo.runs import assemble, budget, status
+from szpo.runs import assemble, status
 from szpo.runs.callbacks import as_callback
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.types import Answer, Detail, Prompt, Row, Say
@@ -288,7 +288,7 @@ def find_stopped(new: Path, config: Config) -> Path | None:
 
 
 def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) -> dict[str, Any]:
-    """Measure, tune and measure again, with a progress bar on stderr."""
+    """Measure, tune and measure again; the progress is told on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     clock = time.strftime("%H:%M")
     console.print(
@@ -297,30 +297,24 @@ def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) 
         "like better, and szpo is not told why. It learns that from their votes, moves the model, "
         "and compares its answers before and after. (-v shows every setting.)"
     )
-    bar = to_user.votes_bar(console, live=not quiet)
     total = config.steps * config.votes_per_step
-    task = bar.add_task("votes", total=total, note="set-up")
+    tell = to_user.counting("votes", total)
 
     def say(text: str) -> None:
         stage = text.partition(" on ")[0] if text.startswith(("set-up: ", "measuring ")) else ""
         stage = "improving" if text.startswith("improving: ") else stage
         if stage := "step 0" if text.startswith("held-out ") else stage:
             to_user.doing(stage)
-            bar.update(task, note=stage)
         if verbose or not isinstance(text, Detail):
             console.print(text, markup=False)
 
     def on_step(step: step_record.StepReport) -> None:
         note = f"{step.length:.0f} tokens an answer"
-        to_user.doing(f"step {step.step + 1}")
-        bar.update(task, completed=step.total_votes, note=note)
-        if step.total_votes >= total:
-            to_user.expect_end(bar, task, budget.measuring_share(config))
+        tell(step.total_votes, note)
         if not console.is_terminal:
             console.print(f"step {step.step}: {step.total_votes} of {total} votes, {note}")
 
-    with bar:
-        return measure_run(config, path, say=say, on_step=on_step)
+    return measure_run(config, path, say=say, on_step=on_step)
 
 
 def describe(found: dict[str, Any], path: Path) -> list[str]:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
 
 from szpo.cli import console as to_user
 from szpo.errors import RunError
@@ -151,7 +150,9 @@ def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int 
         One line for each cell that failed.
     """
     failures: list[str] = []
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+
+    def tell(cell: Cell, share: float) -> None:
+        to_user.doing(f"{cell.name}, {share:.0%}")
 
     def work(cell: Cell, *, wait: bool) -> bool:
         """Compute a cell; returns False if another process is at it."""
@@ -159,24 +160,16 @@ def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int 
             return True
         with claim(store.lock_path(cell), wait=wait) as lock:
             if lock is not None and not store.record_path(cell).exists():
-                to_user.doing(f"computing the cell {cell.name}")
-                task = bar.add_task(cell.name, total=1.0)
-                problem = store.run(cell, lock, lambda share: bar.update(task, completed=share))
+                problem = store.run(cell, lock, lambda share: tell(cell, share))
                 if problem is not None:
                     failures.append(f"{cell.name}: {problem}")
-                bar.remove_task(task)
-                bar.advance(whole)
                 state = "done" if problem is None else "failed"
                 console.print(f"{cell.name} {state}", markup=False)
             return lock is not None
 
     unfinished = [cell for cell in wanted if not store.record_path(cell).exists()]
     console.print(f"{to_user.count(len(wanted), 'cell')}, {len(unfinished)} unfinished")
-    with (
-        Progress(*columns, console=console, transient=True) as bar,
-        ThreadPoolExecutor(jobs) as pool,
-    ):
-        whole = bar.add_task("cells", total=len(unfinished))
+    with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(partial(work, wait=False), unfinished))
         left = [cell for cell, over in zip(unfinished, done, strict=True) if not over]
         list(pool.map(partial(work, wait=True), left))

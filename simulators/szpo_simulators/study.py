@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 from scipy.special import stdtrit
 
 from szpo import drawing
+from szpo.cli import console as to_user
 from szpo.memory import load_average
 from szpo.runs.doctor import matrix_seconds
 from szpo_simulators.records import Spec, hash_spec, make_once, read_record, write_record
@@ -154,15 +154,13 @@ class Study:
 
         Raise ``version`` when ``work`` computes something else: older results are then ignored.
         """
-        found = []
-        with Progress(console=self.console, transient=True) as progress:
-            bar = progress.add_task(f"{self.name}: {label}", total=len(specs))
-            for one in specs:
-                key = hash_spec({"bench": self.name, "version": version, **one})
-                path = self.folder / "cells" / f"{key}.json"
-                make_once(path, self.folder, partial(_compute, path, one, work))
-                found.append({**one, **read_record(path)["found"]})
-                progress.advance(bar)
+        found, tell = [], to_user.counting(f"{self.name}: {label}", len(specs))
+        for i, one in enumerate(specs):
+            tell(i, "")
+            key = hash_spec({"bench": self.name, "version": version, **one})
+            path = self.folder / "cells" / f"{key}.json"
+            make_once(path, self.folder, partial(_compute, path, one, work))
+            found.append({**one, **read_record(path)["found"]})
         return found
 
     def tune(

@@ -116,17 +116,17 @@ def make_set(
             tastes.ask(aim.taste, yes)
     began = time.monotonic()
     rows: list[tuple[Any, Mapping[str, Any]]] = []
-    with console.stages("adapters", as_json=as_json) as progress:
-        progress("loading the model", 0, 0)
-        host = language_model.load_host(config, adapter=False)
-        target = folder or adapters.made_here(host.facts.identity.files.sha256)
-        maker = adapter_set.SetMaker(host, config, chosen, wanted, making, target, progress)
-        there = maker.read_set()["adapters"]
-        with adapter_set.holding(target):
-            for aim, entry in maker.make():
-                rows.append((aim, entry))
-                if why := entry.get("why"):
-                    console.warn(f"no adapter {aim.name}: {why}")
+    progress = console.stages("adapters", as_json=as_json)
+    progress("loading the model", 0, 0)
+    host = language_model.load_host(config, adapter=False)
+    target = folder or adapters.made_here(host.facts.identity.files.sha256)
+    maker = adapter_set.SetMaker(host, config, chosen, wanted, making, target, progress)
+    there = maker.read_set()["adapters"]
+    with adapter_set.holding(target):
+        for aim, entry in maker.make():
+            rows.append((aim, entry))
+            if why := entry.get("why"):
+                console.warn(f"no adapter {aim.name}: {why}")
     made = [entry for _, entry in rows if "folder" in entry]
     if not made:
         raise RunError("no adapter could be made; the lines above say why")

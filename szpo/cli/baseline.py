@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szpo import plugins
 from szpo.baselines import NAMES, SCORED, recipes
@@ -376,8 +374,10 @@ def baseline(
     registry.require_extra(method, scored=bool(score or reward))
     console.doing(f"loading what {method} begins with")
     stand = prepare(args, how, config, folder, seed)
-    with _show_progress(method) as on_step:
-        outcome = registry.run(method, stand, changed, folder=target, seed=seed, on_step=on_step)
+    console.doing(f"{method}: reading votes or writing answers")
+    outcome = registry.run(
+        method, stand, changed, folder=target, seed=seed, on_step=_show_progress(method)
+    )
     if method == "reward-model" and outcome.rewards is not None:
         outcome.rewards.save(target)
     else:
@@ -432,22 +432,12 @@ def _setting(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-@contextmanager
-def _show_progress(method: str) -> Iterator[OnStep]:
-    """Show a progress bar on stderr with the loss or reward of the last step."""
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
-        console=console.errors,
-    ) as bar:  # fmt: skip
-        first = "reading votes or writing answers"
-        task = bar.add_task(method, total=None, figures=first)
-        console.doing(f"{method}: {first}")
+def _show_progress(method: str) -> OnStep:
+    """Tell on the progress line the step and its loss, reward or KL."""
 
-        def on_step(moment: Moment) -> None:
-            names = [n for n in ("loss", "reward", "kl") if n in moment.figures]
-            figures = ", ".join(f"{n} {moment.figures[n]:.3f}" for n in names)
-            bar.update(task, completed=moment.step, total=moment.of, figures=figures)
-            console.doing(f"{method}: step {moment.step} of {moment.of}, {figures}")
+    def on_step(moment: Moment) -> None:
+        names = [n for n in ("loss", "reward", "kl") if n in moment.figures]
+        figures = ", ".join(f"{n} {moment.figures[n]:.3f}" for n in names)
+        console.doing(f"{method}: step {moment.step} of {moment.of}, {figures}")
 
-        yield on_step
+    return on_step

@@ -26,15 +26,6 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -44,7 +35,7 @@ from szpo.outgoing import blame_proxies, hide_keys
 from szpo.visible_text import visible
 
 if TYPE_CHECKING:
-    from szpo.types import Answer, Assignment, Comparison
+    from szpo.types import Answer, Assignment, Comparison, Progress
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -68,8 +59,6 @@ _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _pulses: list[Pulse] = []
 BESIDE: Final = 100
 """Fewest columns of a terminal in which two answers stand side by side."""
-BAR: Final = 24
-"""Columns of a bar."""
 ARROWS: Final = {"A": "up", "B": "down", "C": "right", "D": "left"}
 """Keys by the last letter of the sequence that a terminal sends."""
 ESCAPE_S: Final = 0.05
@@ -195,9 +184,9 @@ def machine_load() -> tuple[float, int]:
 
 
 def doing(what: str) -> None:
-    """Note the work that begins now, for the line that is shown while nothing else is."""
+    """Note the work that begins now, for the progress line that is shown while nothing else is."""
     for pulse in _pulses:
-        pulse.note(what)
+        pulse.note(visible(what))
 
 
 @contextlib.contextmanager
@@ -348,81 +337,38 @@ def _numeric(text: str) -> bool:
     return text == "–" or text.replace(",", "").lstrip("+-−").replace(".", "", 1).isdigit()
 
 
-class _Now(ProgressColumn):
-    def __init__(self, to: Console):
-        super().__init__()
-        self._to = to
+def counting(things: str, of: int, done: int = 0) -> Callable[[int, str], None]:
+    """What tells on the progress line how many of the things are done, and a note.
 
-    def render(self, task: Task) -> Text:
-        """The time so far, which goes on when all votes are in; what the rest may take; a note."""
-        spent, end = task.elapsed or 0.0, task.fields.get("end", 0.0)
-        measuring = end - spent if end > spent else None
-        left = measuring if task.finished else task.time_remaining
-        text = str(timedelta(seconds=int(spent)))
-        if left is not None:
-            text += f" left {timedelta(seconds=int(left))}"
-        shown = Text(f"{text} {task.fields['note']}")
-        room = self._to.width - BAR - len(f"votes {task.total}/{task.total}  ")
-        shown.truncate(max(1, room), overflow="ellipsis")
-        return shown
+    From the pace since ``done`` it says how long the rest may take.
+    """
+    began = time.monotonic()
+
+    def tell(now: int, note: str) -> None:
+        text = f"{things} {now:,}/{of:,}"
+        if done < now < of:
+            left = (time.monotonic() - began) * (of - now) / (now - done)
+            text += f", {timedelta(seconds=int(left))} left"
+        doing(f"{text}, {note}" if note else text)
+
+    return tell
 
 
-def votes_bar(to: Console, *, live: bool) -> Progress:
-    """A bar of a run's votes; its task has the field ``note``, what was or is being done."""
-    return Progress(
-        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(BAR), _Now(to),
-        console=to, disable=not live, transient=True,
-    )  # fmt: skip
+def stages(of: str, *, as_json: bool) -> Progress:
+    """What tells the stage of a long work on the progress line: its name, parts done, all parts.
 
-
-def expect_end(bar: Progress, task: TaskID, share: float) -> None:
-    """Show what measuring may still take: this share of the time so far."""
-    bar.update(task, end=(1 + share) * (bar.tasks[task].elapsed or 0.0))
-
-
-@contextlib.contextmanager
-def stages(of: str, *, as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield what shows the stage of a long work on stderr: its name, parts done, parts in all.
-
-    It moves in a bar, else it is told in lines; with ``as_json`` only where nothing else is said.
+    Where no line may move it is told in lines; with ``as_json`` only where nothing else is said.
     """
     from szpo.runs import setup_progress
 
-    live = draws() and not as_json
     tell = setup_progress.telling(complain, of=of)
-    bar = Progress(
-        TextColumn(f"{of}: {{task.description}}"), BarColumn(BAR), TimeElapsedColumn(),
-        console=errors, disable=not live, transient=True,
-    )  # fmt: skip
-    task = bar.add_task("", total=None)
 
     def show(stage: str, done: int, parts: int) -> None:
         doing(f"{of}: {setup_progress.Stage(stage, done, parts)}")
-        bar.update(task, description=stage, completed=done, total=parts or None)
-        if not live and not as_json:
+        if not draws() and not as_json:
             tell(stage, done, parts)
 
-    with bar:
-        yield show
-
-
-@contextlib.contextmanager
-def waiting(to: Console) -> Iterator[Callable[[str], None]]:
-    """Yield a function that says what is waited for: in one line that moves, else in lines."""
-    began, told = time.monotonic(), -SILENT_S
-    with to.status("") if to.is_terminal else contextlib.nullcontext() as line:
-
-        def tell(what: str) -> None:
-            nonlocal told
-            now = time.monotonic()
-            text = Text(visible(f"{what}, {now - began:.0f} s"))
-            if line is not None:
-                line.update(text)
-            elif now >= told + SILENT_S:
-                told = now
-                to.print(text)
-
-        yield tell
+    return show
 
 
 def show(comparison: Comparison, seat: Assignment, to: Console) -> None:

@@ -98,11 +98,10 @@ def _improve_run(
         nats = allowed(parts.config, nats)
         say(describe_start(nats))
         console.doing("improving: the start's answers, to compare with")
-        with console.stages("improving", as_json=as_json) as progress:
-            found = improve_run(
-                ledger, parts, nats=nats, given=feature, report=reporter(say, console.doing),
-                progress=progress,
-            )  # fmt: skip
+        found = improve_run(
+            ledger, parts, nats=nats, given=feature, report=reporter(say, console.doing),
+            progress=console.stages("improving", as_json=as_json),
+        )  # fmt: skip
         if found.adopts is not None:
             console.doing("measuring on held-out prompts")
             score = panel_evaluator.find_reward(ledger)

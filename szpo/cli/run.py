@@ -30,7 +30,7 @@ from szpo.optim.regression import BUDGET
 from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
-from szpo.types import Passing, Progress, Say
+from szpo.types import Passing, Progress
 from szpo.voting import (
     lease,
     panel_evaluator,
@@ -246,10 +246,8 @@ def _create(
 @contextlib.contextmanager
 def _show_setup(path: Path, *, as_json: bool) -> Iterator[Progress]:
     """Show the stages of a set-up, and write them for the page of szpo serve."""
-    with (
-        setup_progress.writing(path) as write,
-        console.stages("set-up", as_json=as_json) as show,
-    ):
+    show = console.stages("set-up", as_json=as_json)
+    with setup_progress.writing(path) as write:
 
         def report(stage: str, done: int, of: int) -> None:
             show(stage, done, of)
@@ -293,11 +291,11 @@ def _drive(
                     )
                 votes = not stay and parts.panel is not None
                 console.doing("the run goes on" if votes else "")
-                steps = _show_steps(ledger, parts.config, score, as_json=as_json, stay=stay)
-                with steps as (show, say):
-                    outcome = whole_run.drive(
-                        ledger, parts, (EachStep(show),), score=score, say=say, stay=stay
-                    )
+                show = _show_steps(ledger, parts.config, score, as_json=as_json, stay=stay)
+                say = console.complain if as_json else _say
+                outcome = whole_run.drive(
+                    ledger, parts, (EachStep(show),), score=score, say=say, stay=stay
+                )
                 break
         except (EngineError, UsageError) as error:
             if not stay or "config" not in ledger.spec:
@@ -334,47 +332,40 @@ def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay:
         pauses.unpause(ledger, "szpo run --resume")
 
 
-@contextlib.contextmanager
 def _show_steps(
     ledger: Ledger, config: Config, score: Score | None, *, as_json: bool, stay: bool
-) -> Iterator[tuple[Callable[[step_record.StepReport], None], Say]]:
-    """What shows each finished step, and what says a line: on a terminal beside a bar."""
-    live = console.draws() and not as_json
+) -> Callable[[step_record.StepReport], None]:
+    """What shows each finished step: on the progress line, or as a line where none may move."""
     warned: list[str] = []
     watch, ends = taught.Watch(ledger), IMPROVING if config.improves else MEASURING
-    with console.votes_bar(console.errors, live=live) as bar:
-        total = config.votes_per_step * config.steps
-        last = ledger.last_applied()
-        done = 0 if last is None else step_record.read_reports(ledger, last)[0].total_votes
-        first = "the run goes on" if done else "the first step"
-        task = bar.add_task("votes", total=total, completed=done, note=first)
+    total, last = config.votes_per_step * config.steps, ledger.last_applied()
+    done = 0 if last is None else step_record.read_reports(ledger, last)[0].total_votes
+    tell = console.counting("votes", total, done)
 
-        def show(report: step_record.StepReport) -> None:
-            read = budget.describe_read(*budget.read_so_far(ledger))
-            note = f"{read}, {_note(ledger, report, score)}"
-            over = report.total_votes >= total and not stay
-            if over:
-                console.doing(ends)
-            bar.update(task, completed=report.total_votes, note=ends if over else note)
-            if over:
-                console.expect_end(bar, task, budget.measuring_share(config))
-            if not live and not as_json:
-                console.complain(
-                    f"step {report.step}: {console.count(report.total_votes, 'vote')}, {note}"
-                )
-            if equal := watch.look():
-                console.complain(f"warning: {equal}")
-            if not warned and (text := warn_of_drift(config, report.kl)) is not None:
-                warned.append(text)
-                console.complain(text)
+    def show(report: step_record.StepReport) -> None:
+        read = budget.describe_read(*budget.read_so_far(ledger))
+        note = f"{read}, {_note(ledger, report, score)}"
+        over = report.total_votes >= total and not stay
+        tell(report.total_votes, ends if over else note)
+        if not console.draws() and not as_json:
+            console.complain(
+                f"step {report.step}: {console.count(report.total_votes, 'vote')}, {note}"
+            )
+        if equal := watch.look():
+            console.complain(f"warning: {equal}")
+        if not warned and (text := warn_of_drift(config, report.kl)) is not None:
+            warned.append(text)
+            console.complain(text)
 
-        def say(line: str) -> None:
-            if live and isinstance(line, Passing):
-                bar.update(task, note=line)
-            else:
-                console.complain(line)
+    return show
 
-        yield show, say
+
+def _say(line: str) -> None:
+    """Say a line, or show it on the progress line if it passes."""
+    if console.draws() and isinstance(line, Passing):
+        console.doing(line)
+    else:
+        console.complain(line)
 
 
 def _conclude(

@@ -192,14 +192,14 @@ class _Model:
 def _set_up(path: Path, model: _Model, keys: console.Keys) -> bool:
     """Wait until the run's file stands; False if the person leaves."""
     console.say(f"setting up {path.stem}")
-    with console.waiting(console.console) as tell:
+    with console.never_silent("loading libraries, checking settings and prompts"):
         while not path.exists():
             if (code := model.ended()) is not None:
                 why = model.error or f"exit code {code}"
                 raise child_process.failed(code, f"the run could not be set up: {why}")
             stages = setup_progress.read(path)
-            now = stages[-1] if stages else "loading libraries, checking settings and prompts"
-            tell(f"set-up: {now} ({console.LEAVE}: leave)")
+            if stages:
+                console.doing(f"set-up: {stages[-1]} ({console.LEAVE}: leave)")
             if keys.pause(LOOK_S):
                 console.say("left before the run began")
                 return False
@@ -308,7 +308,7 @@ class _Sitting:
 
     def _wait(self) -> tuple[Assignment, ...] | None:
         """The next sheet, as soon as there is one; () at the run's end, None to leave."""
-        with console.waiting(console.console) as tell:
+        with console.never_silent(""):
             while True:
                 status = self.status.read()
                 if status.state == "open":
@@ -320,7 +320,7 @@ class _Sitting:
                 while self.model.lines:
                     if (line := self.model.lines.pop(0)).startswith(("warning: ", "say: ")):
                         console.complain(line)
-                tell(f"{self._describe(status)} ({console.LEAVE}: leave)")
+                console.doing(f"{self._describe(status)} ({console.LEAVE}: leave)")
                 if self.keys.pause(LOOK_S):
                     return None
 

@@ -320,16 +320,6 @@ def _describe_minutes(minutes: float | None) -> str:
     return f", about {takes} on this machine, measured"
 
 
-def measuring_share(config: Config) -> float:
-    """What measuring the end takes, as a share of what the steps took; by numbers of answers.
-
-    >>> round(measuring_share(Config()), 2)
-    0.47
-    """
-    plan = estimate_cost(config, basis_is_stored=True)
-    return plan.heldout_answers / (plan.answers_to_generate + plan.point_answers)
-
-
 def coordinate_answers(config: Config) -> int:
     """Base answers from which a run's coordinates are made, where none are stored."""
     found = KL_SAMPLES + (config.samples if config.coordinates in NAMED else 0)

@@ -239,12 +239,12 @@ def test_resume_continues_to_the_same_weights(yard, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         seen = []
 
-        def stop(self: object, *values: object, **options: object) -> None:
-            seen.append(values)
-            if len(seen) == 2:
+        def stop(what: str) -> None:
+            seen.append(what)
+            if sum(each.startswith("votes ") for each in seen) == 2:
                 raise KeyboardInterrupt
 
-        patch.setattr("rich.progress.Progress.update", stop)
+        patch.setattr(console, "doing", stop)
         assert call(yard_run.arguments(tmp_path, "run.name=yard")) == 130
     message = capsys.readouterr().err.splitlines()[-1]
     path = tmp_path / "runs" / "yard.db"
@@ -599,11 +599,6 @@ def test_a_text_of_a_record_is_shown_and_not_obeyed(capsys):
     console.pairs({text: text})
     console.emit({text: text})
     out, err = capsys.readouterr()
-    for moves in (False, True):  # where lines move, rich writes sequences of its own
-        seen = io.StringIO()
-        with console.waiting(Console(file=seen, force_terminal=moves, width=200)) as tell:
-            tell(text)
-        assert "verified" in seen.getvalue() and not {*"\x9b\u202e"} & {*seen.getvalue()}
     assert logging.lastResort is not None
     warned = logging.lastResort.format(logging.makeLogRecord({"msg": text}))
     assert "verified" in warned and not {*"\x1b\x9b\u202e"} & {*warned}
@@ -622,31 +617,24 @@ def test_only_a_process_that_has_the_terminal_to_itself_draws_on_it(monkeypatch)
     assert not console.draws()
 
 
-def test_the_bar_of_votes_goes_on_when_all_are_in_and_fits_one_line():
-    now, drawn = 0.0, Console(file=io.StringIO(), width=80, force_terminal=True)
-    bar = console.votes_bar(drawn, live=False)
-    bar.get_time = lambda: now
-    task = bar.add_task("votes", total=8, note="x" * 200)
-
-    def line() -> str:
-        with drawn.capture() as shown:
-            drawn.print(bar.get_renderable())
-        return console._ESCAPES.sub("", shown.get())
-
-    for votes in (2, 4):
-        now += 30
-        bar.update(task, completed=votes)
-    assert "0:01:00 left 0:01:00 xxx" in line() and line().count("\n") == 1
-    drawn.width = 20
-    assert line().count("\n") == 1
-    drawn.width = 80
-    bar.update(task, completed=8, note="measuring")
-    now = 95.0
-    assert line().rstrip().endswith("0:01:35 measuring")
-    bar.update(task, end=110.0)
-    assert line().rstrip().endswith("0:01:35 left 0:00:15 measuring")
-    now = 111.0
-    assert line().rstrip().endswith("0:01:51 measuring")
+def test_a_count_tells_its_pace_and_what_it_tells_is_not_obeyed(monkeypatch):
+    now, told = 0.0, []
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    monkeypatch.setattr(console, "doing", told.append)
+    tell = console.counting("votes", 1200, 200)
+    now = 30.0
+    for votes in (200, 400, 1200):
+        tell(votes, "measuring" if votes == 1200 else "")
+    assert told == [
+        "votes 200/1,200",
+        "votes 400/1,200, 0:02:00 left",
+        "votes 1,200/1,200, measuring",
+    ]
+    monkeypatch.undo()
+    pulse = console.Pulse(io.StringIO())
+    monkeypatch.setattr(console, "_pulses", [pulse])
+    console.doing("x\x1b[2K\u202e")
+    assert pulse._doing == "x⟨001B⟩[2K⟨202E⟩"
 
 
 def test_commands_that_are_printed_can_be_copied_from_any_folder(tmp_path, capfd):

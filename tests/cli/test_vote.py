@@ -234,7 +234,7 @@ def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
         budget.set_limits(ledger, "Olga", budget.Limits(votes=16))
     code, seen = type_in([], *shlex.split(more)[2:])
     assert "40 votes added" in seen
-    said = r"\nstopped: asked to stop at 16 votes: \d+ are spent, a step takes 8; thank you"
+    said = r"(?m)^stopped: asked to stop at 16 votes: \d+ are spent, a step takes 8; thank you"
     assert re.search(said, seen) and code == 0, seen
 
 
