@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import special
 
-from szpo.analysis.vote_rows import Direction, Evidence, VoterTotals, VoteTotals
+from szpo.analysis.vote_rows import Evidence, VoterTotals, VoteTotals
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.metrics import Estimate, Share, Z, quantile, share, wilson
@@ -172,16 +172,14 @@ def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
     """The measures of agreement of the whole panel, by name.
 
     ``same``: the share of pairs of votes on one comparison that chose the same side, without ties;
-    ``across``: the same for different comparisons of one direction; ``alpha``: Krippendorff's α
-    over comparisons with two votes or more. ``repeat``: the share of repeats answered as before.
-    ``a_side``: the share of A among training votes for a side.
+    ``alpha``: Krippendorff's α over comparisons with two votes or more. ``repeat``: the share of
+    repeats answered as before. ``a_side``: the share of A among training votes for a side.
     """
     totals = evidence.totals
     voters = totals.voters.values()
     left, right = (sum(voter.choices.count(side) for voter in voters) for side in (b"A", b"B"))
     return {
         "same": within(totals),
-        "across": across(totals, [step.step for step in evidence.steps if step.perturbed]),
         "alpha": alpha(totals.groups().values()),
         "repeat": share(sum(v.repeats_same for v in voters), sum(v.repeats for v in voters)),
         "a_side": share(left, left + right),
@@ -313,24 +311,6 @@ def within(totals: VoteTotals) -> Share:
         agreeing += _count_pairs(sides)
         pairs += _count_pairs([sum(sides)])
         disjoint += sum(sides) // 2
-    return _share_of_pairs(agreeing, pairs, disjoint)
-
-
-def across(totals: VoteTotals, steps: Collection[int | None]) -> Share:
-    """As `within`, for votes of one direction of these steps on different comparisons."""
-    directions: dict[Direction, list[Counter[str]]] = defaultdict(list)
-    for (direction, _), (counts, decided) in totals.comparisons.items():
-        if decided and direction[0] in steps:
-            directions[direction].append(counts)
-    agreeing = pairs = disjoint = 0
-    for parts in directions.values():
-        whole = [sum(counts[verdict] for counts in parts) for verdict in DECIDED]
-        sizes = [counts["plus"] + counts["minus"] for counts in parts]
-        agreeing += _count_pairs(whole) - _count_pairs(
-            counts[verdict] for counts in parts for verdict in DECIDED
-        )
-        pairs += _count_pairs([sum(whole)]) - _count_pairs(sizes)
-        disjoint += min(sum(whole) // 2, sum(whole) - max(sizes))
     return _share_of_pairs(agreeing, pairs, disjoint)
 
 

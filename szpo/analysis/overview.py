@@ -1,32 +1,21 @@
-"""The numbers of the operator's page, each with its interval: pure functions of `Evidence`.
-
-The headline is *heading*. A step's direction is drawn at random, and one of its sides points along
-the path of the run's last ten steps. The path is older than the votes, so it is a fair question
-whether they favour that side. The plain share of plus would be one half for any run, since the
-sign of a random direction means nothing.
-"""
+"""The numbers of the operator's page, each with its interval: pure functions of `Evidence`."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from szpo.analysis import agreement
-from szpo.analysis.vote_rows import WINDOW, Evidence, RunFacts, VoteTotals
+from szpo.analysis.vote_rows import Evidence, RunFacts, VoteTotals
 from szpo.metrics import (
     NOTHING,
     Estimate,
-    Share,
-    better_side,
     correlation,
     mean,
     quantile,
     rate,
     rescale,
-    share,
 )
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.runs.guards import Bands
@@ -34,6 +23,8 @@ from szpo.runs.status import planned_rounds
 from szpo.voting.step_record import StepReport
 
 HOUR_US = 3_600_000_000
+WINDOW = 10
+"""Steps whose pace is taken for that of those to come."""
 ENOUGH_TIMED = 5
 """Votes from which the measured time is used instead of 238 words a minute."""
 
@@ -44,20 +35,12 @@ def overview(evidence: Evidence) -> dict[str, Any]:
     ``health`` has an entry per step, ``panelists`` one per panelist. Times are µs
     since 1970 or seconds, ``speed`` is in votes an hour, ``cost`` in votes and hours.
 
-    ``improving``: whether the votes of the last ten steps follow the path (``heading``), and
-    whether they favour a side: ``better_side`` is the win rate of a direction's better side, from
-    votes on different comparisons; ½ says that panelists cannot tell the sides apart. ``final`` is
-    the last blind comparison of the policy with its start.
+    ``blind`` is the last blind comparison of the policy with its start.
     """
-    heading, lately = _votes_along(evidence)
     progress, speed = _progress(evidence), _speed(evidence)
     return {
         "progress": progress,
-        "improving": {
-            "heading": heading,
-            "better_side": _better_side(evidence, lately),
-            "final": evidence.run.blind,
-        },
+        "blind": evidence.run.blind,
         "speed": speed,
         "cost": _cost(evidence, progress, speed),
         "agreement": agreement.agreement(evidence),
@@ -174,41 +157,6 @@ def _paces(evidence: Evidence) -> list[float]:
     ends = [*opened[:1], *ends]
     both = list(itertools.pairwise(ends))[-WINDOW:]
     return [_running(evidence.run, a, b) / 1e6 for a, b in both]
-
-
-# ---- value ----
-
-
-def _votes_along(evidence: Evidence) -> tuple[Share, set[int]]:
-    """The share of votes along the path in the last ten steps with votes, and these steps."""
-    by_step = evidence.totals.directions()
-    lately = [step for step in evidence.steps if step.step in by_step][-WINDOW:]
-    along = [_along(by_step[step.step], step.headings) for step in lately]
-    hits, of = sum(hits for hits, _ in along), sum(n for _, n in along)
-    return share(hits, of), {step.step for step in lately}
-
-
-def _along(
-    directions: Mapping[int | None, Counter[str]], headings: Sequence[float]
-) -> tuple[float, int]:
-    """(votes for the side along the path, votes of directions that have one)."""
-    hits, of = 0.0, 0
-    for k, counts in directions.items():
-        heading = headings[k] if k is not None and k < len(headings) else 0.0
-        if heading:
-            of += counts.total()
-            hits += counts["tie"] / 2 + counts["plus" if heading > 0 else "minus"]
-    return hits, of
-
-
-def _better_side(evidence: Evidence, steps: Collection[int]) -> Share:
-    """From the agreement a of votes on different comparisons: p = ½(1 + √(2a − 1))."""
-    perturbed = {step.step for step in evidence.steps if step.perturbed}
-    a = agreement.across(evidence.totals, perturbed.intersection(steps))
-    if not a.of:
-        return share(0, 0)
-    value, low, high = (better_side(2 * x - 1) for x in (a.value or 0.0, a.low, a.high))
-    return Share(value * a.of, a.of, low, high)
 
 
 # ---- texts ----

@@ -29,16 +29,12 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger, Record
-from szpo.ledger.theta import starting_theta
-from szpo.optim.rule import perturbations
-from szpo.replay import replay
 from szpo.runs import budget, guards
 from szpo.runs.guards import Bands
 from szpo.types import DECIDED, Comparison, Floats, Ints, Kind
 from szpo.voting import blind, counting, pauses, withdrawals
 from szpo.voting.blind import Blind
-from szpo.voting.step import read_steps
-from szpo.voting.step_record import StepReport, flatten, read_reports
+from szpo.voting.step_record import StepReport, read_reports
 
 _STANDING: Final = 1
 _COUNTED: Final = 2
@@ -52,10 +48,6 @@ _VOTES: Final = (
 WORTH = {"plus": 1.0, "tie": 0.5, "minus": 0.0}
 Direction = tuple[int | None, int | None]
 """Step and direction k."""
-WINDOW: Final = 10
-"""Steps over which votes are pooled."""
-HEADING_DIM: Final = 256
-"""The most coordinates for which headings are computed; with more, headings are noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,13 +301,6 @@ class VoteTotals:
             found[step] += counts.total()
         return found
 
-    def directions(self) -> dict[int | None, dict[int | None, Counter[str]]]:
-        """Counted verdicts by step and direction k."""
-        found: dict[int | None, dict[int | None, Counter[str]]] = {}
-        for ((step, k), _), (counts, _) in self.comparisons.items():
-            found.setdefault(step, defaultdict(Counter))[k].update(counts)
-        return found
-
     def groups(self) -> dict[str, Counter[str]]:
         """Verdicts by comparison; those on a row that came again stand with its first ones."""
         found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -452,13 +437,10 @@ def read_evidence(ledger: Ledger, *, live: bool = False) -> Evidence:
     """
     hidden = frozenset() if live else open_comparisons(ledger)
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
-    headings, distinct = _headings(ledger), _distinct_pairs(ledger)
+    distinct = _distinct_pairs(ledger)
     return Evidence(
         run=_run(ledger, hidden, live),
-        steps=tuple(
-            replace(row, headings=headings.get(row.step, ()), distinct=distinct.get(row.step))
-            for row in read_reports(ledger)
-        ),
+        steps=tuple(replace(row, distinct=distinct.get(row.step)) for row in read_reports(ledger)),
         votes=VoteRows(ledger, without=hidden),
         panelists={p["pseudonym"]: p["kind"] for p in people},
     )
@@ -519,36 +501,3 @@ def _distinct_pairs(ledger: Ledger) -> dict[int, float]:
         step: metrics.distinct_n([row[side] for row in own for side in ("plus", "minus")])
         for step, own in groupby(rows, key=lambda row: row["step"])
     }
-
-
-def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
-    """The cosine of each direction of a step with the path of the ten steps before, by step."""
-    # Directions and path are fixed before the step's votes, and the sign of a direction is
-    # drawn without regard to the path. So it is a fair question whether the votes follow the
-    # path. Rows that are pairs of the policy's own answers have no direction.
-    if "space" not in ledger.spec or "rule" not in ledger.spec.get("optimizer", {}):
-        return {}
-    settings = run_spec.recorded_settings(ledger)
-    if settings.space.dim > HEADING_DIM:
-        return {}
-    places = [flatten(starting_theta(ledger), ledger.layout)]
-    steps = []
-    for step, theta in replay.walk(ledger, settings):
-        places.append(flatten(theta, ledger.layout))
-        steps.append(step)
-    found: dict[int, tuple[float, ...]] = {}
-    for each in read_steps(ledger):
-        behind = sum(step < each.number for step in steps)
-        path = places[behind] - places[max(0, behind - WINDOW)]
-        if behind and each.row["pairing"] != "pool" and np.linalg.norm(path) > 0:
-            grid, _ = perturbations(settings, each.query(settings), None).directions()
-            found[each.number] = tuple(
-                _cosine(v, path) if settings.perturbs(each.number, k) else 0.0
-                for k, v in enumerate(grid)
-            )
-    return found
-
-
-def _cosine(v: Floats, path: Floats) -> float:
-    size = float(np.linalg.norm(v) * np.linalg.norm(path))
-    return round(float(v @ path) / size, 9) if size else 0.0

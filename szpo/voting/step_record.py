@@ -73,8 +73,6 @@ class StepReport:
     not_finite: tuple[str, ...] = ()
     """Watched figures that were not finite; their fields are None."""
     theta_sha256: str | None = None
-    headings: tuple[float, ...] = ()
-    """Per direction, the cosine of v with the path of the last ten steps; empty if unknown."""
     distinct: float | None = None
     """Share of different word pairs among all of the answers; see `szpo.analysis.vote_rows`."""
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -160,7 +158,7 @@ def plain(value: Any) -> Any:
 
 
 def read_reports(ledger: Ledger, step: int | None = None) -> tuple[StepReport, ...]:
-    """All planned steps, or one, in order, without ``headings`` and ``distinct``."""
+    """All planned steps, or one, in order, without ``distinct``."""
     ends = "SELECT step, applied_us FROM updates WHERE ? IS NULL OR step = ? ORDER BY step, k"
     applied_us = {row["step"]: row["applied_us"] for row in ledger.query(ends, (step, step))}
     found: list[StepReport] = []

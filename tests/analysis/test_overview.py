@@ -11,11 +11,10 @@ import pytest
 from szpo import metrics
 from szpo.analysis import agreement, improvement, measuring, overview, vote_rows
 from szpo.analysis.improvement import Improvement
-from szpo.ledger import orders, run_spec, theta
+from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.metrics import Share, quantile, rate, share
-from szpo.optim import parameters
 from szpo.replay import verification
 from szpo.runs import assemble, guards
 from szpo.runs.guards import Bands
@@ -70,12 +69,6 @@ def test_agreement_and_alpha_by_hand():
     assert agreement.alpha(map(Counter, ("pp", "mm"))).value == 1.0
     assert agreement.alpha(map(Counter, ("pp", "pp"))).value is None
     assert agreement.alpha(map(Counter, "pm")).n == 0
-    votes = [
-        ballot(1, "plus", comparison="a"), ballot(2, "minus", comparison="a"),
-        ballot(3, "plus", comparison="b"), ballot(4, "plus", comparison="c", k=1),
-    ]  # fmt: skip
-    found = agreement.agreement(page(votes))["across"]
-    assert (found.value, found.of) == (0.5, 1)  # 3 with 1 agrees, 3 with 2 does not
 
 
 def test_a_repeat_is_the_same_panelists():
@@ -96,21 +89,6 @@ def test_somebody_is_compared_with_the_others_only():
     assert (rest["B"].hits, rest["B"].of) == (0, 1)
     two = [replace(vote, comparison="same") for vote in votes[:2]]
     assert agreement.panelists(page(two))[0]["rest"].of == 0  # alone, nobody to agree with
-
-
-def test_only_the_last_ten_steps_are_pooled_and_the_better_side_comes_from_agreement():
-    votes = [ballot(i, "plus" if i < 3 else "minus", step=i) for i in range(13)]
-    rows = [step(i, headings=(0.5,)) for i in range(13)]
-    found = overview.overview(page(votes, rows))["improving"]
-    assert (found["heading"].hits, found["heading"].of) == (0, 10)
-    assert not found["heading"].unsure()
-    # One vote a step has no other comparison of its direction to agree with.
-    assert found["better_side"].of == 0
-    votes = [ballot(i, "minus" if i % 4 == 3 else "plus", n=i, step=i // 4) for i in range(40)]
-    found = overview.overview(page(votes, [step(i, n=4) for i in range(10)]))["improving"]
-    # In each step three of six pairs agree: a = ½, chance.
-    assert found["better_side"].value == 0.5
-    assert found["better_side"].unsure()
 
 
 def test_waiting_and_links_and_cost_by_hand():
@@ -222,12 +200,6 @@ def test_the_evidence_of_a_ledger_is_that_of_its_record(tmp_path):
     assert (progress["votes"], progress["applied"]) == (12, 3)
     assert progress["votes_left"] == 97 * 4 - 1
     rows = shut.steps
-    assert rows[0].headings == ()
-    # After one step the path is ±v₀: how v₁ lies to it follows from the directions alone.
-    space = run_spec.recorded_settings(voted.ledger).space
-    v0, v1 = (parameters.direction_vector(space, t, 0) for t in (0, 1))
-    cosine = float(v0 @ v1) / float((v0 @ v0) * (v1 @ v1)) ** 0.5
-    assert rows[1].headings == pytest.approx((cosine,), abs=1e-6)
     assert all(row.distinct and row.length for row in rows[:3])
     found = next(iter(vote_rows.read_evidence(voted.ledger).votes))
     # Three rows of "Question i?" and twice "Answer i of round 1 is amber. It has a second …"

@@ -162,7 +162,7 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
     orders.close(ledger, order.id, "op")
     helped = improvement.read(ledger)
     assert helped.share is not None and (helped.share.hits, helped.share.of) == (20, 24)
-    shown = overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"].preferred
+    shown = overview.overview(vote_rows.read_evidence(ledger))["blind"].preferred
     assert (shown.hits, shown.of) == (20, 24), "the operator's page counts as the verdict does"
     with contextlib.suppress(LookupError), ledger.transaction("op"):
         append_adopted(ledger, {"b": np.ones(1, np.float32)}, {"steps": 3})
@@ -219,16 +219,16 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     assert (result.same, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
     # The operator's page says the same; while people vote, only to those who turned the live view
     # on.
-    assert overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"] is None
+    assert overview.overview(vote_rows.read_evidence(ledger))["blind"] is None
     assert vote_rows.read_evidence(ledger).run.hidden_final == 6
     live = vote_rows.read_evidence(ledger, live=True)
     assert live.run.hidden_final == 0
-    shown = overview.overview(live)["improving"]["final"]
+    shown = overview.overview(live)["blind"]
     assert shown == result
     assert orders.get(ledger, order.id).closed_us is None
     orders.close(ledger, order.id, "op")
     assert orders.get(ledger, order.id).closed_us is not None
-    assert overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"] == shown
+    assert overview.overview(vote_rows.read_evidence(ledger))["blind"] == shown
 
 
 def test_what_a_final_lacks_is_named(tuned, tmp_path):

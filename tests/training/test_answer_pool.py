@@ -49,8 +49,6 @@ def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tm
         assert all(len(row) == answer_pool.ANSWERS for p in every for row in p["candidates"])
         assert verification.verify(ledger).ok
         at = services.resume(ledger, settings, policy)
-        # No side of a row lies along the run's path, so no vote says that it should go on.
-        assert not any(row.headings for row in vote_rows.read_evidence(ledger).steps)
         assert at.state.carried.votes.x.shape == (96, settings.features.columns)
 
 

@@ -110,8 +110,6 @@ def check_figures(operator: Any, run: Path, rounds: int) -> None:
     with Ledger.open(run, readonly=True) as ledger:
         again = overview.overview(vote_rows.read_evidence(ledger))
     assert (again["progress"]["applied"], again["progress"]["votes"]) == (rounds, counted)
-    assert again["improving"]["heading"].value is None
-    assert "Nothing to say: both answers of a pair are the same policy" in shown
     for person in again["panelists"]:
         row = operator.locator("#op-root tr", has_text=person["name"]).first
         assert str(person["votes"]) in row.inner_text()

@@ -74,22 +74,22 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     assert "The open final comparison has 6 votes; a result takes 20" in text(told)
     assert "op-h-improving" in rest
     before = seen(voted)["page"]
-    assert before["improving"]["final"] is None
+    assert before["blind"] is None
     seats = before["agreement"]["a_side"].of
     do(voted, "live", on=True)
     shown = seen(voted)
     assert shown["page"]["agreement"]["a_side"].of == seats + 1, "the open round's vote with them"
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
-    assert shown["page"]["improving"]["final"].preferred.of == 4
+    assert shown["page"]["blind"].preferred.of == 4
     do(voted, "live", on=False)
     again = seen(voted)
-    assert again["page"]["improving"]["final"] is None
+    assert again["page"]["blind"] is None
     assert again["page"]["agreement"]["a_side"].of == seats
     reported = [line.text for line in again["log"] if line.who == "Olga"]
     assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
-    assert seen(voted)["page"]["improving"]["final"] == shown["page"]["improving"]["final"]
+    assert seen(voted)["page"]["blind"] == shown["page"]["blind"]
 
 
 def test_a_taste_of_length_asks_whether_it_is_meant(voted, monkeypatch):

@@ -243,7 +243,6 @@ def read_state(site: Site) -> dict[str, Any]:
         "guideline": config.panel.brief,
         "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),
         "held_out": guards.read_held_out(ledger),
-        "chosen": config.picks_pairs,
         "harmful": _harmful(ledger) if site.config.asks_rows else [],
     }
 
