@@ -88,18 +88,6 @@ def share(hits: float, of: float) -> Share:
     return Share(hits, of, low, high)
 
 
-def better_side(product: float) -> float:
-    """The win rate p ≥ ½ of a direction's better side, without bias from choosing it afterwards.
-
-    ``product`` is the mean product of the signs of two votes on different comparisons of the
-    direction. It estimates (2p − 1)², and is 2a − 1 where a is the votes' agreement.
-
-    >>> better_side(0.16), better_side(-0.2)
-    (0.7, 0.5)
-    """
-    return 0.5 + 0.5 * math.sqrt(max(product, 0.0))
-
-
 def quantile(values: Sequence[float], q: float) -> Estimate:
     """A quantile with its interval by order statistics; no interval for fewer than six values.
 

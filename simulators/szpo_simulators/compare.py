@@ -29,22 +29,17 @@ from szpo_simulators.records import Cell, Store, run_cells
 from szpo_simulators.study import Study, describe_machine, number
 
 CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the start, nats",
-         "shown": "mean reward of the answers shown",
-         "better": "win rate of the better side, ten steps"}  # fmt: skip
+         "shown": "mean reward of the answers shown"}  # fmt: skip
 FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
     "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
     "steps": "steps", "votes": "votes", "answers read": "answers_read",
     "minutes of people": number("person_minutes", ".0f"),
-    "votes for the better side": number("separation", ".2f"),
     "KL, nats": "kl", "length": "length",
     "held-out reward": lambda run: run["heldout"] or "not measured",
     "better than the base": "better",
 }  # fmt: skip
 """The table's line names; each with a field of `read_run`'s result, or a function of it."""
 MIB: Final = 2**20
-POOLED = 10
-"""Steps over which the win rate of the better side is averaged, since one step has few votes.
-The win rate of plus would say nothing, since the signs are random."""
 
 SPENT: Final[Mapping[str, Any]] = {
     "group": "group",
@@ -128,7 +123,6 @@ def read_run(path: Path) -> dict[str, Any]:
     if helped.kl_measured:  # of the exported point; steps note that of the centre
         kl = [[*at, p.kl or 0.0] for p, at in points if p.kl is not None or not p.steps]
     lengths = [f.length for f, _ in applied if f.length is not None]
-    better = [status.separation(facts[max(0, i + 1 - POOLED) : i + 1]) for i in range(len(facts))]
     curves: dict[str, list[list[float]]] = {
         "heldout": [
             [*at, p.wins.value]
@@ -136,14 +130,12 @@ def read_run(path: Path) -> dict[str, Any]:
             if p.wins is not None and p.wins.value is not None
         ],
         "kl": kl,
-        **{name: [[*at, y] for at, y in zip(spent, values, strict=True) if y is not None]
-           for name, values in (("shown", shown), ("better", better))},
+        "shown": [[*at, y] for at, y in zip(spent, shown, strict=True) if y is not None],
     }  # fmt: skip
     return {
         **total.as_dict(),
         "kl": kl[-1][2] if kl else None,
         "length": lengths[-1] if lengths else None,
-        "separation": status.separation(facts),
         "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else _levels(helped),
         "better": helped.short,
         "improvement": helped.as_dict(),

@@ -159,17 +159,6 @@ def _figures(
     score: Score | None,
     score_name: str,
 ) -> Iterator[dict[str, str]]:
-    voted = [f for f in facts if f.votes]
-    if all(f.perturbed for f in voted):  # else its sides are of one policy
-        yield _figure(
-            "Can votes tell the two sides apart?",
-            "win rate of a step's better side, estimated over ten steps from agreement between "
-            "pairs; one half is chance. It does not show progress",
-            [_separation(voted)],
-            "win rate",
-            reference=0.5,
-            bounds=(0.5, 1),
-        )
     yield _figure(
         "Value difference Δ̂",
         "estimated from a step's votes, in units of the link, with its 95 % interval",
@@ -228,17 +217,6 @@ def _figure(
         title, series, x_label="step", y_label=y_label, reference=reference, bounds=bounds
     )
     return {"title": title, "note": note, "svg": Markup(svg)}  # line_chart escapes every text
-
-
-def _separation(voted: Sequence[StepReport]) -> Series:
-    """Win rate of the better side over the last ten steps with votes."""
-    xs, ys = [], []
-    for i in range(len(voted)):
-        found = status.separation(voted[max(0, i - 9) : i + 1])
-        if found is not None:
-            xs.append(voted[i].step)
-            ys.append(found)
-    return Series("better side, ten steps", xs, ys)
 
 
 def _rewards(

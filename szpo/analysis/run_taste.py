@@ -257,9 +257,7 @@ class Shown:
     text: str
 
 
-def extremes(
-    ledger: Ledger, found: Taste, count: int = 3
-) -> tuple[tuple[Shown, ...], tuple[Shown, ...]]:
+def extremes(ledger: Ledger, found: Taste) -> tuple[tuple[Shown, ...], tuple[Shown, ...]]:
     """The shown answers that the direction of a run's taste likes most, and least, in order.
 
     At most one to each prompt; none where the taste has no direction.
@@ -268,7 +266,7 @@ def extremes(
     if found.direction is None or named is None or named.states is None:
         return (), ()
     w = np.array(found.direction.weights, dtype=np.int64)
-    return ends(_along(ledger, named, w, vote_rows.read_judged(ledger)), count)
+    return ends(_along(ledger, named, w, vote_rows.read_judged(ledger)))
 
 
 def ends(answers: Iterable[Shown], count: int = 3) -> tuple[tuple[Shown, ...], tuple[Shown, ...]]:

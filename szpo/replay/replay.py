@@ -128,16 +128,18 @@ def walk(
         yield step, theta
 
 
-def fold(ledger: Ledger, until: int | None = None, number: int | None = None) -> Theta:
+def fold(ledger: Ledger, until: int | None = None) -> Theta:
     """The weights that a run recommends after the steps < ``until`` (None: after all).
 
     That is `fold_updates`, or, once the run has adopted weights (`szpo.ledger.theta`), these,
-    and after a return the start. ``number``: only the first so many adoptions are looked at.
+    and after a return the start.
     """
-    return _recommended(ledger, fold_updates(ledger, until), until, number)
+    return _recommended(ledger, fold_updates(ledger, until), until)
 
 
-def _recommended(ledger: Ledger, updated: Theta, until: int | None, number: int | None) -> Theta:
+def _recommended(
+    ledger: Ledger, updated: Theta, until: int | None, number: int | None = None
+) -> Theta:
     if last_adopted(ledger, until, number) is None:
         return updated
     weights = read_adopted(ledger, until, number)

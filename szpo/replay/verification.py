@@ -326,7 +326,7 @@ def check_updates(look: Examination) -> None:
                 promise = recomputation.check(step, rows)
             if weights is not None:
                 weights.check(rows)
-            counts = count(votes, ledger.comparisons(number), step["pairing"])
+            counts = count(votes, ledger.comparisons(number))
             _check_figures(number, bodies[number], rows[0], counts)
             done += 1
             look.steps.append(StepCheck(number, promise, counts["votes"]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,6 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import read_budget, recorded_config
 from szpo.ledger.theta import recommended_digest
-from szpo.metrics import better_side
 from szpo.runs import budget
 from szpo.voting import lease, steps, withdrawals
 from szpo.voting.counting import RunNow
@@ -340,17 +339,6 @@ def read_results(ledger: Ledger, *, open_round: bool = True) -> Run:
         withdrawn=withdrawals.count_out(ledger),
         table=table,
     )
-
-
-def separation(steps: Iterable[StepReport]) -> float | None:
-    """The win rate of a direction's better side, without bias from choosing the side afterwards.
-
-    Votes on different comparisons of one direction agree with probability a = p² + (1 − p)², so
-    p = ½(1 + √(2a − 1)), and ½ where a < ½; None without such votes.
-    """
-    counts = [(step.pairs, step.agreeing) for step in steps]
-    pairs, agreeing = sum(p for p, _ in counts), sum(a for _, a in counts)
-    return round(better_side(2 * agreeing / pairs - 1), 12) if pairs else None
 
 
 def run_state_of(ledger: Ledger) -> str:

@@ -170,7 +170,7 @@ def describe(
         more["kl_measured"] = True
     return {
         **figures_of(step),
-        **count(votes, comparisons, step.row["pairing"]),
+        **count(votes, comparisons),
         "total_votes": new.after.votes,
         "delta": info.delta,
         "stderr": tuple(steps.finite(value) for value in info.stderr),

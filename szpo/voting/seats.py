@@ -63,13 +63,13 @@ def enroll(ledger: Ledger, kind: PanelistKind, pseudonym: str, at_us: int) -> st
         return panelist
 
 
-def find_present(ledger: Ledger, now: int, *, sessions: bool = True) -> set[str]:
-    """The ids of the panelists who are present at ``now``; without ``sessions`` by seats alone."""
+def find_present(ledger: Ledger, now: int) -> set[str]:
+    """The ids of the panelists who are present at ``now``."""
     found = ledger.query(
         "SELECT panelist FROM credentials WHERE credential >= 'session:' "
         "AND credential < 'session;' AND panelist IS NOT NULL AND revoked_us IS NULL "
-        "AND created_us > ? AND ? UNION SELECT panelist FROM assignments WHERE served_us > ?",
-        (now - PRESENT_US, sessions, now - PRESENT_US),
+        "AND created_us > ? UNION SELECT panelist FROM assignments WHERE served_us > ?",
+        (now - PRESENT_US, now - PRESENT_US),
     )
     return {row["panelist"] for row in found}
 

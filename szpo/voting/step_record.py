@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
 from szpo.ledger.database import Ledger
-from szpo.types import Comparison, Floats, Layout, Theta, Vote
+from szpo.types import Comparison, Floats, Layout, Theta
 from szpo.voting.counting import StepVotes
 from szpo.voting.step import Step, read_steps
 from szpo.voting.steps import OWN_PAIRS
@@ -49,10 +49,6 @@ class StepReport:
     answers_read: int = 0
     """Answers in the rows shown for votes and skips, and their words."""
     words_read: int = 0
-    pairs: int = 0
-    """Pairs of votes for a side on different comparisons of one direction."""
-    agreeing: int = 0
-    """How many of these pairs chose the same side."""
     total_votes: int = 0
     """Counted votes of this step and those before."""
     delta: tuple[float | None, ...] = ()
@@ -166,7 +162,7 @@ def read_reports(ledger: Ledger, step: int | None = None) -> tuple[StepReport, .
         row, done = each.row, dict(each.body("step"))
         if row["state"] != "applied":
             votes = StepVotes(ledger, each.number)
-            done = {**count(votes, ledger.comparisons(each.number), row["pairing"])}
+            done = {**count(votes, ledger.comparisons(each.number))}
             done["total_votes"] = done["votes"] + (found[-1].total_votes if found else 0)
         figures = figures_of(each)
         noted = {**row, **figures, **done, "applied_us": applied_us.get(each.number)}
@@ -186,37 +182,19 @@ def figures_of(step: Step) -> dict[str, float]:
     }
 
 
-def count(votes: StepVotes, comparisons: Sequence[Comparison], pairing: str) -> dict[str, int]:
+def count(votes: StepVotes, comparisons: Sequence[Comparison]) -> dict[str, int]:
     """The counts of a step's report, from its votes and training comparisons."""
     verdicts = Counter(vote.verdict for vote in votes.counted)
     skips = [vote for vote in votes.standing if vote.verdict == "skip"]
     shown = {c.id: [row for row in c.rows if not row.identical] for c in comparisons}
     read = [row for vote in (*votes.counted, *skips) for row in shown[vote.comparison]]
     words = (len(answer.text.split()) for row in read for answer in (row.plus, row.minus))
-    pairs, agreeing = (0, 0) if pairing in OWN_PAIRS else agreement(votes.counted)
     return {
         "votes": len(votes.counted), "plus": verdicts["plus"], "minus": verdicts["minus"],
         "ties": verdicts["tie"], "skips": len(skips),
         "automatic_ties": sum(c.identical for c in comparisons),
         "answers_read": 2 * len(read), "words_read": sum(words),
-        "pairs": pairs, "agreeing": agreeing,
     }  # fmt: skip
-
-
-def agreement(answered: Iterable[Vote]) -> tuple[int, int]:
-    """Pairs of votes for a side on different comparisons of a direction, and those that agree.
-
-    Computed as all pairs of a direction minus those within one comparison.
-    """
-    sided = [vote for vote in answered if vote.verdict != "tie"]
-    pairs = _two(v.k for v in sided) - _two((v.k, v.n) for v in sided)
-    agreeing = _two((v.k, v.verdict) for v in sided) - _two((v.k, v.n, v.verdict) for v in sided)
-    return pairs, agreeing
-
-
-def _two(groups: Iterable[Hashable]) -> int:
-    """Number of pairs within the same group."""
-    return sum(count * (count - 1) // 2 for count in Counter(groups).values())
 
 
 _FIELDS: Final = {field.name for field in fields(StepReport)} - {"figures", "seconds"}

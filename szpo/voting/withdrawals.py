@@ -212,11 +212,9 @@ def count_out(ledger: Ledger, step: int | None = None) -> int:
     return sum(any(each.holds(**row) for each in held) for row in cast)
 
 
-def history_left(
-    ledger: Ledger, history: History, step: int = 2**62, before: int = 2**62
-) -> History:
-    """Past verdicts as the fit of a step reads them, without those withdrawn ``before``."""
-    return _without(history, [w for w in withdrawals(ledger, before) if w.step <= step])
+def history_left(ledger: Ledger, history: History, step: int) -> History:
+    """Past votes as the fit of a step reads them, without those withdrawn."""
+    return _without(history, [w for w in withdrawals(ledger) if w.step <= step])
 
 
 def _without(history: History, held: Sequence[Withdrawal]) -> History:

@@ -1,6 +1,5 @@
 """What panelists' pages poll: states, counts, versions, and what it costs."""
 
-import itertools
 
 import pytest
 
@@ -9,8 +8,7 @@ from szpo.ledger.database import Ledger
 from szpo.runs import budget, status
 from szpo.runs.budget import Limits
 from szpo.runs.status import StatusReader, round_status
-from szpo.types import Vote
-from szpo.voting import pauses, step_record, steps
+from szpo.voting import pauses, steps
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
@@ -197,27 +195,3 @@ def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path)
 
     go(settings, ledger, policy, Watching(), until_step=3, on_step=same)
     assert seen == sorted(seen) and len(set(seen)) == 3 * settings.section.N
-
-
-def votes_of(count, places):
-    message = itertools.cycle(("plus", "minus", "tie", "plus", "plus", "minus", "minus"))
-    return [
-        Vote(f"c{place}", f"p{who}", place % 3, place // 3, next(message), "A")
-        for who, place in (divmod(i, places) for i in range(count))
-    ]
-
-
-def paired(votes):
-    """(pairs, agreeing) of votes for a side on different comparisons of a direction."""
-    both = [
-        (a.verdict, b.verdict)
-        for a, b in itertools.combinations(votes, 2)
-        if a.k == b.k and a.n != b.n and "tie" not in (a.verdict, b.verdict)
-    ]
-    return len(both), sum(a == b for a, b in both)
-
-
-@pytest.mark.parametrize(("count", "places"), [(0, 3), (1, 3), (40, 1), (61, 5), (90, 12)])
-def test_agreement_by_counts_is_agreement_by_pairs(count, places):
-    votes = votes_of(count, places)
-    assert step_record.agreement(votes) == paired(votes)
