@@ -189,8 +189,6 @@ class Info:
     """A coefficient was clipped to ``coef_cap``."""
     warmup: bool = False
     extra: Mapping[str, Any] | None = None
-    flip_share: float | None = None
-    """Smallest share of voters that would have reversed the step by always voting against it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,12 +117,9 @@ def show(
     if total.table and steps:
         console.say()
         console.table(
-            ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e.", "turned by"),
+            ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e."),
             [
-                (
-                    f.step, f.state, f.votes, f.plus, f.minus, f.ties, *f.estimate,
-                    f.flip_share,
-                )
+                (f.step, f.state, f.votes, f.plus, f.minus, f.ties, *f.estimate)
                 for f in total.table[-steps:]
             ],
         )  # fmt: skip
@@ -131,8 +128,7 @@ def show(
         over = "pairs" if own else "directions"
         console.say(
             f"plus, minus: votes for {sides}; Δ̂: how far the step's fit prefers plus, "
-            f"logits, mean over its {over}; turned by: the smallest share of voters who could "
-            "have reversed the step by voting against it"
+            f"logits, mean over its {over}"
         )
 
 

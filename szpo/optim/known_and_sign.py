@@ -26,11 +26,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from szpo.optim import links, weighting
+from szpo.optim import links
 from szpo.optim.links import Estimate
 from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
 from szpo.optim.settings import Settings, alpha_share, base_mu, mu_at
-from szpo.optim.weighting import VotesByVoter
 from szpo.types import Floats, Tally
 
 COEF_CAP: Final = 10.0
@@ -89,7 +88,6 @@ def rule(counting: OnePointRule) -> Rule:
         past=lambda settings, step_size: HistoryUse(),
         move=functools.partial(move, counting),
         figures=lambda done: {},
-        flip_share=functools.partial(flip_share, counting),
         is_exact=counting.is_exact,
         can_warm_up=counting.can_warm_up,
         repeat=functools.partial(repeat, counting),
@@ -215,26 +213,6 @@ def move(
         stderr=found.stderr,
         capped=bool(found.capped.any()),
     )
-
-
-def flip_share(
-    counting: OnePointRule,
-    settings: Settings,
-    done: Move,
-    at: Perturbations,
-    votes: WeightedVotes,
-) -> float | None:
-    """Share of hostile voters that would have reversed the step; None without votes by voter."""
-    if votes.by_voter is None:
-        return None
-
-    def lead(cast: VotesByVoter) -> Floats:
-        learned = votes.tally.cast is not None
-        tally = cast.tally(votes.weights if learned else None)
-        tally = replace(tally, cast=votes.tally.cast)
-        return coefficients(counting, settings, replace(at, alpha=1.0), tally).coef
-
-    return weighting.flip_share(votes.by_voter, votes.weights, lead)
 
 
 def _warm_up(

@@ -221,7 +221,6 @@ def tell(
         capped=move.capped,
         warmup=bool(settings.warmup) and at.alpha is None,
         extra=extra,
-        flip_share=rule.flip_share(settings, move, at, weighted),
     )
     return after, updates, info
 

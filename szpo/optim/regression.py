@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.optim import kl_limits, named_features, vote_regression, weighting
+from szpo.optim import kl_limits, named_features, vote_regression
 from szpo.optim.all_votes import (
     AllVotes,
     add_votes,
@@ -32,12 +32,10 @@ from szpo.optim.all_votes import (
     fit_votes,
     learn_weights,
     regressors_of_step,
-    sum_by_voter,
-    tie_share,
 )
 from szpo.optim.informative import explanations_of
 from szpo.optim.kl_limits import AIMED_SHARE, ONE_READING, SHARE_PARTS, UNPROVEN, Reading
-from szpo.optim.named_features import CARRIED, Claim, NamedFeatures, claims, directions
+from szpo.optim.named_features import CARRIED, Claim, NamedFeatures, claims
 from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
 from szpo.optim.settings import Settings, base_mu
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, Votes, direction
@@ -201,58 +199,6 @@ def figures(done: Move) -> dict[str, float]:
     }
 
 
-def flip_share(
-    settings: Settings,
-    done: Move,
-    at: Perturbations,
-    votes: WeightedVotes,
-) -> float | None:
-    """Smallest share of voters whose switched votes would reverse the recommendation: w·z* ≤ 0.
-
-    A switched voter votes against z* in all their votes of the run. Voters whose switch moves ŵ
-    most are switched first (to first order: by Σx a vote, for a tie by half of that or nothing),
-    and everything is refitted. None where no voter is known yet, 1 where even all voters do not
-    reverse it.
-    """
-    if done.posterior is None or votes.history is None or not len(votes.weights):
-        return None
-    if settings.idle:  # nothing is recommended
-        return None
-    record, found, weights = done.carried, done.posterior, votes.weights
-    every, best = record.votes, record.recommended
-    verdicts = votes.history.verdicts.reshape(len(weights), -1)
-    along = best if settings.features is None else directions(settings.features).T @ best
-    x = every.x
-    loser = -np.sign(x @ along)
-    against = np.where(weights[:, None] < 0, -loser, loser).astype(np.int8)
-    given, share = verdicts != 0, tie_share(settings)
-    moved = np.where(verdicts == weighting.TIE, share, verdicts != against) * given
-    pull = found.covariance @ best
-    if settings.features is not None:
-        pull = directions(settings.features).T @ pull
-    moves = np.abs(weights) * (moved * np.abs(x @ pull)).sum(-1)
-    voters = np.flatnonzero(given.any(-1))
-    order = voters[np.argsort(-moves[voters], kind="stable")]
-    if not len(order) or float(found.w @ best) <= 0:
-        return 0.0
-
-    def is_turned(count: int) -> bool:
-        cast = verdicts.copy()
-        switched = order[:count]
-        cast[switched] = np.where(given[switched], against[switched], 0)
-        up, down = sum_by_voter(cast[..., None], weights, share)
-        again = replace(record, votes=replace(every, up=up, down=down))
-        return float(fit_votes(settings, again)[0].w @ best) <= 0
-
-    low, high = 0, len(order)  # bisection: every switched voter only adds
-    if not is_turned(high):
-        return 1.0
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_turned(middle) else (middle, high)
-    return high / len(order)
-
-
 def _move_in_fp32(here: Floats, way: Floats) -> tuple[Floats, Floats]:
     """A move and the point it leads to, both rounded to fp32 as they are recorded and applied."""
     with np.errstate(over="ignore"):
@@ -272,7 +218,6 @@ RULE = Rule(
     ),
     move=move,
     figures=figures,
-    flip_share=flip_share,
     is_exact=lambda settings: False,
     ways=ways,
     two_points=True,

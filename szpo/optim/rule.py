@@ -212,8 +212,7 @@ class Rule:
     ``init`` makes what is carried before step 0, for leading axes. ``alpha`` is the step size at a
     step, or None. ``past`` says how past votes by voter are used. ``move`` makes the step from
     what was carried, the perturbations and the votes. ``figures`` are the rule's own numbers in
-    the step's report. ``flip_share`` is the smallest share of voters that would have reversed the
-    step by always voting against it; None where it is unknown. ``is_exact``: any machine
+    the step's report. ``is_exact``: any machine
     recomputes the update to the last bit. ``ways`` gives the explanations of the votes so far, to
     draw directions from (`Settings.asks_posterior`). ``repeat``: the coefficients of many steps at
     once, where no step depends on another's votes; see `known_and_sign.repeat`. What settings a
@@ -226,7 +225,6 @@ class Rule:
     past: Callable[[Settings, Any], HistoryUse]
     move: Callable[[Settings, Any, Perturbations, WeightedVotes], Move]
     figures: Callable[[Move], dict[str, float]]
-    flip_share: Callable[[Settings, Move, Perturbations, WeightedVotes], float | None]
     is_exact: Callable[[Settings], bool]
     ways: Callable[[Settings, Any], tuple[Explanation, ...]] = lambda settings, carried: ()
     repeat: Callable[[Settings, Any, int, Floats], Floats | None] = (

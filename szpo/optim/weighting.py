@@ -7,7 +7,7 @@ with any leading axes; voters are in the order of their ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
@@ -63,10 +63,6 @@ class VotesByVoter:
         *lead, k, n = self.verdicts.shape
         identical = self.identical.reshape(*self.identical.shape[:-2], k * n, 1)
         return replace(self, verdicts=self.verdicts.reshape(*lead, k * n, 1), identical=identical)
-
-
-Lead = Callable[[VotesByVoter], Floats]
-"""The signed lead of plus on each direction (K,), as a function of a step's votes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,53 +182,6 @@ def normalise(weights: Floats) -> Floats:
     size, power = np.abs(weights).sum(-1), (weights * weights).sum(-1)
     scale = np.where(power > 0, size / np.where(power > 0, power, 1.0), 1.0)
     return np.asarray(weights * scale[..., None])
-
-
-def flip_share(by_voter: VotesByVoter, weights: Floats, lead: Lead) -> float:
-    """Smallest share of a step's voters who could have reversed its sign, in [0, 1].
-
-    ``lead`` gives the signed lead of each direction (K,) for a step's votes. A direction's voters
-    are switched to voting against its lead, those with most effect first, until the lead changes
-    sign. The step's share is the smallest of its directions' shares. 0 where no direction has a
-    lead; 1 where even all voters could not reverse any. Arrays have no leading axes.
-    """
-    found = lead(by_voter)
-    shares = [
-        _flip(by_voter, weights, lead, k, float(np.sign(value)))
-        for k, value in enumerate(found)
-        if value != 0
-    ]
-    return min(shares, default=0.0)
-
-
-def _flip(
-    by_voter: VotesByVoter,
-    weights: Floats,
-    lead: Lead,
-    k: int,
-    side: float,
-) -> float:
-    """One direction's share, by bisection: each switched voter only adds to the effect."""
-    verdicts = by_voter.verdicts[:, k]
-    live = (verdicts != 0) & ~by_voter.identical[k]
-    against = np.where(weights < 0, side, -side)[:, None]
-    moved = np.where(verdicts == TIE, 0.5, verdicts != against) * live * np.abs(weights)[:, None]
-    voters = np.flatnonzero(live.any(-1) & (weights != 0))
-    order = voters[np.argsort(-moved.sum(-1)[voters], kind="stable")]
-
-    def is_reversed(number: int) -> bool:
-        chosen = order[:number]
-        after = by_voter.verdicts.copy()
-        after[chosen, k] = np.where(live[chosen], against[chosen], verdicts[chosen])
-        return float(lead(replace(by_voter, verdicts=after))[k]) * side < 0
-
-    low, high = 0, len(order)
-    if not is_reversed(high):
-        return 1.0
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_reversed(middle) else (middle, high)
-    return high / int(live.any(-1).sum())
 
 
 def _update_coins(agreed: Floats, worth: Floats, bar: Floats) -> tuple[Floats, Floats]:

@@ -49,7 +49,7 @@ PROJECT: Final = "szpo"
 NAMES: Final[Mapping[str, str]] = {
     "votes": "votes/counted", "total_votes": "votes/total", "ties": "votes/ties",
     "skips": "votes/skips", "answers_read": "votes/answers_read",
-    "flip_share": "votes/flip_share", "kl": "answers/kl", "length": "answers/length",
+    "kl": "answers/kl", "length": "answers/length",
     "repetition": "answers/repetition", "identical": "answers/identical",
     "norm": "weights/norm", "moved": "weights/moved", "mu": "optimizer/mu",
     "alpha": "optimizer/alpha",

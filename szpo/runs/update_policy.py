@@ -174,7 +174,6 @@ def describe(
         "total_votes": new.after.votes,
         "delta": info.delta,
         "stderr": tuple(steps.finite(value) for value in info.stderr),
-        "flip_share": info.flip_share,
         "alpha": (info.extra or {}).get("alpha"),
         "capped": info.capped,
         "warmup": info.warmup,

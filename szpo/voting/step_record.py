@@ -54,8 +54,6 @@ class StepReport:
     delta: tuple[float | None, ...] = ()
     """For each direction Δ̂, in units of the link, and its standard error."""
     stderr: tuple[float | None, ...] = ()
-    flip_share: float | None = None
-    """Smallest share of voters that would have reversed the step by always voting against it."""
     alpha: float | None = None
     """Step size of this step; None in a warm-up and under ``regression``."""
     capped: bool = False

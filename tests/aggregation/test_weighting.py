@@ -1,6 +1,5 @@
 """Weights of voters: what they do to votes, how they are learned, what would reverse a step."""
 
-import itertools
 import json
 from dataclasses import replace
 
@@ -73,65 +72,7 @@ def test_voters_are_read_in_the_order_of_their_ids_whatever_came_first():
         assert found.verdicts[:, 0].tolist() == [[0, PLUS], [PLUS, 0]]
 
 
-def equal_lead(cast):
-    tally = cast.tally()
-    return (tally.plus - tally.minus).sum(-1)
-
-
-def test_of_several_directions_the_one_that_is_turned_first_counts():
-    """Four of four voters are for one direction; of the other's five, three to two."""
-    verdicts = np.zeros((5, 2, 1), dtype=np.int8)
-    verdicts[:4, 0], verdicts[:3, 1], verdicts[3:, 1] = PLUS, PLUS, MINUS
-    shares = [
-        weighting.flip_share(make_votes(verdicts[:, [k]]), np.ones(5), equal_lead) for k in (0, 1)
-    ]
-    assert shares == [pytest.approx(3 / 4), pytest.approx(1 / 5)]
-    assert weighting.flip_share(make_votes(verdicts), np.ones(5), equal_lead) == shares[1]
-
-
-@given(st.integers(0, 2**32))
-def test_the_share_is_the_smallest_over_all_sets_of_voters(seed):
-    rng = np.random.default_rng(seed)
-    verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 1, 4))
-    cast = make_votes(verdicts)
-    lead = float(equal_lead(cast)[0])
-    found = weighting.flip_share(cast, np.ones(5), equal_lead)
-    voters = np.flatnonzero((verdicts != 0).any((1, 2)))
-
-    def turns(chosen):
-        after = verdicts.copy()
-        for voter in chosen:
-            after[voter] = np.where(verdicts[voter] != 0, -np.sign(lead), 0)
-        return equal_lead(make_votes(after))[0] * lead < 0
-
-    sizes = (
-        size
-        for size in range(1, len(voters) + 1)
-        if any(map(turns, itertools.combinations(voters, size)))
-    )
-    assert found == (pytest.approx(next(sizes) / len(voters)) if lead else 0)
-
-
-@pytest.mark.parametrize("kind", weighting.WEIGHTINGS)
-@pytest.mark.parametrize(("rule", "alpha"), [("known", {"alpha": 0.1}), ("sign", {})])
-def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, alpha, kind):
-    settings = make_settings(3, (("z", (4,)),), rule=rule, N=7, M=1, weighting=kind, **alpha)
-    state, shares = optimizer.init(settings), []
-    for wins in (7, 4):
-        verdicts = np.zeros((7, 1, 7), dtype=np.int8)
-        verdicts[np.arange(7), 0, np.arange(7)] = [PLUS] * wins + [MINUS] * (7 - wins)
-        cast = make_votes(verdicts)
-        info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)[2]
-        shares.append(info.flip_share)
-    assert 0 < shares[1] < shares[0] <= 1
-    assert kind != "equal" or shares == [4 / 7, 1 / 7]
-
-
-def test_a_weighting_needs_voters_and_without_them_there_is_no_share():
-    settings = make_settings(3, (("z", (4,)),), K=1, N=2)
-    state = optimizer.init(settings)
-    tally = make_votes([[[PLUS, MINUS]]]).tally()
-    assert optimizer.tell(state, optimizer.ask(state), tally)[2].flip_share is None
+def test_a_weighting_needs_voters():
     state = optimizer.init(make_settings(1, (("z", (4,)),), rule="known", N=2, weighting="skill"))
     with pytest.raises(UsageError, match="needs to know who voted how"):
         optimizer.tell(state, optimizer.ask(state), make_votes([[[PLUS, MINUS]]]).tally())
@@ -171,7 +112,6 @@ def test_a_weighted_run_is_recomputed_from_its_votes(tmp_path, rule, M):
     assert {check.promise for check in report.steps} == {"1e-9"}
     assert sum(row["n_votes"] for row in ledger.update_rows()) == 8 * 4 * M  # votes, not weights
     bodies = [event["body"] for event in ledger.events("step")]
-    assert all(0 <= body["flip_share"] <= 1 for body in bodies)
     assert not np.allclose(list(bodies[-1]["extra"]["weights"].values()), 1.0)
     # Replayed from the ledger alone, the next step is the same to the last bit here.
     again, third = (replay.replay_state(ledger, settings) for _ in range(2))

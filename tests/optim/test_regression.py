@@ -17,7 +17,7 @@ from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighting import MINUS, PLUS, TIE
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, LAYOUT, features, settings_of, vote, walk
-from tests.support.weighted_votes import in_turns, make_votes
+from tests.support.weighted_votes import in_turns
 
 
 def test_the_target_is_the_budget_times_the_shrunk_direction():
@@ -146,37 +146,6 @@ def test_delta_is_what_the_posterior_says_of_each_direction():
     assert info.delta == pytest.approx((x @ found.w).tolist())
     deviation = np.sqrt(np.einsum("ki,ij,kj->k", x, found.covariance, x))
     assert info.stderr == pytest.approx(deviation.tolist())
-
-
-def test_flip_share_is_the_share_of_voters_whose_switch_turns_it():
-    settings = settings_of(K=4, M=5)
-    state, rng = optimizer.init(settings), np.random.default_rng(1)
-    for _ in range(6):
-        query = optimizer.ask(state)
-        good = np.sign(features(settings, query.step) @ GRADIENT).astype(np.int8)
-        verdicts = np.tile(good[None, :, None], (5, 1, 1))
-        noise = rng.random(verdicts.shape) < 0.15
-        cast = make_votes(np.where(noise, -verdicts, verdicts))
-        state, _, info = optimizer.tell(state, query, cast.tally(), by_voter=cast)
-    # Switching one voter after another and fitting anew finds the same number.
-    history, votes = state.history, state.carried.votes
-    z = state.carried.recommended
-
-    def turned(number):
-        flat = history.verdicts.reshape(5, -1).copy()
-        flat[:number] = -np.sign(votes.x @ z)[None, :]
-        up, down = ((flat == side).sum(0) * 1.0 for side in (PLUS, MINUS))
-        again = fit(replace(votes, up=up, down=down), all_votes.prior(settings))
-        return float(again.w @ z) <= 0
-
-    exact = next(number for number in range(6) if turned(number)) / 5
-    assert info.flip_share == exact == 0.6  # most of five who nearly agree
-    even = replace(cast, verdicts=np.full_like(cast.verdicts, TIE))
-    state = optimizer.init(settings)
-    info = optimizer.tell(state, optimizer.ask(state), even.tally(), by_voter=even)[2]
-    assert info.flip_share == 0  # ties say nothing that could be turned
-    alone = optimizer.tell(state, optimizer.ask(state), even.tally())[2]
-    assert alone.flip_share is None
 
 
 @functools.cache

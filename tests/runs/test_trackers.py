@@ -23,7 +23,7 @@ SECRET = "Ann Smith <ann@example.org>"
 STEP = StepReport(
     step=0, state="applied", pairing="antithetic", mu=0.6, k=1, n=8, m=1, votes=8, ties=1, skips=0,
     answers_read=64, total_votes=8, delta=(0.5,), stderr=(0.1,), kl=0.25, length=20.5,
-    repetition=0.1, identical=0.0, norm=1.5, moved=0.5, flip_share=0.4, theta_sha256="ab",
+    repetition=0.1, identical=0.0, norm=1.5, moved=0.5, theta_sha256="ab",
     figures={"length_plus": 21.0}, seconds={"generation_s": 2.5},
     extra={"gradient": 3.0, "weights": {SECRET: 1.0}, "note": SECRET},
 )  # fmt: skip

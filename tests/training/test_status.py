@@ -1,6 +1,5 @@
 """What panelists' pages poll: states, counts, versions, and what it costs."""
 
-
 import pytest
 
 from szpo.config.schema import Config
