@@ -39,8 +39,6 @@ FORMAT: Final = 6
 """Format of `Optimizer.to_dict`; it moves with what the settings hold."""
 AT_ONCE: Final = 10_000
 """Most pairs that can await votes together."""
-STRETCH: Final = 1_000
-"""Number of pairs whose saved votes are replayed at once."""
 RULE: Final = "known"
 """Default rule: it needed fewest votes on six toy preferences (docs/tutorials/python.md)."""
 OWN: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -418,22 +416,6 @@ class Optimizer:
         self._pending, self._told = (), {}
 
     def _take_again(self, past: Sequence[tuple[CastVote, ...]]) -> None:
-        """Replay saved votes: many steps at once where the rule can, the last step separately."""
-        for count, steps in itertools.groupby(past[:-1], len):
-            self._state = optimizer.with_directions(self._state, count)
-            while stretch := list(itertools.islice(steps, max(1, STRETCH // count))):
-                flipped = [self._sides(self._state.step + i, count) for i in range(len(stretch))]
-                counts = [_count(*each) for each in zip(stretch, flipped, strict=True)]
-                found = optimizer.tell_again(self._state, self._recommended, np.array(counts))
-                if found is None:
-                    self._take_one_by_one(stretch)
-                else:
-                    self._state, self._recommended = found
-                    self._centre = self._recommended
-                    self._past += stretch
-        self._take_one_by_one(past[-1:])
-
-    def _take_one_by_one(self, past: Sequence[tuple[CastVote, ...]]) -> None:
         for cast in past:
             self._begin_step(len(cast))
             self._take(cast)

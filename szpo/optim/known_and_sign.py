@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from szpo.optim import links
 from szpo.optim.links import Estimate
 from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
-from szpo.optim.settings import Settings, alpha_share, base_mu, mu_at
+from szpo.optim.settings import Settings, alpha_share, base_mu
 from szpo.types import Floats, Tally
 
 COEF_CAP: Final = 10.0
@@ -90,7 +90,6 @@ def rule(counting: OnePointRule) -> Rule:
         figures=lambda done: {},
         is_exact=counting.is_exact,
         can_warm_up=counting.can_warm_up,
-        repeat=functools.partial(repeat, counting),
         equation=counting.equation,
     )
 
@@ -163,28 +162,6 @@ def _scale(
     limit = COEF_CAP * size
     capped = np.abs(coef) > limit
     return np.where(capped, np.copysign(limit, coef), coef), capped
-
-
-def repeat(
-    counting: OnePointRule, settings: Settings, step_size: StepSize, first: int, counts: Floats
-) -> Floats | None:
-    """The coefficients (T, K) of `move` for T steps from ``first`` on, all at once.
-
-    ``counts`` (T, K, 3): votes for plus, votes for minus and ties, of one comparison a direction.
-    Returns None in a warm-up and for N > 1.
-    """
-    if step_size.alpha is None or settings.section.N != 1:
-        return None
-    kinds, which = np.unique(counts.reshape(-1, 3), axis=0, return_inverse=True)
-    measured = []
-    for plus, minus, tie in kinds.reshape(-1, 3, 1, 1):
-        tally = Tally(plus, minus, tie, np.zeros((1, 1), dtype=np.bool_))
-        measured += counting.statistic(settings, estimate(settings, tally).delta, tally).tolist()
-    steps = range(first, first + len(counts))
-    alpha = [alpha_at(settings, step_size, step) for step in steps]
-    measure = np.array(measured)[which].reshape(counts.shape[:2])
-    mu = [mu_at(settings, step) for step in steps]
-    return _scale(counting, settings, mu, np.array(alpha, dtype=np.float64), measure)[0]
 
 
 def estimate(settings: Settings, tally: Tally) -> Estimate:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import known_and_sign, parameters, regression
@@ -37,7 +37,7 @@ from szpo.optim.rule import (
 )
 from szpo.optim.settings import Settings, mu_at
 from szpo.optim.weighting import History, VotesByVoter
-from szpo.types import Asked, Explanation, Floats, Grid, Info, Query, Shift, Tally, Theta, Update
+from szpo.types import Asked, Explanation, Floats, Grid, Info, Query, Shift, Tally, Update
 
 _RULES: Final = {rule.name: rule for rule in (KNOWN, SIGN, regression.RULE)}
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
@@ -223,24 +223,6 @@ def tell(
         extra=extra,
     )
     return after, updates, info
-
-
-def tell_again(
-    state: State, theta: Theta, counts: Floats
-) -> tuple[State, dict[str, NDArray[np.float32]]] | None:
-    """`tell` and `parameters.apply_update` for T steps at once, with bit-identical results.
-
-    ``counts`` (T, K, 3): votes for plus, votes for minus and ties, of one comparison a direction.
-    Returns None where the rule needs its steps one by one, or the layout has several tensors.
-    """
-    settings, first = state.settings, state.step
-    coefs = rule_of(settings.section.rule).repeat(settings, state.carried, first, counts)
-    if coefs is None or len(settings.layout) != 1:
-        return None
-    moved = parameters.apply_coefs(settings.space, theta, first, coefs)
-    plus, minus, tie = (np.ascontiguousarray(each).sum(-1) for each in np.moveaxis(counts, -1, 0))
-    votes = float(np.add.accumulate([state.votes, *(plus + minus + tie)])[-1])
-    return replace(state, step=first + len(counts), votes=votes), moved
 
 
 def added_updates(

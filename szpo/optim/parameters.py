@@ -152,29 +152,6 @@ def apply_update(space: Space, theta: Theta, update: Update) -> dict[str, NDArra
     return result
 
 
-def apply_coefs(
-    space: Space, theta: Theta, first: int, coefs: Floats
-) -> dict[str, NDArray[np.float32]]:
-    """`apply_update` for T steps from ``first`` on; coefs (T, K) are of unit-variance directions.
-
-    For a layout of one tensor. Every term is exact in fp32, so only the order of sums matters.
-    """
-    ((name, shape),) = space.layout
-    named = [(first + t, k) for t, k in np.ndindex(coefs.shape)]
-    grid = np.stack([_integers(space, *each)[0] for each in named])
-    scale = coefs.ravel()
-    if space.law.scaled:
-        squares = (grid.astype(np.int64) ** 2).sum(-1).tolist()
-        scale = scale * [sample_directions.gaussian_factor(each, space.dim) for each in squares]
-    rounded = round_coef(scale).astype(np.float32)[:, None]
-    moves = rounded * (grid.astype(np.float32) * np.float32(1 / sample_directions.PER_UNIT))
-    rows = np.concatenate([theta[name].reshape(1, -1), moves[rounded[:, 0] != 0]])
-    with np.errstate(over="ignore", invalid="ignore"):
-        result = {name: np.add.accumulate(rows)[-1].reshape(shape)}  # one after the other
-    _finite(result, named[-1][0], "coefficient")
-    return result
-
-
 def between(start: Theta, end: Theta, share: float) -> dict[str, NDArray[np.float32]]:
     """The point at ``share`` of the way from ``start`` to ``end``.
 

@@ -212,11 +212,9 @@ class Rule:
     ``init`` makes what is carried before step 0, for leading axes. ``alpha`` is the step size at a
     step, or None. ``past`` says how past votes by voter are used. ``move`` makes the step from
     what was carried, the perturbations and the votes. ``figures`` are the rule's own numbers in
-    the step's report. ``is_exact``: any machine
-    recomputes the update to the last bit. ``ways`` gives the explanations of the votes so far, to
-    draw directions from (`Settings.asks_posterior`). ``repeat``: the coefficients of many steps at
-    once, where no step depends on another's votes; see `known_and_sign.repeat`. What settings a
-    rule has follows from its traits (`szpo.config.optimizer.tag_of`).
+    the step's report. ``is_exact``: any machine recomputes the update to the last bit. ``ways``
+    gives the explanations of the votes so far, to draw directions from (`Settings.asks_posterior`).
+    What settings a rule has follows from its traits (`szpo.config.optimizer.tag_of`).
     """
 
     name: str
@@ -227,9 +225,6 @@ class Rule:
     figures: Callable[[Move], dict[str, float]]
     is_exact: Callable[[Settings], bool]
     ways: Callable[[Settings, Any], tuple[Explanation, ...]] = lambda settings, carried: ()
-    repeat: Callable[[Settings, Any, int, Floats], Floats | None] = (
-        lambda settings, carried, first, counts: None
-    )
     two_points: bool = False
     """The rule keeps all votes, asks around one point, the centre, and recommends another; a step
     moves both. It can use a prior, but not an estimate in place of votes."""

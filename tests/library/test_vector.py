@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import szpo
-from szpo import vector
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.optim import optimizer, parameters
 from szpo.types import Tally
@@ -253,29 +252,6 @@ def test_a_saved_state_goes_on_at_the_same_bits(how, tmp_path):
     assert again.digest() == opt.digest()
     with warned(how.get("rule", "known")):
         assert again.best.tolist() == opt.best.tolist()
-
-
-@pytest.mark.parametrize("how", [*SAVED, {"dim": 2, "warmup": 3}], ids=str)
-def test_votes_reported_at_once_give_the_bits_of_one_by_one(how, monkeypatch):
-    opt = szpo.Optimizer(**how)
-    for i in range(40):
-        count = 1 + i // 7 % 3
-        opt.ask(count)
-        cast = [["a", "b", "tie", 0.3, None][(i + j) % 5] for j in range(count)]
-        opt.tell(cast, weight=[[1.0, 0.7, 0.0, 2e4][(i + 2 * j) % 4] for j in range(count)])
-    one, told = optimizer.tell, []
-
-    def tell(state, query, counts):
-        told.append(state.step)
-        return one(state, query, counts)
-
-    monkeypatch.setattr(optimizer, "tell", tell)
-    monkeypatch.setattr(vector, "STRETCH", 5)
-    again = szpo.Optimizer.from_dict(opt.to_dict())
-    by_itself = 40 if how.get("rule") == "regression" else how.get("warmup", 0)
-    assert told == list(range(-(-by_itself // 5) * 5)) + [39] * (by_itself < 40)
-    assert (again.digest(), again.votes, again.info) == (opt.digest(), opt.votes, opt.info)
-    assert again.to_dict() == opt.to_dict()
 
 
 def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path):
