@@ -214,7 +214,8 @@ class Rule:
     what was carried, the perturbations and the votes. ``figures`` are the rule's own numbers in
     the step's report. ``is_exact``: any machine recomputes the update to the last bit. ``ways``
     gives the explanations of the votes so far, from which directions are drawn
-    (`Settings.asks_posterior`). What settings a rule has follows from its traits (`szpo.config.optimizer.tag_of`).
+    (`Settings.asks_posterior`). What settings a rule has follows from its traits
+    (`szpo.config.optimizer.tag_of`).
     """
 
     name: str

@@ -9,18 +9,15 @@ only later rounds.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from szpo import turns
-from szpo.errors import IntegrityError, RunError, UsageError
+from szpo.errors import IntegrityError, UsageError
 from szpo.files import quoted
-from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import (
@@ -47,9 +44,6 @@ if TYPE_CHECKING:
 
 
 VERDICTS: Final = {"plus": PLUS, "minus": MINUS, "tie": TIE}
-
-MAX_COORDINATES: Final = 4096
-"""Up to this many coordinates steps are recomputed; above it only votes are counted."""
 
 
 def read_votes_by_voter(
@@ -208,13 +202,11 @@ def tell_step(
     *,
     inputs: StepInputs | None = None,
     measure: Callable[[Floats], float] | None = None,
-    voters: bool = True,
 ) -> tuple[Tally, State, tuple[Update, ...], Info]:
     """Report a recorded step to the optimizer.
 
     ``inputs``: of the fit besides votes; None: as recorded. ``measure``: KL to the model's start,
-    nats, of a point as moved from θ₀; None: not measured. ``voters``: also report who voted; with
-    equal weights only ``info`` depends on it.
+    nats, of a point as moved from θ₀; None: not measured.
     """
     number, settings = step.number, step.settings(settings)
     state = replace(state, settings=state.settings.change(N=settings.section.N))
@@ -226,7 +218,7 @@ def tell_step(
         state,
         step.query(settings),
         tally,
-        by_voter=read_votes_by_voter(ledger, settings, number, votes, tally) if voters else None,
+        by_voter=read_votes_by_voter(ledger, settings, number, votes, tally),
         inputs=step.inputs(ledger, settings) if inputs is None else inputs,
         measure=measure,
     )
@@ -283,126 +275,3 @@ def retell(
             measure=None if same or number != last else measure,
         )  # fmt: skip
         yield state, updates
-
-
-@dataclass(frozen=True, slots=True)
-class StepEffect:
-    """One applied step with and without the panelist's votes."""
-
-    step: int
-    votes: int
-    theirs: int
-    flips: bool
-    """Whether in some direction the majority changes sign, vanishes or appears."""
-    cosine: float | None
-    """Between the step taken and the step without their votes, after the same earlier steps; None
-    if one of the two is zero, or steps are not recomputed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """The effect of leaving out one panelist."""
-
-    name: str
-    votes: int
-    of: int
-    effects: tuple[StepEffect, ...]
-    """The steps in which this panelist voted."""
-
-    @property
-    def flipped(self) -> tuple[int, ...]:
-        """Steps whose majority would be different."""
-        return tuple(effect.step for effect in self.effects if effect.flips)
-
-    @property
-    def turned(self) -> tuple[int, ...]:
-        """Steps that would have moved in an opposing direction (negative cosine)."""
-        return tuple(e.step for e in self.effects if e.cosine is not None and e.cosine < 0)
-
-
-def preview_without(ledger: Ledger, name: str) -> Preview:
-    """The effect of leaving out the counted votes of the panelist with this pseudonym."""
-    found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
-    if not found:
-        raise UsageError(f"panelist {name!r} is not enrolled in this run")
-    panelist = found[0]["panelist"]
-    applied = [row for row in ledger.steps() if row["state"] == "applied"]
-    cosines = _cosines(ledger, panelist)
-    effects, total = [], 0
-    for row in applied:
-        votes = counting.counted(ledger, row["step"])
-        rest = [vote for vote in votes if vote.panelist != panelist]
-        total += len(votes)
-        if len(rest) == len(votes):
-            continue
-        before, after = _leads(votes), _leads(rest)
-        effects.append(
-            StepEffect(
-                step=row["step"],
-                votes=len(votes),
-                theirs=len(votes) - len(rest),
-                flips=any(before[k] != after[k] for k in before),
-                cosine=cosines.get(row["step"]),
-            )
-        )
-    return Preview(name, sum(e.theirs for e in effects), total, tuple(effects))
-
-
-def _leads(votes: Iterable[Vote]) -> dict[int, int]:
-    """Which side leads in each direction: 1 plus, −1 minus, 0 neither."""
-    net: dict[int, int] = defaultdict(int)
-    for vote in votes:
-        net[vote.k] += {"plus": 1, "minus": -1}.get(vote.verdict, 0)
-    return defaultdict(int, {k: (lead > 0) - (lead < 0) for k, lead in net.items()})
-
-
-def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
-    """Cosine, per step, between the step taken and the one without the panelist's votes."""
-    try:
-        settings = run_spec.recorded_settings(ledger)
-    except IntegrityError:
-        return {}
-    if settings.space.dim > MAX_COORDINATES or settings.section.weighting != "equal":
-        return {}
-    if settings.section.rule == "sign":  # its steps only flip
-        return {}
-    state, found = optimizer.init(settings), {}
-    for step in read_steps(ledger):
-        if step.row["state"] != "applied":
-            break
-        votes = counting.counted(ledger, step.number)
-        rest = [vote for vote in votes if vote.panelist != panelist]
-        try:
-            tell = partial(
-                tell_step, ledger, settings, step, state,
-                inputs=step.inputs(ledger, settings), voters=False,
-            )  # fmt: skip
-            _, after, taken, _ = tell(votes)
-            if len(rest) < len(votes):
-                _, _, other, _ = tell(rest)
-                cosine = _cosine(_sum_updates(settings, taken), _sum_updates(settings, other))
-                if cosine is not None:
-                    found[step.number] = cosine
-        except (RunError, UsageError):
-            return found
-        state = after
-    return found
-
-
-def _sum_updates(settings: Settings, updates: Sequence[Update]) -> Floats:
-    total = np.zeros(settings.space.dim)
-    if rule_of(settings.section.rule).two_points:
-        updates = updates[:1]  # the recommended point's
-    for update in updates:
-        if update.vector is not None:
-            total += np.asarray(update.vector)
-        elif update.coef:
-            total += update.coef * parameters.direction_vector(
-                settings.space, update.step, update.k
-            )
-    return total
-
-
-def _cosine(a: Floats, b: Floats) -> float | None:
-    size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return round(float(a @ b) / size, 9) if size else None

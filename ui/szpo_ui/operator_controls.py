@@ -17,8 +17,6 @@ from szpo.errors import StorageError, UsageError
 from szpo.files import quoted
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.replay import replay
-from szpo.replay.replay import Preview
 from szpo.runs import budget, samples
 from szpo.runs.budget import Limits
 from szpo.voting import pauses, seats, steps
@@ -37,7 +35,7 @@ EXCLUDE: Final = "exclude from now on"
 
 Do = Literal[
     "look", "start", "pause", "pause-after", "resume", "close", "limits", "more", "live",
-    "invite", "revoke", "erase", "preview", "exclude", "final", "samples", "close-final",
+    "invite", "revoke", "erase", "exclude", "final", "samples", "close-final",
 ]  # fmt: skip
 Text = Annotated[str, Field(max_length=500)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -67,11 +65,10 @@ class Command(Body):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The outcome of a command in one sentence, with invitations or a preview to show."""
+    """The outcome of a command in one sentence, with invitations to show."""
 
     text: str
     invitations: tuple[Invitation, ...] = ()
-    preview: Preview | None = None
 
 
 def act(site: Site, by: str, command: Command) -> Reply | None:
@@ -261,10 +258,6 @@ def _erase(site: Site, by: str, command: Command) -> Reply:
     )
 
 
-def _preview(site: Site, by: str, command: Command) -> Reply:
-    return Reply("", preview=replay.preview_without(site.ledger, command.name))
-
-
 def _exclude(site: Site, by: str, command: Command) -> Reply:
     if not command.reason.strip():
         raise UsageError("exclude: give a reason; it stays in the record")
@@ -296,6 +289,5 @@ _ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {
     "invite": _invite,
     "revoke": _revoke,
     "erase": _erase,
-    "preview": _preview,
     "exclude": _exclude,
 }

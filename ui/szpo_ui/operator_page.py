@@ -11,7 +11,6 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
@@ -178,8 +177,7 @@ def render_reply(reply: Reply, base: str = "", *, ok: bool = True) -> Markup:
     template = _environment().get_template("operate/reply.html")
     return Markup(
         template.render(
-            ok=ok, text=reply.text, invitations=reply.invitations,
-            preview=reply.preview, base=base,
+            ok=ok, text=reply.text, invitations=reply.invitations, base=base
         )
     )  # fmt: skip
 
@@ -295,17 +293,6 @@ def moment(at_us: float | None) -> Markup:
     return Markup("–") if at_us is None else time_tag(at_us, "%d %b, %H:%M UTC", "moment")
 
 
-def rounds(steps: Sequence[int]) -> str:
-    """Steps as numbers of rounds, which count from 1.
-
-    >>> rounds((5, 8))
-    'rounds 6, 9'
-    """
-    named = ", ".join(str(step + 1) for step in steps[:12])
-    more = f" and {len(steps) - 12} more" if len(steps) > 12 else ""
-    return f"round{'s' if len(steps) > 1 else ''} {named}{more}"
-
-
 @cache
 def _environment() -> Environment:
     return environment(
@@ -315,7 +302,6 @@ def _environment() -> Environment:
             "span": span,
             "moment": moment,
             "clock": time_tag,
-            "rounds": rounds,
         },
         names={
             "choices": ENGLISH.choices,

@@ -99,7 +99,6 @@
     const needs = (button.dataset.needs || "").split(" ");
     $$("[data-need]", dialog).forEach((place) => { place.hidden = !needs.includes(place.dataset.need); });
     dialog.showModal();
-    if (button.dataset.preview) act("preview", { name }, dialog);
   }
   function read(form) {
     const found = {};
