@@ -4,12 +4,13 @@ import hashlib
 import re
 from pathlib import Path
 
-from szpo_simulators.panels import sealed_one, sealed_two
+from szpo_simulators.panels import tastes
 
 FROZEN = Path(__file__).parents[2] / "experiments" / "frozen"
 
 
 def test_both_files_have_the_committed_digests():
     asked = re.findall(r"`([0-9a-f]{64})`", (FROZEN / "sealed.md").read_text())
-    files = [Path(str(one.__file__)) for one in (sealed_one, sealed_two)]
+    files = sorted(tastes.SEALED.glob("sealed_*.py"))
+    assert tastes.reward("five_senses").name == "taste:five_senses"
     assert [hashlib.sha256(file.read_bytes()).hexdigest() for file in files] == asked
