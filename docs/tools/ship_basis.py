@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import tiny_model
 
 from szpo.cli import adapters, app
 from szpo.config import settings_file
@@ -248,11 +249,11 @@ def _with_curves(config: Config, host: Backend, prompts: Sequence[Prompt]) -> Su
 
 def make_tiny() -> None:
     """Train the tiny model that ships."""
-    recipe = named_models.TinyRecipe()
+    recipe = tiny_model.TinyRecipe()
     shutil.rmtree(named_models.SHIPPED, ignore_errors=True)
     folder = named_models.SHIPPED / recipe.folder_name()
     _clear(folder, "tiny")
-    named_models.train_tiny(recipe, folder)
+    tiny_model.train_tiny(recipe, folder)
     (folder / "model.safetensors").chmod(0o644)
     for name in named_models.SHIPPED_FILES:
         _note(folder / name, {"preset": "tiny"})

@@ -17,10 +17,10 @@ from szpo.baselines.asking import Moment
 from szpo.errors import RunError, UsageError
 from szpo.metrics import words
 from szpo.models import loading
-from szpo.models import named_models as tiny_model
 from szpo.models.logprobs import Sample, batches
 from szpo.models.sampling import Sampling
 from szpo.types import Answer, Prompt
+from tests.support import tiny_words
 from tests.support.baseline_actors import WORDS, fresh, length, tiny_actor
 
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 17)]
@@ -152,8 +152,8 @@ def test_a_verifier_is_learned_from_on_the_tiny_model(tiny):
         return [float(bool(WORDS["good"] & said) and not WORDS["bad"] & said) for said in found]
 
     asked, heldout = (
-        [Prompt.user(ask.format(topic=topic)) for ask in tiny_model.ASKS for topic in topics]
-        for topics in (tiny_model.TOPICS[:16], tiny_model.TOPICS[16:])
+        [Prompt.user(ask.format(topic=topic)) for ask in tiny_words.ASKS for topic in topics]
+        for topics in (tiny_words.TOPICS[:16], tiny_words.TOPICS[16:])
     )
 
     def rate(start: bool) -> float:

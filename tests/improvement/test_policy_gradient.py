@@ -25,12 +25,12 @@ from szpo.improvement.policy_gradient import (
 from szpo.models import loading
 from szpo.models.forced import Forced
 from szpo.models.logprobs import Sample
-from szpo.models.named_models import MOODS
 from szpo.models.sampling import Sampling
 from szpo.models.scores import ScoredLaw
 from szpo.policies.backend import KL, Scores
 from szpo.policies.protocol import moved
 from tests.support.policies import full, policy_of, small
+from tests.support.tiny_words import MOODS
 
 ASKED = load_shipped().train[:12]
 PACE = Pace(prompts=8, group=4, step_nats=0.1, steps=8)

@@ -23,14 +23,13 @@ from szpo.judges.pair_scorer import LabelledPair
 from szpo.judges.prompting import JudgeError, Question
 from szpo.ledger.database import Ledger
 from szpo.models import loading
-from szpo.models import named_models as tiny_model
 from szpo.policies import language_model
 from szpo.policies.backend import LocalBackend
 from szpo.runs import assemble
 from szpo.types import Answer, Prompt
 from szpo.voting.evaluator import check_judge
 from szpo.voting.panel_factory import StartingPolicy
-from tests.support import folder_run, tiny_models, yard_run
+from tests.support import folder_run, tiny_models, tiny_words, yard_run
 from tests.support.judging import comparison
 
 KEY = seeds.derive(0, "test")
@@ -172,7 +171,7 @@ def test_a_question_longer_than_its_model_reads_is_refused_before_any_work(
     assert "judge tiny reads 512 tokens" in message and words in message
 
 
-GOOD = set(tiny_model.MOODS["good"]["mood"]) | set(tiny_model.MOODS["good"]["verb"])
+GOOD = set(tiny_words.MOODS["good"]["mood"]) | set(tiny_words.MOODS["good"]["verb"])
 
 
 def is_good(text):
@@ -186,7 +185,7 @@ def moods(count):
     z says which stands first, half and half.
     """
     good, bad = {}, {}
-    for ask, text in tiny_model.tiny_corpus(5, 3000):
+    for ask, text in tiny_words.tiny_corpus(5, 3000):
         (good if is_good(text) else bad).setdefault(ask, []).append(text)
     found = []
     for ask in good:

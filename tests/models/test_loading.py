@@ -26,7 +26,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerF
 from szpo import cache, files
 from szpo.config import settings_file
 from szpo.data import prompts
-from szpo.errors import UsageError
+from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.models import adapters, devices, loading, named_models, weight_files
 from szpo.models.batched_lora import AdaptedModel, find_sites
@@ -39,7 +39,7 @@ from szpo.policies import language_model
 from szpo.policies.language_model import random_start
 from szpo.runs import assemble
 from szpo.types import Prompt
-from tests.support import folder_run, tiny_models
+from tests.support import folder_run, tiny_models, tiny_words
 from tests.support.cases import case
 from tests.support.scoring import score_vectors
 from tests.support.tiny_models import build, tokenizer
@@ -644,8 +644,8 @@ def test_scores_of_lower_layers_reach_through_4_bit_layers_above(model):
     assert np.array_equal(first, again)
 
 
-GOOD = set(named_models.MOODS["good"]["mood"] + named_models.MOODS["good"]["verb"])
-BAD = set(named_models.MOODS["bad"]["mood"] + named_models.MOODS["bad"]["verb"])
+GOOD = set(tiny_words.MOODS["good"]["mood"] + tiny_words.MOODS["good"]["verb"])
+BAD = set(tiny_words.MOODS["bad"]["mood"] + tiny_words.MOODS["bad"]["verb"])
 
 
 def moods(text: str) -> tuple[int, int]:
@@ -653,61 +653,31 @@ def moods(text: str) -> tuple[int, int]:
     return sum(w in GOOD for w in message), sum(w in BAD for w in message)
 
 
-@given(st.integers(0, 2**40), st.integers(1, 5))
-def test_the_text_is_a_function_of_the_seed(seed, count):
-    few, more = (list(named_models.tiny_corpus(seed, n)) for n in (count, count + 3))
-    assert few == more[:count]
-
-
 def test_the_tokenizer_reads_any_text_back():
-    words = named_models.tiny_tokenizer(named_models.TinyRecipe(words=300))
+    words = loading.load("tiny", dtype="fp32").tokenizer
     for text in ("The sea was lovely.", "Zürich, 東京 & \U0001f600?", "  two  spaces\n"):
         assert words.decode(words(text)["input_ids"]) == text
     assert (words.pad_token_id, words.eos_token_id) == (0, 1)
 
 
-def test_training_twice_gives_the_same_model_and_the_cache_is_used(tmp_path, monkeypatch):
-    recipe = named_models.TinyRecipe(
-        texts=200, words=300, hidden=16, layers=1, heads=2, steps=5, rows=8
-    )
-    digests = []
-    before = torch.random.get_rng_state(), torch.get_num_threads()
-    for name in "ab":
-        monkeypatch.setenv("SZPO_CACHE", str(tmp_path / name))
-        place = named_models.tiny_folder(recipe)
-        digests.append(loading.load(str(place), dtype="fp32").sha256)
-    assert digests[0] == digests[1]
-    assert torch.equal(before[0], torch.random.get_rng_state())
-    assert before[1] == torch.get_num_threads()
-    monkeypatch.setattr(named_models, "train_tiny", lambda *_: pytest.fail("it was trained"))
-    assert named_models.tiny_folder(recipe) == place
-
-
-def test_the_tiny_model_ships_and_is_trained_only_where_a_file_of_it_is_damaged(
-    tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setenv("SZPO_CACHE", str(tmp_path / "cache"))
+def test_the_tiny_model_ships_and_is_refused_where_a_file_of_it_is_damaged(tmp_path, monkeypatch):
     shipped = loading.load("tiny", dtype="fp32")
     index = json.loads((shipped.folder / "index.json").read_text(encoding="utf-8"))
     assert set(index) == set(named_models.SHIPPED_FILES)
-    assert shipped.folder.parent == named_models.SHIPPED and not (tmp_path / "cache").exists()
-
+    assert shipped.folder.name == tiny_words.RECIPE["TinyRecipe"]().folder_name()
     monkeypatch.setattr(named_models, "SHIPPED", tmp_path)
     copy = shutil.copytree(shipped.folder, tmp_path / shipped.folder.name)
-    assert named_models.tiny_folder() == copy and not caplog.messages
+    assert named_models.tiny_folder() == copy
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
-    monkeypatch.setattr(
-        named_models, "train_tiny", lambda _, folder: (folder / "config.json").write_text("{}")
-    )
-    assert named_models.tiny_folder() == tmp_path / "cache" / copy.name
-    assert "config.json is not the file that ships with szpo; the tiny model is" in caplog.text
+    with pytest.raises(IntegrityError, match=r"config\.json is damaged; install szpo again"):
+        named_models.tiny_folder()
 
 
 @pytest.mark.slow
 def test_the_recipe_of_the_tiny_model_gives_one_as_good_as_the_shipped(tmp_path):
     """In nats a token of new text; three instruction sets of one processor differ by .0012."""
-    named_models.train_tiny(named_models.TinyRecipe(), tmp_path)
-    pairs = list(named_models.tiny_corpus(1000, 500))
+    tiny_words.RECIPE["train_tiny"](tiny_words.RECIPE["TinyRecipe"](), tmp_path)
+    pairs = list(tiny_words.tiny_corpus(1000, 500))
     found = []
     for name in ("tiny", str(tmp_path)):
         model = loading.load(name, dtype="fp32")

@@ -20,7 +20,7 @@ from szpo.models import named_models
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TINY = named_models.TinyRecipe().folder_name()
+TINY = named_models.TINY
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from szpo.baselines.actor import Actor
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.models import loading
 from szpo.models.batched_lora import find_sites
-from szpo.models.named_models import ASKS, MOODS, TOPICS
 from szpo.models.sampling import Sampling
 from szpo.policies.language_model import random_start
 from szpo.types import Answer, Prompt, Row, Verdict
 from tests.support.tiny_models import loaded
+from tests.support.tiny_words import ASKS, MOODS, TOPICS
 
 SHORT = Sampling(max_new_tokens=6)
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 36)]
