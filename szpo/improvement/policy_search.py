@@ -223,8 +223,8 @@ def search_move(
     afterwards. It goes at most ``nats`` an answer from the run's start, and half a nat until the
     lower value of what its answers gain on the taste, by `Taste.gain`, is above 0. ``given``: the
     user's own features that are code, anew. It goes on from the state ``since``, which an earlier
-    call told ``report`` at its beginning or after a step; ``progress`` is called while the start's
-    answers are drawn, and ``starts`` once it is known that the votes show a taste.
+    call told ``report`` at its beginning or after a step; ``progress`` is called while the taste
+    is read and answers are drawn, and ``starts`` once it is known that the votes show a taste.
 
     Raises:
         RunError: the votes show no taste that has a name, or none any more.
@@ -233,6 +233,7 @@ def search_move(
         ResourceError: memory does not hold a gradient.
     """
     require_gradients(parts)
+    progress("what the votes liked", 0, 0)
     taste, _ = run_taste.read(ledger, given, present=True, before=begun.event)
     starts()
     policy = parts.language

@@ -306,6 +306,7 @@ class JudgeEvaluator:
         self.concurrency: Final = concurrency
         self.complete: Final = complete
         self.say: Say = silent
+        self._times: list[float] = []  # seconds of each pair judged
         self._panel: dict[str, Opinionated] = {}
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
@@ -337,7 +338,7 @@ class JudgeEvaluator:
     def _round(self, seats: Sequence[Seat]) -> None:
         """Ask about every seat; raise the first error after storing all answers."""
         failed: BaseException | None = None
-        left, ended, times = {seat.id for _, _, seat in seats}, threading.Event(), list[float]()
+        left, ended = {seat.id for _, _, seat in seats}, threading.Event()
 
         def ask(comparison: Comparison, panelist: str, seat: Assignment) -> Opinion | None:
             if ended.is_set():
@@ -347,10 +348,10 @@ class JudgeEvaluator:
             found = self._panel[panelist].opinion(
                 comparison, panelist=panelist, plus_side=seat.plus_side, key=key
             )
-            times.append(time.monotonic() - began)
+            self._times.append(time.monotonic() - began)
             return found
 
-        tell = self._teller(len(seats), times)
+        tell = self._teller(len(seats))
         with ThreadPoolExecutor(self.concurrency) as pool:
             asked = {pool.submit(ask, *seat): seat for seat in seats}
             waiting = set(asked)
@@ -372,12 +373,10 @@ class JudgeEvaluator:
                     self.service.release(seat)
             raise failed
 
-    def _teller(self, of: int, times: Sequence[float]) -> Callable[[], float]:
-        """What says how far a round is where a line is due; returns seconds until the next.
-
-        ``times``: seconds of each pair judged so far.
-        """
+    def _teller(self, of: int) -> Callable[[], float]:
+        """What says how far a round is where a line is due; returns seconds until the next."""
         began = told = time.monotonic()
+        before = len(self._times)
         first = self.judges[0]  # the others are copies
         heard = first.heard if isinstance(first, LanguageJudge) else Heard()
         replies, unread = heard.replies, heard.unread
@@ -389,7 +388,8 @@ class JudgeEvaluator:
                 told = now
                 if bad := heard.unread - unread:
                     wrong = f"{bad} of {heard.replies - replies} replies not read ({heard.one})"
-                done, each = len(times), fmean(times) if times else None
+                done, usual = len(self._times) - before, self._times[-of:]
+                each = fmean(usual) if usual else None
                 line = round_progress.describe(
                     done, of, now - began, each, self.concurrency, wrong
                 )

@@ -46,7 +46,7 @@ def describe(
         done: pairs judged.
         of: pairs of the round.
         spent_s: seconds since the round's first question.
-        each_s: mean seconds of a judged pair; None: none is judged yet.
+        each_s: mean seconds of the pairs judged last; None: none was judged yet.
         at_once: pairs that are judged at the same time.
         unread: what is wrong with the replies so far.
 
@@ -56,6 +56,8 @@ def describe(
     'judging: 0 of 8 pairs; no vote yet after 25 s'
     >>> describe(0, 8, 9, None, 4, "2 of 2 replies not read (one: 'Purple.')")
     "judging: 0 of 8 pairs; 2 of 2 replies not read (one: 'Purple.'); no vote yet after 9 s"
+    >>> describe(0, 8, 60, 16, 4)
+    'judging: 0 of 8 pairs, 16 s each, 4 at a time; 60 s so far'
     >>> describe(1, 8, 90, 90, 1)
     'judging: 1 of 8 pairs, 90 s each; about 10 minutes left'
     """
@@ -66,6 +68,6 @@ def describe(
     text += f", {each_s:.0f} s each" if each_s >= 1 else ""
     text += f", {at_once} at a time{wrong}" if 1 < at_once <= of else wrong
     left = math.ceil(of / at_once) * each_s - spent_s
-    if done == of or left < 1:
-        return text
+    if left < 1:
+        return f"{text}; {spent_s:.0f} s so far"
     return f"{text}; about {f'{left:.0f} s' if left < 120 else f'{left / 60:.0f} minutes'} left"

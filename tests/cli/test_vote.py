@@ -118,7 +118,7 @@ def test_who_waits_for_an_improvement_reads_how_far_it_is_and_how_long_it_takes(
     with setup_progress.writing(run, setup_progress.IMPROVING) as tell:
         for stage in (
             ("the start's answers", 0, 0),
-            *((setup_progress.STEPS, n, 80) for n in (0, 1, 4)),
+            *((setup_progress.STEPS, n, 80) for n in (0, 1, 4, 12)),
         ):
             if not said:
                 tell(setup_progress.STEPS, 0, 80)
@@ -127,8 +127,9 @@ def test_who_waits_for_an_improvement_reads_how_far_it_is_and_how_long_it_takes(
     assert said == [
         "improving: 0 of at most 80 steps; the start's answers",
         "improving: 0 of at most 80 steps",
-        "improving: 1 of at most 80 steps, at most 158 minutes left",
-        "improving: 4 of at most 80 steps, at most 57 minutes left",
+        "improving: 1 of at most 80 steps, 10 as a rule: about 18 minutes left",
+        "improving: 4 of at most 80 steps, 10 as a rule: about 5 minutes left",
+        "improving: 12 of at most 80 steps, at most 23 minutes left",
     ]
     assert setup_progress.read_improving(run) is None
 
