@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
 from szpo.optim import known_and_sign
 from szpo.optim import links as e
 from szpo.optim.links import LINKS, link
 from szpo.types import Tally
 from tests.support.cases import case
-from tests.support.tallies import tally
+from tests.support.tallies import tally, told
 
 LOGISTIC = LINKS["logistic"]
 # Bias and root mean square error of haldane at difference x under Bradley–Terry, by exact
@@ -64,6 +65,17 @@ def test_other_links_are_odd_and_finite():
                 assert np.isfinite(found).all()
                 assert found == pytest.approx(-found[::-1], abs=1e-12)
                 assert all(a <= b for a, b in pairwise(found))
+
+
+def test_all_votes_for_one_side_are_told_as_h_by_every_link():
+    """k/M is trimmed to [σ(−H), σ(H)] of the run's own link, as published."""
+    for name in ["logistic", "probit", "cauchit", "cloglog"]:
+        with case(name):
+            settings = make_settings(
+                1, (("z", (4,)),), rule="known", pairing="forward", link=name, K=2, N=2, M=3
+            )
+            _, _, info = told(settings, tally([[3, 3], [0, 0]], [[0, 0], [3, 3]]))
+            assert info.delta == pytest.approx((e.TRIM, -e.TRIM), rel=1e-6)
 
 
 def test_no_votes_give_zero_whatever_the_estimator_and_unknown_ones_are_refused():

@@ -7,6 +7,7 @@ import pytest
 
 from szpo.analysis import measuring
 from szpo.analysis.measuring import Measuring
+from szpo.analysis.model_card import find_doubt
 from szpo.config.tables import Guards
 from szpo.errors import EngineError, ResourceError, RunError
 from szpo.ledger.theta import recommended_digest
@@ -14,7 +15,7 @@ from szpo.policies import text_guards
 from szpo.runs.guards import read_held_out
 from szpo.types import Answer, Prompt
 from szpo.voting.step_record import Outcome
-from tests.support.quadratic import new_ledger, settings_of
+from tests.support.quadratic import go, new_ledger, settings_of, start
 
 ASKED = tuple(Prompt.user(text) for text in ("why", "how", "when"))
 
@@ -52,6 +53,16 @@ def test_guards_compare_with_answers_of_the_start(tmp_path):
     assert (float(tokens["before"]), float(tokens["after"])) == (4, 1)
     length = next(guard for guard in found.guards if guard.name == text_guards.LENGTH)
     assert length.value == 0.25 and not length.ok
+
+
+@pytest.mark.parametrize(("tuned", "doubted"), [(0.0, True), (1.0, False)])
+def test_what_is_worse_than_the_base_leaves_a_run_with_that_doubt(tmp_path, tuned, doubted):
+    settings, ledger, policy = start(tmp_path)
+    with ledger:
+        go(settings, ledger, policy, until_step=2)
+        for steps, reward in ((0, 0.5), (2, tuned)):
+            measuring.record(ledger, "run", steps, 8, [[reward]] * 6, 9.0, None, [])
+        assert ("worse than the base on held-out prompts" in find_doubt(ledger)) == doubted
 
 
 @pytest.mark.parametrize("error", [EngineError, ResourceError, RunError])

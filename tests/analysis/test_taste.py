@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from szpo.analysis import run_taste
+from szpo.analysis.run_taste import Shown
 from szpo.cli.app import call
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
@@ -21,6 +22,10 @@ from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.models import loading
+from szpo.optim import named_features
+from szpo.optim.joint_fit import fit_joint
+from szpo.optim.state_regression import StateScale
+from szpo.optim.vote_regression import Votes
 from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination
 from szpo.taste import Direction, Explanation, Feature, Taste
@@ -298,6 +303,36 @@ def test_what_only_coordinates_explain_cannot_be_read_in_texts(tmp_path, monkeyp
         monkeypatch.setattr(run_taste, "explain", lambda *_: unseen)
         with pytest.raises(RunError, match="follow the adapters themselves, fewer commas"):
             run_taste.read(ledger)
+
+
+def test_a_direction_is_as_likely_as_the_votes_are_about_anything_and_about_it():
+    """A few verdicts may be about nothing, and that much of it is left to nothing."""
+    rng = np.random.default_rng(3)
+    named = replace(named_run.features(), components=0, states=StateScale(2, 2, 1024))
+    apart = rng.normal(size=(3, 2))
+    won = (apart[:, 0] > 0).astype(float)
+    votes = Votes(0.1 * rng.normal(size=(3, len(named.names))), won, 1 - won)
+    joint = fit_joint(votes, named_features.prior_of(named, 1), apart)
+    about = joint.signal * joint.share
+    assert 0.2 < about < joint.share - 0.1
+    way, explanations = run_taste.with_direction(
+        ("0" * 64, "tiny"), named, joint, lambda w: [-ONE, 0, ONE], (), (Explanation(ONE, ()),)
+    )
+    taste = Taste((), explanations, (), "", direction=way)
+    assert taste.unsaid == pytest.approx(about, abs=1 / ONE)
+    assert sum(each.chance for each in explanations) == ONE
+
+
+def test_shown_answers_stand_as_far_above_the_mean_as_the_command_says(run, monkeypatch, capsys):
+    way = Direction("0" * 64, "tiny", 2, 1024, (ONE,), -4 * ONE, 4 * ONE, mean=ONE // 2)
+    liked = Taste((), (Explanation(ONE, ((0, ONE),)),), (), "", direction=way)
+    ends = (Shown(2 * ONE, "?", "warm"),), (Shown(-ONE, "?", "cold"),)
+    monkeypatch.setattr(run_taste, "read", lambda *_, **__: (liked, None))
+    monkeypatch.setattr(run_taste, "extremes", lambda *_: ends)
+    assert call(["taste", str(run.path)]) == 0
+    said = capsys.readouterr().out
+    assert "in logits above their mean" in said
+    assert "  +1.5  warm" in said and "  -1.5  cold" in said  # of a mean of a half
 
 
 def test_a_run_without_names_has_no_taste_to_save(tmp_path):

@@ -142,11 +142,14 @@ def test_rated_completions_become_all_pairs_that_differ():
         {"response": "Red.", "annotations": {"help": {"Rating": "4"}, "truth": {"Rating": "5"}}},
         {"response": "No.", "annotations": {"help": {"Rating": "1"}, "truth": {"Rating": "N/A"}}},
         {"response": "Blue.", "score": 4.5, "overall_score": 10},
+        {"response": "Grey.", "annotations": {"help": {"Rating": 5}, "truth": {"Rating": "N/A"}}},
     ]
     found = preference_formats.read_ultrafeedback(
         {"instruction": "A colour.", "completions": rated}, "here"
     )
-    assert texts(found) == [("Red.", "No."), ("Blue.", "No.")]  # 4.5, 1 and 4.5
+    assert texts(found) == [  # 4.5, 1, 4.5 and 5: an aspect without a number counts nothing
+        ("Red.", "No."), ("Grey.", "Red."), ("Blue.", "No."), ("Grey.", "No."), ("Grey.", "Blue."),
+    ]  # fmt: skip
     assert found.ties == 1
     assert {pair.source for pair in found.pairs} == {"ranking"}
 

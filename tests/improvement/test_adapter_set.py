@@ -31,7 +31,7 @@ from szpo.policies import text_guards
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.text_guards import TextFigures
-from szpo.taste import Explanation, Feature, Taste
+from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support import wide_guards
 from tests.support.tiny_models import with_adapter
@@ -292,6 +292,18 @@ def test_only_guards_that_a_taste_is_about_are_waived():
     tenth = FEATURE_GRID // 10 + 1
     assert waived(tenth, 0) == waived(-tenth, 3) == (text_guards.LENGTH,)
     assert waived(-3, tenth) == (text_guards.VARIETY,) and waived(tenth - 2, 3) == ()
+
+
+def test_what_matters_little_beside_a_direction_of_states_waives_no_guard():
+    """A direction adds a quarter of its range, and one spread of length 1, in logits."""
+    feature, one = Feature("length", FEATURE_GRID, 0, 1, 0), FEATURE_GRID
+    alone = Taste((feature,), (Explanation(1, ((0, one),)),), (), "")
+    assert aims.waived_by(alone) == (text_guards.LENGTH,)
+    for wide, waived in ((16, (text_guards.LENGTH,)), (64, ())):
+        way = Direction("0" * 64, "tiny", 2, 1024, (one,), 0, wide * one, 0)
+        both = (Explanation(1, ((0, one),)), Explanation(1, ((1, one),)))
+        beside = replace(alone, direction=way, explanations=both)
+        assert aims.of_taste("liked.json", beside).waived == waived
 
 
 @pytest.mark.full

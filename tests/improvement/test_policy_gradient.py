@@ -11,16 +11,20 @@ from hypothesis.extra import numpy as some
 
 from szpo.data.prompts import load_shipped
 from szpo.errors import RunError, UsageError
+from szpo.improvement import policy_gradient
 from szpo.improvement.policy_gradient import (
     DECAY,
     WITHIN,
     Ascent,
     Pace,
     Score,
+    Step,
     advantages,
     climb,
     follow,
+    load,
     propose,
+    save,
 )
 from szpo.models import loading
 from szpo.models.forced import Forced
@@ -129,6 +133,41 @@ def test_credit_by_tokens_points_better_uphill_from_as_few_answers(base):
         for score in (CHEER, replace(CHEER, decay=DECAY))
     )
     assert np.mean(parts) > 1.2 * np.mean(whole) > 0
+
+
+def test_a_part_of_several_tokens_is_credited_with_what_comes_as_soon_after_as_a_token(
+    policy, monkeypatch
+):
+    """λ is of a token: of a part it is λ to the power of the part's tokens."""
+    lengths, told, credit = [], [], policy_gradient.assign_credit
+
+    def cheer(prompts, answers, states):
+        lengths.append(max(answer.tokens for answer in answers))
+        return CHEER(prompts, answers)
+
+    def noted(values, begun, groups, decay):
+        told.append(decay)
+        return credit(values, begun, groups, decay)
+
+    monkeypatch.setattr(policy_gradient, "PARTS", 4)
+    monkeypatch.setattr(policy_gradient, "assign_credit", noted)
+    climb(policy, Score(cheer, decay=DECAY), ASKED, Pace(2, 2, steps=1), seed=1)
+    tokens = math.ceil(lengths[0] / 4)
+    assert tokens > 1 and told == [pytest.approx(DECAY**tokens)]
+
+
+def test_a_state_on_file_goes_on_as_the_one_in_memory(tmp_path):
+    step = Step(32, 0.5, 0.2, 0.01, 0.05)
+    here = Ascent(
+        {"x": np.float32([1, 2])}, {"x": np.array([0.1, -0.2])}, {"x": np.array([0.3, 0.4])},
+        rate=0.02, floor=0.003, steps=(step, step),
+    )  # fmt: skip
+    save(here, tmp_path / "state.npz", {"seed": 7})
+    found, facts = load(tmp_path / "state.npz")
+    assert facts == {"seed": 7}
+    assert (found.rate, found.floor, found.steps) == (here.rate, here.floor, here.steps)
+    for name in ("theta", "mean", "square"):
+        np.testing.assert_array_equal(getattr(found, name)["x"], getattr(here, name)["x"])
 
 
 def test_a_step_that_costs_less_than_rounding_has_moved_all_the_same(policy, monkeypatch):

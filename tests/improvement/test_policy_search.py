@@ -23,6 +23,7 @@ from szpo.improvement.policy_search import (
     _add,
     _are_close,
     _climb,
+    _draw_back,
     _find_beginning,
     _why_stopped,
     split_prompts,
@@ -122,6 +123,21 @@ def test_it_begins_where_half_of_the_budget_is_spent_as_nats_grow_with_the_squar
     began = _find_beginning(search, {theta.START: here, theta.RECOMMENDED: there})
     assert began.there.nats == 8 and began.first["b"] == pytest.approx(0.5)
     assert began.nats == pytest.approx(MIXED * 4)
+
+
+def test_what_may_spend_half_a_nat_so_far_is_drawn_back_to_half_a_nat():
+    """Whatever the whole budget is: it has not been shown to gain by more."""
+
+    def measure(theta, what, number=0):
+        return replace(level, nats=2 * float(theta["b"][0]) ** 2)
+
+    level = replace(read([0.0] * PROMPTS), stderr=0.0)
+    here, there = ({"b": np.float32([at])} for at in (0, 1))
+    search = SimpleNamespace(
+        nats=4.0, start=here, measure=measure, guards=lambda *of: (), failed=lambda held: []
+    )
+    best = _draw_back(search, Improved(Ascent(there), "", 0.5))
+    assert best.scale == pytest.approx(0.5) and best.nats == pytest.approx(0.5)
 
 
 def stopped(*steps, nats=2.0):

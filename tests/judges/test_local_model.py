@@ -266,6 +266,24 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
     assert both.accuracy(head) == (0, 0)
 
 
+def test_it_votes_by_the_mean_over_all_rows_as_it_was_trained(tiny):
+    draws = torch.from_numpy(seeds.uniform(KEY, 128) - 0.5)
+    head = {
+        "mean": torch.zeros(128), "scale": torch.ones(128), "linear": draws,
+        "mix": torch.zeros(1, 256), "bias": torch.zeros(1), "out": torch.zeros(1),
+    }  # fmt: skip
+    head = {name: value.double() for name, value in head.items()}
+    judge = pair_scorer.ScorerJudge(held(tiny), head, Judge(model="s.safetensors"), "")
+    differs, same = ("The sea was lovely.", "The sea was awful."), ("same", "same")
+
+    def score(*rows):
+        found = judge.opinion(comparison(*rows), panelist="p", plus_side="A", key=bytes(16))
+        return found.details["score"]
+
+    whole = score(differs)
+    assert whole and score(differs, same) == pytest.approx(whole / 2, rel=1e-3)
+
+
 @pytest.mark.full
 def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, trained, tmp_path):
     path = tmp_path / "moods.safetensors"

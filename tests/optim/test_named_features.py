@@ -271,6 +271,18 @@ def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says():
     assert axes[0] == pytest.approx(450, abs=45) and axes[0] + axes[1] == 600
 
 
+def test_whatever_way_is_drawn_its_sense_is_a_coin_of_its_own():
+    """Else a voter who knows one way's sense would know which side is plus."""
+    ways = [Explanation(CHANCE_UNITS // 2, (at,), (LARGEST_WEIGHT,)) for at in (0, 1)]
+    seen = Counter[tuple[int, bool]]()
+    for step in range(100):
+        v = draw_direction(SPACE, AXES, ways, 0.01, step, 0)
+        axis = int(np.argmax(np.abs(v)))
+        seen[axis, v[axis] > 0] += 1
+    # A quarter of a hundred each, give or take three standard errors of 4.3.
+    assert len(seen) == 4 and all(12 <= count <= 38 for count in seen.values()), seen
+
+
 def test_an_explanation_by_two_features_is_drawn_as_often_as_both():
     # Feature 0 has .64 in two explanations, feature 1 has .04 in one of these, the block .16.
     ways = ((), 0.2, []), ((0,), 0.6, [2.0]), ((0, 1), 0.04, [2.0, -1.0]), ((2,), 0.16, [0.5])

@@ -15,16 +15,19 @@ from szpo.optim import parameters as optim_parameters
 from szpo.replay import replay, verification
 from szpo.voting import counting
 from szpo.voting.service import VoteService
+from szpo.voting.step import read_step
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
+    ValueJudge,
     drive,
     go,
     history,
     kl,
     new_ledger,
+    panel_of,
     settings_of,
     start,
     started,
@@ -100,6 +103,20 @@ def test_the_votes_of_all_panelists_give_the_point_of_the_run(voted_run):
     assert digest_of(voted_run, other) != digest_of(voted_run, theta)
     nothing, none = replay.fold_votes(voted_run, ())
     assert none == 0 and not nothing["z"].any()
+
+
+def test_what_was_measured_for_all_is_not_taken_for_somebody_who_voted_alone_later(tmp_path):
+    """Her own point is another one, also in rounds of which all votes are hers."""
+    settings, ledger, policy = started(tmp_path, kl_budget=2.0)
+    with ledger:
+        drive(settings, ledger, policy, measured_kl=kl, until_step=1)
+        alone = panel_of(ledger, 1, ValueJudge(20.0))
+        go(settings, ledger, policy, alone, measured_kl=kl, until_step=3)
+        noted = [read_step(ledger, step).inputs(ledger, settings).reach for step in range(3)]
+        assert any(noted[1:])
+        (her,) = {vote.panelist for vote in counting.counted(ledger, 2)}
+        for state, _ in replay.retell(ledger, settings, {her}):
+            assert state.carried.reach is None and state.carried.kl_scale == 1
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])

@@ -1,5 +1,7 @@
 """A proposed point is measured, shrunk, and only then recorded: live, killed, replayed, forged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from szpo.optim.kl_limits import (
     UNMOVED_SHARE,
     UNPROVEN,
 )
+from szpo.optim.rule import Perturbations
 from szpo.replay import replay, verification
 from szpo.voting import step_record
 from szpo.voting.step import read_step
@@ -107,6 +110,27 @@ def test_what_hardly_moved_is_not_measured_again(run, original):
     assert regression._needs_measuring(settings, record, 1.5 * there)
     scale = record.kl_scale
     assert 2.5 < scale < 3  # the next ball follows the last reading
+
+
+def test_a_point_near_one_that_was_read_beyond_its_budget_is_read_again(run):
+    settings, ledger = run
+    record = replay.replay_state(ledger, settings).carried
+    read = record.reach.nearest
+    there = read.share / SHARE_PARTS * record.proposed
+    beyond = replace(record.reach, limit=0.9 * read.kl)
+
+    def readings(reach):
+        calls = []
+
+        def measure(point):
+            calls.append(point)
+            return 0.5 * BUDGET
+
+        at = Perturbations(STEPS, 1.0, None, np.zeros(0), lambda: None, measure_kl=measure)
+        regression.limit_by_kl(settings, replace(record, reach=reach), at, there)
+        return len(calls)
+
+    assert (readings(record.reach), readings(beyond)) == (0, 1)
 
 
 @pytest.mark.full

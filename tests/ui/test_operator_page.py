@@ -18,7 +18,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.runs import budget, setup_progress
-from szpo.voting import lease, pauses
+from szpo.voting import lease, pauses, steps
 from szpo_ui import credentials, operator_controls, operator_page, operator_state, requests
 from szpo_ui.operator_controls import Command
 from tests.support.browser import OPERATE, Stage, cast, page_call, play
@@ -90,6 +90,16 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
     assert seen(voted)["page"]["blind"] == shown["page"]["blind"]
+
+
+def test_a_round_s_votes_count_in_the_figures_once_its_last_vote_has_closed_it(voted):
+    """Its update may take a while, and no event says that it was closed."""
+    before = seen(voted)["page"]["progress"]["votes"]
+    for name in ("Ada", "Bob", "Bob"):
+        cast(voted, name)
+    assert seen(voted)["page"]["progress"]["votes"] == before
+    assert steps.close(voted.ledger, 2, "rule")
+    assert seen(voted)["page"]["progress"]["votes"] == before + 4
 
 
 def test_a_taste_of_length_asks_whether_it_is_meant(voted, monkeypatch):

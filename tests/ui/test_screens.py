@@ -411,6 +411,8 @@ def test_who_comes_later_reads_the_median_time_that_people_took(staged):
     for number in range(screens.ENOUGH_TIMES):
         late = Person(stage, f"late-{number}", agreed=False).at
         assert "at most about" in html_of(late, stage)
+        words = stage.site.config.words_per_vote
+        assert late.facts.vote_s == pytest.approx(60 * words / WORDS_PER_MINUTE)
         stage.clock.forward(40)
         people[number % 2].do("look")
         people[number % 2].vote("A", key=number, dwell_ms=30_000)
