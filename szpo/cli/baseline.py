@@ -234,10 +234,16 @@ def _load_fresh(args: Arguments, config: Config, seed: int) -> Inputs:
 
 
 def _actor(parts: RunParts) -> Actor:
-    """A run's model at its start, with adapters on the run's sites."""
+    """A run's model at its start, with adapters on the run's sites, else on its settings'."""
     from szpo.baselines.actor import Actor
+    from szpo.policies import language_model
 
     policy = parts.language
+    if not policy.subspace.sites:  # without coordinates, and nothing was adopted
+        plain = language_model.place(policy.held, parts.config)
+        return Actor(
+            plain.loaded, plain.sites, plain.start, sampling=plain.sampling, engine=policy.engine
+        )
     return Actor.beside(
         policy.held, policy.subspace, sampling=policy.sampling, engine=policy.engine
     )

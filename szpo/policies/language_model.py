@@ -169,6 +169,11 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     """
     loaded = _load(config, adapter=config.model.adapter)
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
+    return place(loaded, config, lora)
+
+
+def place(loaded: Loaded, config: Config, lora: Any = None) -> Plain:
+    """A loaded model with its adapter's sites; see `load_plain`."""
     own = lora is None or loaded.adapter is not None
     chosen = chosen_lora(loaded.model, config.adapter, _start_config(loaded)) if own else lora
     sites = find_sites(loaded.model, chosen)

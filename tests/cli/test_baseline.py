@@ -192,16 +192,20 @@ def test_ppo_on_a_score_needs_no_extra_and_its_record_is_json_that_every_reader_
 
 
 @pytest.mark.full
-def test_a_runs_votes_are_learned_from_on_its_own_sites(tmp_path, capsys):
-    small = ["--set", "run.votes=4", "--set", "optimizer.K=2"]
-    small += ["--set", "optimizer.D=3", "--set", "panel.beta=8", "--set", "run.name=r"]
-    assert call(["run", *TINY, *small, *SETUP, "--folder", str(tmp_path)]) == 0
+@pytest.mark.parametrize(("kind", "votes"), [("features", 4), ("none", 8)])
+def test_a_runs_votes_are_learned_from_on_its_own_sites(kind, votes, tmp_path, capsys):
+    """Or on its settings', where votes move nothing: the runs of people."""
+    small = ["--set", f"run.votes={votes}", "--set", "panel.beta=8", "--set", "run.name=r"]
+    small += ["--set", "optimizer.K=2", "--set", "optimizer.D=3", *SETUP]
+    if kind == "none":
+        small = [*small[:6], "--set", "subspace.kind=none"]
+    assert call(["run", *TINY, *small, "--folder", str(tmp_path)]) == 0
     capsys.readouterr()
     out = tmp_path / "out"
     reported = ["baseline", "dpo", "--run", "r", "--folder", str(tmp_path), "--out", str(out)]
     assert call([*reported, *QUICK, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["cost"]["votes"] == 4
+    assert document["cost"]["votes"] == votes
     assert document["cost"]["answers_read"] == 2 * document["pairs"]
     adapter = adapters.read_adapter(out)
     assert sorted(adapter.config["target_modules"]) == sorted(
