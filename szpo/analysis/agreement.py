@@ -25,6 +25,7 @@ import numpy as np
 from scipy import special
 
 from szpo.analysis.vote_rows import Evidence, VoterTotals, VoteTotals
+from szpo.files import quoted
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.metrics import Estimate, Share, Z, quantile, share, wilson
@@ -429,10 +430,12 @@ def whose_taste(ledger: Ledger) -> list[str]:
     config = run_spec.recorded_config(ledger)
     if config is None or config.panel.kind != "people" or len(rows := voters(ledger)) < 2:
         return []
-    weights = ", ".join(f"{row.name} {row.in_use:.2f}" for row in rows)
+    weights = [f"{row.in_use:.2f}" for row in rows]
+    who = ", ".join(f"{row.name} {weight}" for row, weight in zip(rows, weights, strict=True))
+    who = f"by weight {who}" if len({*weights}) > 1 else f"that of all {len(rows)} voters alike"
     return [
-        f"whose taste is followed, by weight: {weights}; szpo clusters {ledger.path} says whether "
-        "they are of one taste",
+        f"whose taste is followed: {who}; szpo clusters {quoted(ledger.path)} says whether they "
+        "are of one taste",
         *voters_against(rows, config.optimizer.weighting),
     ]
 

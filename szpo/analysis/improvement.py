@@ -29,7 +29,8 @@ from szpo.voting.panel_evaluator import Score
 MEASURED: Final = "measured"
 
 STILL: Final = (
-    "nothing has moved: this run learns what its votes like; szpo improve moves the model by it"
+    "nothing has moved: this run learns what its votes like; once they show a taste, szpo improve "
+    "moves the model by it"
 )
 NOT_YET: Final = (
     "nothing has moved: this run improves its model once its votes show a taste, and keeps what "

@@ -70,7 +70,7 @@ def read(
     found = regression.findings_of(settings, carried)
     fit = carried.fit or fit_named(settings, carried)
     was_shown = found.shown
-    if present:
+    if present or found.chance >= taught.LIKELY:
         found = replace(found, factor=fit.log_factor)
     if not (found.shown or anyway):
         since = "show no taste any more" if was_shown else "show no taste yet"

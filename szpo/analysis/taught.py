@@ -43,7 +43,7 @@ NAMED: Final = "taste named"
 """Event: a person names what no words of the dictionary say."""
 LONGEST_NAME: Final = 80
 """Most characters of such a name."""
-UNNAMED: Final = (": no taste shown", "not clear yet")
+UNNAMED: Final = (": no taste shown", "not clear yet", "not clear any more")
 """What a lesson holds that names no taste."""
 LENGTH: Final = "length"
 """The feature that is often liked without being meant."""
@@ -233,6 +233,8 @@ def words(found: Findings, name: str = "") -> str:
         held = [(name, nats) for name, nats in found.mix if nats is not None]
         parts = _describe_most(held)
         return f"a little of many ({_percent(found.unnamed)}){': ' * bool(parts)}{parts}"
+    if not likely and found.chance >= LIKELY:
+        return f"not clear any more: it may be chance ({_percent(found.chance)})"
     if not likely and found.unnamed + found.chance >= LIKELY:
         return f"{unexplained} ({_percent(found.unnamed)})"
     if likely:

@@ -458,7 +458,7 @@ def _say_next(ledger: Ledger, measured: guards.HeldOut | None, more: str) -> Non
     if find_doubt(ledger):
         del texts["export"]
     last = None if moves else taught.last_findings(ledger)
-    if last is not None and last.shown:
+    if last is not None and last.shown and last.chance < taught.LIKELY:
         every = {"taste": "what is liked, and the answers that show it", **every}
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"

@@ -68,6 +68,7 @@ def test_verdicts_without_a_shown_taste_say_how_many_decided_and_whether_evidenc
 
 def test_what_is_not_clear_or_has_no_name_is_said_to_be_so():
     assert words(unnamed=0.7, chance=0.1).endswith("no words of the dictionary say (70 %)")
+    assert words(I, unnamed=0.1, chance=0.6) == "not clear any more: it may be chance (60 %)"
     other = Claim("length", False, 0.25, 1.0, "length")
     assert words(I, other) == 'not clear yet: says "I" more (30 %) or shorter (25 %)'
     assert words(Claim("i", True, 0.05, 1.0)) == "a taste, not clear yet which"

@@ -14,6 +14,7 @@ import pytest
 from szpo import seeds
 from szpo.analysis import run_taste, taught
 from szpo.cli.app import call
+from szpo.cli.run import say_result
 from szpo.config import settings_file
 from szpo.config.optimizer import make_settings
 from szpo.errors import IntegrityError, UsageError
@@ -32,6 +33,8 @@ from szpo.runs import answer_pool, start_features, states_again, taste_files
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
 from szpo.voting import shown_states
+from szpo.voting.panel_evaluator import PanelEvaluator
+from szpo.voting.service import VoteService
 from szpo.voting.step import read_step
 from tests.support import folder_run
 from tests.support.named_run import MARKS, Likes
@@ -79,6 +82,65 @@ def drive(settings: Settings, ledger: Ledger, judge: Any = None, **how: Any) -> 
     drawn = lambda: start_features.draw(policy, PROMPTS, settings.root_seed, ENTRIES)  # noqa: E731
     go(settings, ledger, policy, panel, features=drawn, **{"until_step": 12, **how})
     return policy
+
+
+class Coin(Likes):
+    """Votes whatever the texts are."""
+
+    def judge(self, comparison: Any, *, panelist: str, plus_side: Any, key: bytes) -> Any:
+        return "A" if seeds.uniform(key, 1)[0] < 0.5 else "B"
+
+
+class Against(Likes):
+    """Likes what the others dislike."""
+
+    def judge(self, comparison: Any, *, panelist: str, plus_side: Any, key: bytes) -> Any:
+        said = super().judge(comparison, panelist=panelist, plus_side=plus_side, key=key)
+        return {"A": "B", "B": "A"}.get(said, said)
+
+
+@pytest.mark.parametrize(
+    ("judges", "weighting", "followed"),
+    [
+        ([Coin()], "equal", None),
+        ([Coin()] * 3, "equal", "that of all 3 voters alike"),
+        ([Likes("!", 20.0)] * 3 + [Against("!", 20.0)], "skill", "by weight panel-0 "),
+    ],
+)
+def test_the_end_says_what_was_found_whose_taste_it_is_and_only_commands_that_work(
+    tmp_path, capsys, judges, weighting, followed
+):
+    more = {"rule": "regression", "K": 4, "N": 1, "D": 1, "weighting": weighting}
+    settings = make_settings(7, NO_COORDINATES, **more)
+    sets = [f"optimizer.{name}={value}" for name, value in more.items()]
+    sets += ["panel.kind=people", "subspace.kind=none", "run.votes=32"]
+    spec = {"config": settings_file.load(sets=sets).model_dump(mode="json")}
+    with new_ledger(tmp_path / "my run.db", settings, spec=spec) as ledger:
+        policy = Still(settings)
+        drawn = lambda: start_features.draw(policy, PROMPTS, 7, ENTRIES)  # noqa: E731
+        panel = PanelEvaluator(VoteService(ledger), judges)
+        go(settings, ledger, policy, panel, features=drawn, until_step=8)
+        say_result(ledger)
+    said = capsys.readouterr().out
+    assert "nothing has moved" in said and "once they show a taste, szpo improve moves" in said
+    where = f"'{tmp_path / 'my run.db'}'"
+    offered = [line.split()[1] for line in said.splitlines() if line.startswith("  szpo ")]
+    if followed is None:
+        assert "whose taste" not in said
+    else:
+        assert f"whose taste is followed: {followed}" in said
+        assert f"szpo clusters {where} says whether" in said
+    if isinstance(judges[0], Coin):  # three coins passed the threshold once, and fell behind it
+        shown = (
+            "not clear any more: it may be chance (" if followed else "no taste shown (odds of "
+        )
+        assert f"32 votes: {shown}" in said
+        assert call(["taste", str(tmp_path / "my run.db")]) == 1
+        assert "its votes show no taste " in capsys.readouterr().err
+        assert offered == ["report", "verify", "vote"]
+        assert f"szpo vote {where} --votes +" in said
+    else:
+        assert "32 votes: more exclamation marks (" in said and offered[0] == "taste"
 
 
 def body_of(ledger: Ledger) -> Any:
