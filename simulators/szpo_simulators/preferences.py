@@ -266,7 +266,7 @@ def _by_file(study: Study, pairs: Sequence[Pair]) -> Floats:
 
     file = study.folder / "states.npy"
     if not file.exists():
-        model = loading.load("smollm2", device="cpu")
+        model = loading.load("smollm2")
         places: dict[tuple[str, str], int] = {}
         texts: list[tuple[Prompt, Answer]] = []
         of = []

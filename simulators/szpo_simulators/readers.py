@@ -3,7 +3,8 @@
 A file has pairs of answers of the default model, each with the verdicts of readers who followed
 different tastes; who they were is for the file to say. *Foretell*: of each taste some verdicts are
 drawn, and fits to them foretell the rest. *Known*: what do directions fitted to the other readers'
-tastes add, on pairs that nobody's verdicts were taken from? *Chance*: how often do fits ever see a
+tastes add, on pairs that nobody's verdicts were taken from? *Programs*: does the joint fit lose
+anything on twenty tastes that programs count? *Chance*: how often do fits ever see a
 taste in verdicts that have none? Fits are the run's own (`szpo.optim.joint_fit`).
 
 A line of the file, JSON: ``prompt``, ``a``, ``b`` and ``verdicts``, which says a, b or same under
@@ -17,13 +18,13 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 from szpo.errors import UsageError
 from szpo.features import dictionary, differences
@@ -32,6 +33,7 @@ from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.state_regression import fit_states
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
 from szpo.types import Answer, Floats, Ints, Prompt
+from szpo_simulators.panels import tastes as programs
 from szpo_simulators.records import Spec
 from szpo_simulators.study import Study
 
@@ -41,6 +43,12 @@ KNOWN_AT: Final = (10, 20, 40)
 """The same where the other readers' tastes are known."""
 SET_ASIDE: Final = 1 / 3
 """Share of the pairs of which no reader's verdicts are fitted then."""
+BEFORE: Final = 9.0
+"""Odds that a taste needed when votes were fitted on named features alone."""
+VOTERS: Final = 10
+"""Voters of each taste of a program."""
+AGREEMENT: Final = 0.7
+"""How often two of their votes on the same pair agree."""
 DRAWS: Final = 30
 SEED: Final = 1
 FITS: Final = ("number of words", "named", "states", "joint")
@@ -74,6 +82,8 @@ class Read:
     """(R, 1): difference in the number of words, in tens."""
     verdicts: Mapping[str, Ints]
     """(R,) by taste: 1 for a, −1 for b, 0 for the same."""
+    rewards: Mapping[str, Floats] = field(default_factory=dict)
+    """(R,) by taste of a program: its difference."""
 
 
 def main(
@@ -109,13 +119,18 @@ def main(
     title = "pairs set aside: nats a verdict by the joint fit, gain by the other readers' tastes"
     study.table(title, _gains(known), {"taste": "taste"} | {str(n): str(n) for n in KNOWN_AT},
                 "known")  # fmt: skip
+    specs = [{"program": name, "voters": 2 if quick else VOTERS} for name in read.rewards]
+    programs = study.cells("tastes of programs", specs, partial(learn_program, read))
+    title = f"tastes of programs after {COUNTS[1]} and {COUNTS[-1]} votes: correlation on others"
+    rows_of = _by_class(programs)
+    study.table(title, rows_of, {head: head for head in rows_of[0]}, "programs")
     kinds: list[Spec] = [{"kind": kind, "runs": 20 if quick else RUNS} for kind in NOTHING]
     chance = study.cells("chance", kinds, partial(count_chance, read))
     title = f"share of runs whose evidence ever passes these odds, a look every {LOOK} votes"
     study.table(title, chance, {head: head for head in chance[0]}, "chance")
     study.console.print(f"{len(lines)} pairs; sha256 {digest}")
     study.end()
-    return {"foretell": rows, "known": known, "chance": chance}
+    return {"foretell": rows, "known": known, "programs": programs, "chance": chance}
 
 
 def read_file(file: Path) -> list[dict[str, Any]]:
@@ -170,6 +185,9 @@ def prepare(study: Study, lines: Sequence[Mapping[str, Any]]) -> Read:
         gap, SparsePrior(groups, np.full(len(groups), np.sqrt(2.0))),
         states / np.sqrt((states**2).sum(1).mean()), np.array(words)[:, None] / 10,
         {t: np.array([line["verdicts"].get(t, 0) for line in lines]) for t in tastes},
+        {name: np.array([of(each["prompt"], each["a"]) - of(each["prompt"], each["b"])
+                         for each in lines])
+         for name, (_, of) in programs.TASTES.items()},
     )  # fmt: skip
 
 
@@ -278,6 +296,69 @@ def _gains(known: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def _gain(nats: float, each: Floats) -> str:
     return f"{nats:+.3f} {each.mean():+.3f} ± {each.std() / np.sqrt(len(each)):.3f}"
+
+
+def learn_program(read: Read, spec: Spec) -> dict[str, Any]:
+    """How the fitted score correlates with a program's taste on the pairs that are left.
+
+    Means over voters, after 40 and 80 votes: named features alone at today's odds and at
+    `BEFORE`, and the joint fit; 0 where these odds are not passed.
+    """
+    reward, rng = read.rewards[spec["program"]], np.random.default_rng(SEED)
+    beta = _beta(reward)
+    found: dict[str, list[list[float]]] = {}
+    for _ in range(spec["voters"]):
+        order = rng.permutation(len(reward))
+        up = (rng.random(len(reward)) < special.expit(beta * reward)) & (reward != 0)
+        said = np.where(reward == 0, 0, np.where(up, 1, -1))
+        order = order[np.argsort(said[order] == 0, kind="stable")]  # those that differ come first
+        rest = order[COUNTS[-1] :]
+        for count in (COUNTS[1], COUNTS[-1]):
+            rows = order[:count]
+            votes = Votes(read.named[rows], *_sides(said[rows]))
+            both = fit_joint(votes, read.prior, read.states[rows])
+            named = _alike(read.named[rest] @ both.named.w, reward[rest])
+            joint = _alike(both.moments(read.named[rest], read.states[rest])[0], reward[rest])
+            odds = np.exp([both.named.log_factor, both.log_factor])
+            found.setdefault(str(count), []).append(
+                [named * (odds[0] > BEFORE), named * (odds[0] > BAYES_FACTOR_NEEDED),
+                 joint * (odds[1] > BAYES_FACTOR_NEEDED)]
+            )  # fmt: skip
+    means = {count: np.mean(each, axis=0).tolist() for count, each in found.items()}
+    return {"program": spec["program"], **means}
+
+
+def _beta(reward: Floats) -> float:
+    """β at which two votes on a pair that differs agree with probability `AGREEMENT`."""
+    gap = reward[reward != 0]
+
+    def above(log_beta: float) -> float:
+        chance = special.expit(np.exp(log_beta) * gap)
+        return float((chance**2 + (1 - chance) ** 2).mean()) - AGREEMENT
+
+    return float(np.exp(optimize.brentq(above, -12, 12)))
+
+
+def _alike(score: Floats, truth: Floats) -> float:
+    """Correlation of differences, whose sides are arbitrary."""
+    size = float(np.sqrt((score @ score) * (truth @ truth)))
+    return float(score @ truth) / size if size else 0.0
+
+
+def _by_class(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Means over the tastes of a class."""
+    found = []
+    kinds = [programs.TASTES[each["program"]][0] for each in cells]
+    for kind in dict.fromkeys(kinds):
+        mine = [each for each, own in zip(cells, kinds, strict=True) if own == kind]
+        row = {"class": kind}
+        for count in map(str, (COUNTS[1], COUNTS[-1])):
+            before, now, joint = np.mean([each[count] for each in mine], axis=0)
+            row[f"named, {BEFORE:g} : 1, {count}"] = f"{before:.3f}"
+            row[f"named, {count}"] = f"{now:.3f}"
+            row[f"joint, {count}"] = f"{joint:.3f}"
+        found.append(row)
+    return found
 
 
 def _sides(said: Ints | Floats) -> tuple[Floats, Floats]:
