@@ -42,9 +42,9 @@ RADIUS: Final = {"adapters": 2.0, "regression": 4.5, "others": 1.62}
 adapters as coordinates carry far, so they need less."""
 GUIDED: Final = 0.8
 """The default of `optimizer.guided` in all weights of a model."""
-GUIDED_STEP: Final = 0.006
-"""The default of `optimizer.kl_step` there, nats: steps in a span add up along a line, so that .03
-goes dozens of nats far in 320 votes (experiments/LOG.md, 2026-11-30)."""
+GUIDED_STEP: Final = {"sign": 0.02, "others": 0.006}
+"""The default of `optimizer.kl_step` there, nats: steps in a span add up along a line, and those
+of `known` are longer where votes agree (experiments/LOG.md, 2026-11-30)."""
 WARMUP: Final = 5
 """Default number of warm-up steps where the step size has to be measured."""
 FIRST_RULE: Final = "regression"
@@ -64,6 +64,11 @@ LATER: Final = ("regressors", "spans")
 """What events of a run add to its settings."""
 FACTS: Final = tuple(each.name for each in fields(Settings) if each.name not in LATER)[1:]
 """What `Settings` hold besides the section when a run begins."""
+
+
+def guided_step(rule: str) -> float:
+    """The default of `optimizer.kl_step` under a rule whose directions are guided, nats."""
+    return GUIDED_STEP.get(rule, GUIDED_STEP["others"])
 
 
 def find_rule(name: str) -> Rule | None:
@@ -157,7 +162,8 @@ class OnePoint(Optimizer):
         0.03,
         le=1e6,
         description="KL of one expected step, nats; sets the step size α; default: "
-        f"{GUIDED_STEP:g} where directions are guided, else 0.03.",
+        f"{GUIDED_STEP['others']:g} where directions are guided, {GUIDED_STEP['sign']:g} under "
+        "sign, else 0.03.",
     )
     link: Annotated[str, OneOf(LINK_NAMES)] = Field(
         "logistic", description=f"{list_names(LINK_NAMES)}."

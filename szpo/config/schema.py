@@ -17,12 +17,12 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from szpo.config.optimizer import (
     FIRST_RULE,
     GUIDED,
-    GUIDED_STEP,
     OTHER_RULE,
     RADIUS,
     REGRESSION_UP_TO_DIM,
     OnePoint,
     Regression,
+    guided_step,
     place,
     tag_of,
 )
@@ -122,7 +122,7 @@ class Config(Section):
         if tag_of(keys["rule"]) == "known" and whole and keys.get("pairing") != "forward":
             keys.setdefault("guided", GUIDED)
             if keys["guided"]:
-                keys.setdefault("kl_step", GUIDED_STEP)
+                keys.setdefault("kl_step", guided_step(keys["rule"]))
                 keys.setdefault("kl_budget", BUDGET)
         return keys
 
@@ -215,7 +215,7 @@ class Config(Section):
         o, facts = self.optimizer, dict[str, Any](scale=scale)
         if isinstance(o, OnePoint) and not (guides and self.engine.is_local):
             usual = OnePoint.model_fields["kl_step"].default
-            step = usual if o.guided and o.kl_step == GUIDED_STEP else o.kl_step
+            step = usual if o.guided and o.kl_step == guided_step(o.rule) else o.kl_step
             budget = "off" if o.guided and o.kl_budget == BUDGET else o.kl_budget
             o = o.model_copy(update={"guided": 0.0, "kl_step": step, "kl_budget": budget})
         if features is not None and self.regresses:
@@ -282,7 +282,8 @@ class Config(Section):
         if self.optimizer.kl_radius == usual:  # as `szpo init --all` writes it
             tree.get("optimizer", {}).pop("kl_radius", None)
         if (own := tree.get("optimizer", {})).pop("guided", 0):
-            for name, value in (("kl_step", GUIDED_STEP), ("kl_budget", BUDGET)):
+            step = guided_step(self.optimizer.rule)
+            for name, value in (("kl_step", step), ("kl_budget", BUDGET)):
                 if own.get(name) == value:
                     del own[name]
         return self.model_validate(tree)

@@ -66,18 +66,20 @@ def test_directions_are_guided_where_a_model_of_this_process_moves_all_its_weigh
     wide = (("w", (100, 100)),)
     servers = ["engine.kind=vllm", 'engine.address=["http://a"]']
     cases = [
-        ([], True, (0.8, 0.006)),
-        (["optimizer.guided=0"], True, (0.0, 0.03)),
-        (["optimizer.kl_step=0.1"], True, (0.8, 0.1)),
-        (["optimizer.pairing=forward"], True, (0.0, 0.03)),
-        ([], False, (0.0, 0.03)),
-        (servers, True, (0.0, 0.03)),
+        ([], True, (0.8, 0.02, 3.0)),
+        (["optimizer.rule=known"], True, (0.8, 0.006, 3.0)),
+        (["optimizer.guided=0"], True, (0.0, 0.03, "off")),
+        (["optimizer.kl_step=0.1", "optimizer.kl_budget=1"], True, (0.8, 0.1, 1.0)),
+        (["optimizer.pairing=forward"], True, (0.0, 0.03, "off")),
+        ([], False, (0.0, 0.03, "off")),
+        (["optimizer.kl_budget=1"], False, (0.0, 0.03, 1.0)),
+        (servers, True, (0.0, 0.03, "off")),
     ]
     for sets, guides, wanted in cases:
         config = settings_file.load(sets=["optimizer.rule=sign", *sets])
         made = config.optimizer_settings(wide, 1.0, guides=guides).section
         with case(sets, guides):
-            assert (made.guided, made.kl_step) == wanted
+            assert (made.guided, made.kl_step, made.kl_budget) == wanted
     assert config.coordinates == "full"
 
 
