@@ -1,7 +1,8 @@
 """One run, two tastes: does each half of a panel prefer the adapter fitted to its own votes?
 
 Eight simulated panelists give twenty votes each. All like cheerful answers; half like them
-long, half like them short. `szpo clusters` finds the halves, `szpo export --cluster` fits each.
+long, half like them short. `szpo taste --several` finds the halves, and `szpo export --cluster`
+fits each.
 
     python examples/two_tastes.py 10     # that many seeds
 """

@@ -434,8 +434,8 @@ def whose_taste(ledger: Ledger) -> list[str]:
     who = ", ".join(f"{row.name} {weight}" for row, weight in zip(rows, weights, strict=True))
     who = f"by weight {who}" if len({*weights}) > 1 else f"that of all {len(rows)} voters alike"
     return [
-        f"whose taste is followed: {who}; szpo clusters {quoted(ledger.path)} says whether they "
-        "are of one taste",
+        f"whose taste is followed: {who}; szpo taste {quoted(ledger.path)} --several says "
+        "whether they are of one taste",
         *voters_against(rows, config.optimizer.weighting),
     ]
 

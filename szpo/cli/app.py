@@ -55,15 +55,13 @@ GROUPS: Final = {
         ("judge", "judge", "Let a language model vote in a run."),
     ),
     "Look": (
-        ("runs", "inspect", "List the runs of a folder, newest first."),
-        ("show", "inspect", "Show a run's totals and last steps; --voters: voters' weights."),
+        ("show", "inspect", "Show a run's totals and last steps; --all: every run of a folder."),
         ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
         ("answer", "adapters", "Answer prompts with a mix of adapters, in nats of each."),
         ("report", "inspect", "Write one HTML page: curves, samples, votes, verification."),
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("taste", "taste", "Show what a run's votes like; save it as a file that scores texts."),
         ("score", "taste", "Score answers by a taste."),
-        ("clusters", "clusters", "Test whether the votes come from one taste or from several."),
         ("visualize", "", "Show the posterior over two weights on a page."),
     ),
     "Record": (

@@ -1,12 +1,10 @@
-"""The command of clusters of panelists, and who is in which."""
+"""Clusters of panelists by their tastes, and who is in which."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import typer
 
 from szpo.analysis import features as named
 from szpo.analysis.named_votes import USUAL, read_votes
@@ -34,17 +32,10 @@ SAYS: Final = {
 """The sentence for each verdict."""
 
 
-def clusters(
-    run: str | None = run_paths.RUN,
-    chosen: str = typer.Option(
-        USUAL, "--features", help="Features in which tastes may differ, as in szpo taste."
-    ),
-    folder: Path = run_paths.FOLDER,
-    as_json: bool = console.AS_JSON,
-) -> None:
+def show(path: Path, chosen: str | None, *, as_json: bool) -> None:
     """Test whether a run's votes come from one taste or from several, and whose is which."""
-    with run_paths.look(run_paths.find(run, folder)) as ledger:
-        found, names = find_tastes(ledger, chosen)
+    with run_paths.look(path) as ledger:
+        found, names = find_tastes(ledger, chosen or USUAL)
     groups = _groups(found, names)
     if as_json:
         console.emit(
@@ -111,7 +102,7 @@ def members_of(ledger: Ledger, chosen: str | None, cluster: int) -> list[str]:
     groups = _groups(found, names)
     if cluster > len(groups):
         raise UsageError(
-            f"--cluster {cluster}: there are {len(groups)} clusters; see: szpo clusters"
+            f"--cluster {cluster}: there are {len(groups)} clusters; see: szpo taste --several"
         )
     return [member["panelist"] for member in groups[cluster - 1]["members"]]
 

@@ -1,4 +1,4 @@
-"""Commands that only read: runs, show, sample, report."""
+"""Commands that only read: show, sample, report."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from szpo.optim.regression import Findings
 
 
-def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> None:
-    """List the runs of a folder, newest first."""
+def _list_runs(folder: Path, *, as_json: bool) -> None:
     found: list[dict[str, Any]] = []
     for path in run_paths.files(folder):
         try:
@@ -60,9 +59,16 @@ def show(
     voters: bool = typer.Option(
         False, "--voters", help="Instead, how much each voter's votes would weigh."
     ),
+    every: bool = typer.Option(
+        False, "--all", help="Instead, list the runs of the folder, newest first."
+    ),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Show a run's totals and its last steps; or its voters' weights."""
+    """Show a run's totals and its last steps, or its voters' weights, or all runs of a folder."""
+    if every:
+        if run is not None:
+            raise UsageError("--all lists every run; leave out RUN")
+        return _list_runs(folder, as_json=as_json)
     if voters:
         _show_voters(run_paths.find(run, folder), as_json=as_json)
         return

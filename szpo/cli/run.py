@@ -90,7 +90,7 @@ def run(
     """Tune a model from votes; --plan first estimates votes, reading and disk."""
     if resume is not None:
         if resume.startswith("-"):  # an option was read as the run's name
-            raise UsageError("--resume takes a run: szpo run --resume NAME; see: szpo runs")
+            raise UsageError("--resume takes a run: szpo run --resume NAME; see: szpo show --all")
         if file is not None or preset is not None or hold:
             raise UsageError(
                 "--resume takes the run as it is; leave out the file, --preset and --hold"

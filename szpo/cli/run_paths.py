@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from szpo.config.schema import Config
 
 CLUSTER = typer.Option(
-    None, "--cluster", min=1, help="Only the votes of this cluster, as numbered by szpo clusters."
+    None, "--cluster", min=1, help="Only the votes of this cluster, as numbered by --several."
 )
-OF_CLUSTER = typer.Option(
-    None, "--features", help="With --cluster: the features of szpo clusters."
-)
+OF_CLUSTER = typer.Option(None, "--features", help="With --cluster: the features of --several.")
 FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
 TRUST = typer.Option(
     [],
@@ -74,7 +72,7 @@ def find(run: str | None, folder: Path) -> Path:
         if busy := setup_progress.describe(place):
             raise UsageError(f"{busy}; try again when that is done")
     close = difflib.get_close_matches(run, [path.stem for path in known], n=1)
-    hint = f'did you mean "{close[0]}"?' if close else "list them with: szpo runs"
+    hint = f'did you mean "{close[0]}"?' if close else "list them with: szpo show --all"
     raise UsageError(f"no run {run} (looked for that file and for {named}); {hint}")
 
 

@@ -51,7 +51,7 @@ NAMED = typer.Option(
     "--features",
     help="Fit the votes of any run to these features, with commas between; an argument after a "
     'colon (keyword:sea+sun), a comma inside one as \\, and "all" for the whole dictionary. With '
-    "--cluster: the features of szpo clusters.",
+    "--several and --cluster: in which tastes may differ.",
 )
 LIST: Final = ("feature", "what more of it is called; unit (group)")
 YES = typer.Option(False, "--yes", help="Write it though it describes one or two people.")
@@ -73,6 +73,9 @@ def taste(
     ),
     name: str | None = typer.Option(
         None, "--name", help="What you call the part that no words of the dictionary say."
+    ),
+    several: bool = typer.Option(
+        False, "--several", help="Instead, test whether the votes come from one taste or several."
     ),
     listing: bool = typer.Option(False, "--list", help="List the features that there are."),
     yes: bool = YES,
@@ -97,6 +100,10 @@ def taste(
         source = f"pairs of {pairs}"
         _tell(found, said, shown, source, out, as_prompt=as_prompt, as_json=as_json)
         return
+    if several:
+        from szpo.cli import clusters
+
+        return clusters.show(run_paths.find(run, folder), chosen, as_json=as_json)
     if chosen and cluster is None:
         if out is not None or as_prompt:
             raise UsageError("--features without --cluster fits votes, and writes no taste")

@@ -79,7 +79,9 @@ def check_place(path: Path, *, new: bool) -> None:
     if not new and path.is_file():
         return
     if not new:
-        raise StorageError(f"{path}: no such ledger; list the runs of a folder with: szpo runs")
+        raise StorageError(
+            f"{path}: no such ledger; list the runs of a folder with: szpo show --all"
+        )
     if path.exists():
         raise StorageError(f"{path} already exists; choose another name")
     if not path.parent.is_dir():

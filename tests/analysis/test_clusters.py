@@ -134,7 +134,7 @@ def test_agreement_of_tastes_is_the_mean_over_those_that_differ(tmp_path, capsys
     monkeypatch.setattr(clusters, "find_tastes", lambda ledger, chosen: (found, ["x", "y", "z"]))
     path = tmp_path / "run.db"
     new_ledger(path, settings_of()).close()
-    assert call(["clusters", str(path)]) == 0
+    assert call(["taste", str(path), "--several"]) == 0
     assert "by the fitted tastes: 80% within, 40% between" in capsys.readouterr().out
 
 
@@ -170,7 +170,7 @@ def clustered_run(tmp_path_factory):
 
 @pytest.mark.full
 def test_the_command_on_a_run_with_two_kinds_of_users(clustered_run, capsys):
-    asked = ["clusters", str(clustered_run), "--features", "sentiment,length,numbers"]
+    asked = ["taste", str(clustered_run), "--several", "--features", "sentiment,length,numbers"]
     assert call([*asked, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["verdict"] == "several" and found["votes"] == 240
@@ -190,5 +190,5 @@ def test_the_command_on_a_run_with_two_kinds_of_users(clustered_run, capsys):
 @pytest.mark.full
 def test_the_command_says_when_votes_are_too_few(tmp_path, capsys):
     path = voted(tmp_path, [Taster(1.0, 0.0)] * 5, 1, N=8, D=1, M=1)
-    assert call(["clusters", str(path), "--features", "sentiment,length"]) == 0
+    assert call(["taste", str(path), "--several", "--features", "sentiment,length"]) == 0
     assert capsys.readouterr().out.startswith("too few votes to tell: no sign that panelists")

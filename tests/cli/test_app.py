@@ -80,7 +80,7 @@ def test_what_runs_nothing_loads_next_to_nothing(words, heavy, code, said):
 
 BESIDE_THE_RECORD = (
     ["init", "made.toml"], ["invite", "RUN"],
-    ["pairs", "RUN", "--rows-of-batches", "--out", "pairs.jsonl"], ["runs"],
+    ["pairs", "RUN", "--rows-of-batches", "--out", "pairs.jsonl"], ["show", "--all"],
     ["show", "RUN"], ["verify", "RUN"], ["export", "RUN", "--votes", "v.jsonl"],
 )  # fmt: skip
 """Commands that need a record at most, the lightest first."""
@@ -371,7 +371,7 @@ def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path):
 
 def test_commands_that_look_agree_and_mean_the_newest_run_where_none_is_named(yard, capsys):
     folder = ["--folder", str(yard.parent)]
-    assert call(["runs", *folder, "--json"]) == 0
+    assert call(["show", "--all", *folder, "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)
     assert call(["show", "yard", *folder, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -284,7 +284,7 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
 ]  # fmt: skip
 
 DOORS = (
-    "show", "show --voters", "taste", "clusters", "sample", "report", "verify", "backup",
+    "show", "show --voters", "taste", "taste --several", "sample", "report", "verify", "backup",
     "export", "export --merged", "compare {other}", "pairs --out {out}",
     "export --votes {out}.csv", "run --resume", "serve", "invite",
     "simulate", "judge", "visualize", "scorer --out {out}.safetensors",
@@ -309,7 +309,7 @@ def test_a_run_of_an_earlier_version_is_refused_at_every_door(yard, refused, tmp
     for opening in (szpo.open, lambda path: szpo.Tuner.resume(path, min)):
         with pytest.raises(UsageError, match="install commit 2ba99d16"):
             opening(path)
-    for words in (["runs", "--folder", str(tmp_path)], ["doctor", str(path)]):
+    for words in (["show", "--all", "--folder", str(tmp_path)], ["doctor", str(path)]):
         call(words)
         said = " ".join("".join(capsys.readouterr()).split())
         assert "install commit 2ba99d16" in said

@@ -57,7 +57,8 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
         content = b"".join(p.read_bytes() for p in path.parent.iterdir() if p.is_file())
     capfd.readouterr()
     for line in (
-        ["show", "yard"], ["show", "yard", "--json"], ["runs"], ["verify", "yard", "--steps"],
+        ["show", "yard"], ["show", "yard", "--json"], ["show", "--all"],
+        ["verify", "yard", "--steps"],
         ["doctor", "yard"], ["report", "yard"], ["backup", "yard"],
         ["export", "yard", "--votes", str(tmp_path / "votes.jsonl")],
     ):  # fmt: skip

@@ -129,7 +129,7 @@ def test_the_end_says_what_was_found_whose_taste_it_is_and_only_commands_that_wo
         assert "whose taste" not in said
     else:
         assert f"whose taste is followed: {followed}" in said
-        assert f"szpo clusters {where} says whether" in said
+        assert f"szpo taste {where} --several says whether" in said
     if isinstance(judges[0], Coin):  # three coins passed the threshold once, and fell behind it
         shown = (
             "not clear any more: it may be chance (" if followed else "no taste shown (odds of "
