@@ -40,7 +40,8 @@ class Terse:
 
 def measured(ledger, policy, say):
     """The measuring of a run that is measured after its first step."""
-    parts = SimpleNamespace(policy=policy, panel=None, config=SimpleNamespace(guards=Guards()))
+    config = SimpleNamespace(guards=Guards())
+    parts = SimpleNamespace(policy=policy, panel=None, config=config, settings=settings_of())
     return Measuring(ledger, parts, ASKED, 1, frozenset({1}), None, False, say)
 
 

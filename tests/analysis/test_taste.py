@@ -162,7 +162,7 @@ def test_a_file_is_data_only_and_says_what_is_wrong_with_it(tmp_path, capsys):
         ({"claims": [["\ud800", 1]]}, "damaged"),
         ({"claims": [["fewer\ncommas", 1]]}, "more than one line"),
         ({"claims": [["fewer commas", ONE + 1]]}, "no probability"),
-        ({"people": -1}, "verdicts and people must be 0 or more"),
+        ({"people": -1}, "numbers of votes and people must be 0 or more"),
     ]
     texts = tmp_path / "texts.jsonl"
     texts.write_text(

@@ -48,7 +48,7 @@ def test_odds_are_thousandths_and_what_cannot_be_read_is_asked_again_then_stops_
     assert ratings(lambda _: Reply(odds=(0.0, 0.0)), ask="soft")("x", PAIRS) == [500] * 3
     made = ratings(lambda text: "Grade: 4" if "not usable" in text else "Well.")
     assert made("x", PAIRS) == [4] * 3
-    with pytest.raises(JudgeError, match="no clear verdict in the reply, asked 3 times"):
+    with pytest.raises(JudgeError, match="no clear verdict in the reply, as in each of 9 replies"):
         ratings(lambda _: "Well.")("x", PAIRS)
 
 
