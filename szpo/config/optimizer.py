@@ -58,6 +58,8 @@ GONE: Final[Mapping[str, tuple[Any, ...]]] = {
 a point that was held back is told by its step."""
 FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")
+RENAMED: Final = {"directions": "K", "comparisons": "N", "votes": "M", "rows": "D"}
+"""What keys were called earlier."""
 LATER: Final = ("regressors", "spans")
 """What events of a run add to its settings."""
 FACTS: Final = tuple(each.name for each in fields(Settings) if each.name not in LATER)[1:]
@@ -144,6 +146,8 @@ class Optimizer(Section):
     @classmethod
     def refuse(cls, name: str, place: str) -> str:
         """Why a key cannot stand here, and what was meant."""
+        if name in RENAMED:
+            return f"{name} is called {RENAMED[name]} now: write optimizer.{RENAMED[name]}"
         if name in KEYS:
             rules = "rule regression" if cls is Regression else "rules known and sign"
             return f"{name} plays no part in the {rules}; leave it out"

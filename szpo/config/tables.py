@@ -49,8 +49,8 @@ class Run(Section):
     tracker: str | None = Field(
         None,
         min_length=1,
-        description="Where every step's figures go too (no texts): tensorboard or wandb (each"
-        " an extra), or a plug-in; files go to tracking beside the run's.",
+        description="Where every step's figures go too (no texts): tensorboard, wandb or mlflow"
+        " (each an extra), or a plug-in; files go to tracking beside the run's.",
     )
 
     @field_validator("name")

@@ -1,4 +1,4 @@
-"""Callbacks of a run, and trackers: TensorBoard, Weights & Biases.
+"""Callbacks of a run, and trackers: TensorBoard, Weights & Biases, MLflow.
 
 The command line, the library and trackers use the same protocol. Callbacks are given no prompts or
 answers, no name of a person and no address.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -44,7 +45,7 @@ and names of methods, never prompts, guidelines, contacts, addresses or folders.
 
 GROUP: Final = "szpo.trackers"
 PROJECT: Final = "szpo"
-"""W&B's project, unless its own environment variable names one."""
+"""W&B's project and MLflow's experiment, unless their own environment variables name one."""
 NAMES: Final[Mapping[str, str]] = {
     "votes": "votes/counted", "total_votes": "votes/total", "ties": "votes/ties",
     "skips": "votes/skips", "answers_read": "votes/answers_read",
@@ -60,6 +61,9 @@ PRIVATE: Final[dict[str, Any]] = {
     "silent": True, "host": "local", "username": "szpo",
 }  # fmt: skip
 """Settings that keep W&B from recording the machine, the program and its output."""
+MLFLOW_FILE: Final = "mlflow.db"
+MLFLOW_ID: Final = "szpo.run"
+MLFLOW_STATES: Final = {"finished": "FINISHED", "paused": "KILLED", "stopped": "KILLED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +321,62 @@ class WandbTracker:
         self._run.finish()
 
 
+class MlflowTracker:
+    """Logs figures over steps and the run's settings; a resumed run goes on as one.
+
+    Look at them with ``mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db``.
+    """
+
+    def __init__(self, place: Path):
+        self._place: Final = place
+        self._client: Any = None
+        self._id = ""
+
+    def begin(self, run: RunFacts) -> None:
+        """Begin or find the run of this id in the store."""
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        self._place.mkdir(parents=True, exist_ok=True)
+        self._client = client = MlflowClient(f"sqlite:///{self._place / MLFLOW_FILE}")
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            folder = (self._place / "mlflow-artifacts").absolute().as_uri()
+            experiment = client.create_experiment(name, artifact_location=folder)
+        else:
+            experiment = found.experiment_id
+        known = client.search_runs([experiment], f"tags.`{MLFLOW_ID}` = '{run.id}'")
+        if known:
+            self._id = known[0].info.run_id
+            client.update_run(self._id, status="RUNNING")
+            return
+        tags = {MLFLOW_ID: run.id, "mlflow.user": ""}
+        self._id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
+        params = [Param(name, str(value)) for name, value in run.settings.items()]
+        client.log_batch(self._id, params=params)
+
+    def after_step(self, step: StepReport) -> None:
+        """Log the step's figures."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        figures = [Metric(name, v, now, step.step) for name, v in read_scalars(step).items()]
+        self._client.log_batch(self._id, metrics=figures)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Close the run and log why it ended."""
+        if not self._id:
+            return
+        state = "FAILED" if outcome is None else MLFLOW_STATES[outcome.status]
+        if outcome is not None:
+            self._client.set_tag(self._id, "szpo.outcome", outcome.status)
+        self._client.set_terminated(self._id, state)
+
+
 OWN: Final[Mapping[str, tuple[Callable[[Path], Callback], tuple[str, ...]]]] = {
     "tensorboard": (TensorBoardTracker, ("tensorboard",)),
     "wandb": (WandbTracker, ("wandb",)),
+    "mlflow": (MlflowTracker, ("mlflow", "sqlalchemy", "alembic")),
 }
 """szpo's own trackers, with the modules that each needs."""

@@ -1,6 +1,7 @@
 """Trackers write with the real libraries, and what they write is read back from the disk."""
 
 import json
+import sqlite3
 import struct
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ DONE = Outcome("finished", f"as {SECRET} wanted", 2, 16)
 
 @pytest.fixture(autouse=True)
 def nobody_elses_project(monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_PROJECT"):
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -73,6 +74,20 @@ def test_tensorboard_reads_what_was_written(tmp_path):
                 found[value.tag, event.step] = value.tensor.float_val[0]
     assert found["votes/total", 0] == 8.0 and found["votes/total", 1] == 16.0
     assert found["answers/kl", 0] == 0.25 and ("answers/kl", 1) not in found
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # of the library's own use of another
+def test_mlflow_reads_what_was_written(tmp_path):
+    follow("mlflow", tmp_path)
+    with sqlite3.connect(tmp_path / "tracking" / "mlflow.db") as store:
+        runs = store.execute("SELECT name, status, user_id FROM runs").fetchall()
+        metrics = store.execute("SELECT key, step, value FROM metrics").fetchall()
+        params = dict(store.execute("SELECT key, value FROM params").fetchall())
+    store.close()
+    assert runs == [("mine", "FINISHED", "")]  # resumed, it is one run
+    assert {("votes/total", 0, 8.0), ("votes/total", 1, 16.0)} <= set(metrics)
+    assert params == {"optimizer.D": "4", "optimizer.rule": "known"}
 
 
 def logged(file: Path) -> Iterator[bytes]:
@@ -175,8 +190,8 @@ def test_an_own_tracker_is_found_by_its_entry_point(tmp_path, monkeypatch):
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(callbacks, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"needs wandb: pip install -e '\.\[wandb\]'"):
-        callbacks.check_tracker("wandb")
+    with pytest.raises(UsageError, match=r"needs mlflow: pip install -e '\.\[mlflow\]'"):
+        callbacks.check_tracker("mlflow")
 
 
 def test_settings_with_texts_contacts_or_addresses_are_not_sent():

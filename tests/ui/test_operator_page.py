@@ -62,7 +62,7 @@ def spent(staged):
 
 
 @pytest.mark.full
-def test_a_final_comparison_is_reported_once_it_is_closed(voted):
+def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_log(voted):
     order = final_comparison(voted, 3)
     answers = ("plus", "plus", "minus", "tie", "skip", "plus")
     for name, answer in zip(("P-01", "P-02", "P-03") * 2, answers, strict=True):
@@ -75,9 +75,21 @@ def test_a_final_comparison_is_reported_once_it_is_closed(voted):
     assert "op-h-improving" in rest
     before = seen(voted)["page"]
     assert before["blind"] is None
+    seats = before["agreement"]["a_side"].of
+    do(voted, "live", on=True)
+    shown = seen(voted)
+    assert shown["page"]["agreement"]["a_side"].of == seats + 1, "the open round's vote with them"
+    assert "Votes of the open round are shown" in operator_page.page(voted.site)
+    assert shown["page"]["blind"].preferred.of == 4
+    do(voted, "live", on=False)
+    again = seen(voted)
+    assert again["page"]["blind"] is None
+    assert again["page"]["agreement"]["a_side"].of == seats
+    reported = [line.text for line in again["log"] if line.who == "Olga"]
+    assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
-    assert seen(voted)["page"]["blind"].preferred.of == 4
+    assert seen(voted)["page"]["blind"] == shown["page"]["blind"]
 
 
 def test_a_round_s_votes_count_in_the_figures_once_its_last_vote_has_closed_it(voted):
@@ -196,11 +208,15 @@ def listed(stage: Stage, before: int | None = None) -> list[int]:
     return [int(number) for number in re.findall(r'<h2 id="v-(\d+)', shown)]
 
 
-def test_votes_of_what_is_open_are_listed_once_it_is_closed(voted):
+def test_votes_of_what_is_open_are_listed_once_it_is_closed_or_by_the_switch(voted):
     (last,) = voted.ledger.query("SELECT max(vote) AS vote FROM votes")
     assert listed(voted) == list(range(last["vote"] - 1, 0, -1))
     shown = operator_page.render_votes(voted.site, None)
     assert "still open" in shown and "of round 3" not in shown
+    do(voted, "live", on=True)
+    assert listed(voted)[0] == last["vote"]
+    assert "still open" not in operator_page.render_votes(voted.site, None)
+    do(voted, "live", on=False)
     final = final_comparison(voted, 1)
     cast(voted, "Ada", "minus", seat=voted.site.service.final(voted.panelist("Ada")))
     assert len(listed(voted)) == last["vote"] - 1

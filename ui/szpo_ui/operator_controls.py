@@ -30,10 +30,11 @@ MOST_MINUTES: Final = 10.0
 """Reading time of a vote above which starting a run needs a typed confirmation."""
 QUORUM: Final = 0.5
 """Share of a round's votes that an operator needs to close it, if the settings name none."""
+LIVE: Final = "live view"
 EXCLUDE: Final = "exclude from now on"
 
 Do = Literal[
-    "look", "start", "pause", "pause-after", "resume", "close", "limits", "more",
+    "look", "start", "pause", "pause-after", "resume", "close", "limits", "more", "live",
     "invite", "revoke", "erase", "exclude", "final", "samples", "close-final",
 ]  # fmt: skip
 Text = Annotated[str, Field(max_length=500)]
@@ -52,6 +53,7 @@ class Command(Body):
     comparisons: Annotated[int, Field(ge=1, le=1000)] = 20
     prompts: Annotated[int, Field(ge=1, le=64)] = 6
     order: Count | None = None
+    on: bool = False
     anyway: bool = False
     """Open the first round even if the sample answers are out of bounds."""
     steps: Count | None = None
@@ -77,6 +79,12 @@ def act(site: Site, by: str, command: Command) -> Reply | None:
             and then the error says so.
     """
     return None if command.do == "look" else _ACTIONS[command.do](site, by, command)
+
+
+def is_live(ledger: Ledger) -> bool:
+    """Whether operators see the votes of the open round."""
+    found = list(ledger.events(LIVE))[-1:]
+    return bool(found) and found[0]["body"].get("on") is True
 
 
 def list_excluded(ledger: Ledger) -> set[str]:
@@ -194,6 +202,11 @@ def _more(site: Site, by: str, command: Command) -> Reply:
     return Reply(f"The run ends after {end} now.")
 
 
+def _live(site: Site, by: str, command: Command) -> Reply:
+    site.ledger.record_event(LIVE, by, {"on": command.on})
+    return Reply("Votes of the open round are shown." if command.on else "They are hidden again.")
+
+
 def _order(site: Site, by: str, command: Command) -> Reply:
     if command.do == "final":
         orders.place_order(site.ledger, "final", by, {"comparisons": command.comparisons})
@@ -269,6 +282,7 @@ _ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {
     "close": _close,
     "limits": _limits,
     "more": _more,
+    "live": _live,
     "final": _order,
     "samples": _order,
     "close-final": _close_final,

@@ -119,7 +119,9 @@ def router(site: Site) -> APIRouter:
     @made.get("/operate-api/report.html")
     def report(request: Request) -> Response:
         login.identity(request, "operator")
-        written = html_report.render(site.ledger, open_round=False)
+        written = html_report.render(
+            site.ledger, open_round=operator_controls.is_live(site.ledger)
+        )
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", site.ledger.path.stem) or "run"
         named = {"Content-Disposition": f'attachment; filename="{stem}-report.html"'}
         return HTMLResponse(written, headers=named)
@@ -200,11 +202,12 @@ def preview(site: Site, found: dict[str, Any]) -> str:
 def render_votes(site: Site, before: int | None) -> str:
     """The list of votes, newest first, from the one before this number.
 
-    Votes of what is still open are left out.
+    Votes of what is still open are left out, unless an operator has switched them on.
     """
     ledger = site.ledger
     with ledger.snapshot():  # what opens meanwhile must not be shown
-        hidden = canonical(sorted(vote_rows.open_comparisons(ledger)))
+        live = operator_controls.is_live(ledger)
+        hidden = canonical(sorted([] if live else vote_rows.open_comparisons(ledger)))
         found = ledger.query(
             "SELECT vote FROM votes JOIN assignments USING (assignment) WHERE vote < ? AND "
             "comparison NOT IN (SELECT value FROM json_each(?)) ORDER BY vote DESC LIMIT ?",

@@ -55,6 +55,7 @@ _EVENTS: Final = {
     "controller ended": "controller ended with code {code}",
     withdrawals.EVENT: "withdrew the votes of {who} before round {round}: no later fit has them",
     operator_controls.EXCLUDE: "excluded {who} from now on{reason}",
+    operator_controls.LIVE: "turned the view of open votes {on}",
     run_spec.BUDGET: "added votes: the run ends after {votes} votes",
     taught.NAMED: "called what no words say: {name}",
     theta.ADOPTED: "adopted an improved policy",
@@ -167,6 +168,7 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
         "limits": ", ".join(f"{k} {v}" for k, v in body.items() if v is not None) or "none",
         "last": body.get("step") or "none",
         "votes": body.get("votes"),
+        "on": "on" if body.get("on") else "off",
         "order": _ORDERS.get(str(body.get("kind")), "something"),
         "why": "votes it had learned from were withdrawn" if out else "check rows preferred it",
         "code": body.get("code"),
@@ -197,7 +199,8 @@ def read_state(site: Site) -> dict[str, Any]:
     operator may close the open round. ``blind``: the run will order a final comparison at its end.
     """
     ledger, config = site.ledger, site.config
-    now, status, figures = site.ledger.clock(), site.status.read(), _figures(site)
+    live, now, status = operator_controls.is_live(ledger), site.ledger.clock(), site.status.read()
+    figures = _figures(site, live)
     cast = {row["pseudonym"]: row["n"] for row in ledger.query(_CAST)}
     placed, quorum = orders.orders(ledger), operator_controls.QUORUM
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
@@ -226,6 +229,7 @@ def read_state(site: Site) -> dict[str, Any]:
         "log": read_log(ledger),
         "limits": budget.read_limits(ledger),
         "pending": pauses.find_pending_pause(ledger),
+        "live": live,
         "quorum": quorum,
         "orders": placed,
         "final_open": any(
@@ -243,18 +247,19 @@ def read_state(site: Site) -> dict[str, Any]:
     }
 
 
-def _figures(site: Site) -> dict[str, Any]:
+def _figures(site: Site, live: bool) -> dict[str, Any]:
     """The figures, computed after most events and once a minute."""
     # Reading thousands of votes takes a good part of a second, so hidden votes of an open
     # round do not trigger it. The round's status reports their number at once.
     ledger = site.ledger
     decided = ledger.query("SELECT max(event) AS event FROM events WHERE kind <> 'rows'")[0]
     states = tuple(row["state"] for row in ledger.steps())
-    key = (decided["event"], states, ledger.clock() // 60_000_000)
+    shown = _last_event(ledger) if live else None
+    key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
 
     found = site.figures.get(key)
     if found is None:
-        rows, last = vote_rows.read_evidence(ledger), taught.last_findings(ledger)
+        rows, last = vote_rows.read_evidence(ledger, live=live), taught.last_findings(ledger)
         found = {
             "page": overview.overview(rows), "facts": rows.run,
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),

@@ -144,6 +144,7 @@
     else if (button.dataset.send) send(button.closest("form"), button.dataset.send);
     else if (button.dataset.do) {
       const more = {};
+      if ("on" in button.dataset) more.on = button.dataset.on === "1";
       if (button.dataset.name) more.name = button.dataset.name;
       if (button.dataset.order) more.order = Number(button.dataset.order);
       act(button.dataset.do, more);
