@@ -88,7 +88,7 @@ def find_rule(name: str) -> Rule | None:
 
 
 class Optimizer(Section):
-    """The optimizer: how comparisons are made and how votes move the model."""
+    """The optimizer: how pairs are made and how votes move the model."""
 
     rule: str = Field(
         "auto",
