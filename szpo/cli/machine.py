@@ -37,7 +37,8 @@ def init(
     if file.exists() and not force:
         raise UsageError(f"{file} exists; overwrite it with --force, or give another name")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(settings_file.to_toml(config, every=every), encoding="utf-8")
+    text = settings_file.to_toml(config, every=every, name=quoted(file))
+    file.write_text(text, encoding="utf-8")
     console.say(f"wrote {file}; see what it costs with: szpo run {quoted(file)} --plan")
 
 

@@ -218,16 +218,17 @@ def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
             tree[section] = values
 
 
-def to_toml(config: Config, *, every: bool) -> str:
+def to_toml(config: Config, *, every: bool, name: str = "run.toml") -> str:
     """Format the settings as TOML with each key's description above it.
 
-    Without ``every``, only what `MATTER`s and what is not at its default; both read back the same.
+    ``name``: of the file. Without ``every``, only what `MATTER`s and what is not at its default;
+    both read back the same.
 
     >>> print(to_toml(Config(), every=False).splitlines()[0])
     # Settings of one szpo run. Start it with: szpo run run.toml
     """
     lines = [
-        "# Settings of one szpo run. Start it with: szpo run run.toml",
+        f"# Settings of one szpo run. Start it with: szpo run {name}",
         "# A # before a key leaves it at its default; remove the # to set it.",
     ]
     if not every:
@@ -255,7 +256,7 @@ def to_toml(config: Config, *, every: bool) -> str:
             lines.append(f"# {name} =" if value is None else f"{name} = {_toml(value)}")
     text = "\n".join(lines) + "\n"
     if not every and check(tomllib.loads(text)) != config:  # a default depends on another setting
-        return to_toml(config, every=True)
+        return to_toml(config, every=True, name=name)
     return text
 
 

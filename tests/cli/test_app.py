@@ -510,7 +510,9 @@ def test_init_never_overwrites_unasked(tmp_path, capsys):
     assert file.read_text() == "mine"
     assert call(["init", str(file), "--force"]) == 0
     assert "[run]" in file.read_text(encoding="utf-8")
-    assert call(["init", str(tmp_path / "new" / "run.toml")]) == 0  # with its folder
+    made = tmp_path / "new" / "our run.toml"
+    assert call(["init", str(made)]) == 0  # with its folder
+    assert f"szpo run '{made}'" in made.read_text("utf-8").splitlines()[0]
 
 
 @pytest.mark.spine
