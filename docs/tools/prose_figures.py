@@ -86,7 +86,6 @@ def of_demo_and_readers() -> Iterator[str]:
     yield f"Tuned answers are {nats} nats away, the best of eight {math.log(8) - 7 / 8:.1f}"
     heading, *rows = read("people")
     words, dictionary, both = (row[heading.index("120")].split("%")[0] for row in rows[:3])
-    yield f"no better than answer length ({words} %)"
     yield f"the number of words alone {words} %, the dictionary {dictionary} %, both {both} %"
 
 

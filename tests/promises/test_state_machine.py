@@ -101,7 +101,7 @@ class File:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
         counted = counting.counted(ledger, step)
         votes = counting.StepVotes(ledger, step)
-        counts = step_record.count(votes, ledger.comparisons(step), SETTINGS.section.pairing)
+        counts = step_record.count(votes, ledger.comparisons(step))
         digests = {
             "votes_sha256": canonical.votes_sha256(counted),
             "theta_sha256": parameters.digest(theta, ledger.layout),

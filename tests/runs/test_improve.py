@@ -245,11 +245,11 @@ def test_later_rounds_ask_about_the_adopted_policy_and_the_report_tells_what_che
     with Ledger.open(improved) as ledger:
         (told,) = improvement.rounds(ledger, lambda prompt, answer: 1.0)
         checks = blind.read_checks(ledger)
-        assert (told.checks.hits, told.checks.of) == (checks.new, checks.new + checks.start)
-        assert told.checks.of > 0 == told.gained and told.votes == 80
+        assert told.checks == checks and checks.preferred.of > 0
+        assert (told.gained, told.votes) == (0, 80)
         body = adopted.read_adopted(ledger).body
         assert (told.score, told.before) == (body["score"], body["score_before"])
-        assert f'<td class="n">{checks.new} of {told.checks.of}</td>' in page
+        assert f'<td class="n">{checks.new} of {checks.preferred.of}</td>' in page
         by = [event["body"]["pool"].get("policy") for event in ledger.events("generated")]
         assert by == [None] * 10 + [adopted.read_adopted(ledger).sha256] * 3
         assert verification.verify(ledger).ok
@@ -266,9 +266,9 @@ def test_after_a_return_the_start_is_what_is_asked_about_and_nothing_is_exported
         assert parts.language.digest() == recommended_digest(ledger) == updated_digests(ledger)[0]
         assert not any(value.any() for value in replay.fold(ledger).values())
         report = verification.verify(ledger)
-        assert "does not fit the verdicts on check rows" in str(report.failure)
+        assert "does not fit the votes on check pairs" in str(report.failure)
     assert call(["export", str(improved), "--out", str(tmp_path / "out"), "--anyway"]) == 2
-    assert "start's answer in 9 of 10 check rows" in capsys.readouterr().err
+    assert "start's answer in 9 of 10 check pairs" in capsys.readouterr().err
     assert call(["improve", str(improved), "--nats", "0.5"]) == 0  # its votes still show a taste
     with Ledger.open(improved, readonly=True) as ledger:
         assert adopted.read_adopted(ledger).body["nats"] <= 0.5
@@ -287,7 +287,7 @@ def test_weights_that_had_learned_from_withdrawn_verdicts_go_out_of_force(improv
     with Ledger.open(improved, readonly=True) as ledger:
         assert adopted.read_adopted(ledger) is None and verification.verify(ledger).ok
         assert recommended_digest(ledger) == updated_digests(ledger)[0]
-        assert "verdicts that were withdrawn" in blind.why_back(ledger)
+        assert "votes that were withdrawn" in blind.why_back(ledger)
 
 
 def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):
