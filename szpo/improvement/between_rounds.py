@@ -51,8 +51,7 @@ from szpo.voting.step_record import Outcome
 
 def begin(ledger: Ledger, event: int | None = None) -> Begun:
     """What an improvement begins from that begins now, or began when ``event`` was the next."""
-    sql = "SELECT max(event) + 1 AS next FROM events"
-    event = event or ledger.query(sql)[0]["next"]
+    event = event or ledger.next_event()
     found = ledger.query("SELECT row_sha256 FROM events WHERE event = ?", (event - 1,))
     head = found[0]["row_sha256"] if found else ""
     sql = "SELECT count(*) AS n FROM events WHERE kind = ? AND event < ?"
@@ -159,7 +158,7 @@ class Improving:
 
     def wait(self, seconds: float) -> None:
         """Let an improvement move for so long; sleep where none does, or the run is paused."""
-        if self._turns is None or not self.at_work or self._is_paused():
+        if self._turns is None or not self.at_work or lease.is_paused(self._ledger):
             time.sleep(seconds)
             return
         with self._saying_why_not():
@@ -167,9 +166,6 @@ class Improving:
         if self._found is not None:
             self._told.close()
             self._say(describe_improving(self._found))
-
-    def _is_paused(self) -> bool:
-        return lease.controller(self._ledger)["paused_by"] is not None
 
     def at_end(self, outcome: Outcome, turn: Callable[[], bool]) -> None:
         """Improve a run whose votes are spent, once.

@@ -14,7 +14,7 @@ run that proposes again finds the same on the same machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from szpo.analysis import run_taste
 from szpo.errors import EngineError, ResourceError, RunError, UsageError
 from szpo.improvement import policy_gradient
 from szpo.improvement.aims import score_of_taste
-from szpo.improvement.policy_gradient import Pace, Score
+from szpo.improvement.policy_gradient import Pace
 from szpo.ledger import spans
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -39,7 +39,6 @@ from szpo.policies.spans import Measured
 from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.services import set_aside
-from szpo.taste import Taste
 from szpo.turns import Turns
 from szpo.types import Progress, Say, Theta, unseen
 from szpo.voting import lease, withdrawals
@@ -55,7 +54,7 @@ LEAST: Final = 1e-6
 def due(ledger: Ledger, step: int, tried: float = 0.0) -> bool:
     """Whether a span is to be renewed before a step that is not planned yet.
 
-    ``tried``: verdicts that proposed nothing when they were last asked.
+    ``tried``: verdicts that were last asked what they propose.
     """
     settings = recorded_settings(ledger)
     if not settings.guides or settings.regressors is None or ledger.step(step) is not None:
@@ -81,13 +80,12 @@ def propose(
     step: int,
     *,
     given: Sequence[str] = (),
-    score: Callable[[Taste, LoraPolicy, Sequence[str]], Score] = score_of_taste,
     progress: Progress = unseen,
 ) -> Proposed | None:
     """What the verdicts before ``step`` propose, from where the run's policy is; it stays there.
 
     None: the policy has no gradient here, or the verdicts teach nothing. ``given``: the user's own
-    features that are code, anew. ``score`` makes of their taste what answers are worth.
+    features that are code, anew.
 
     Raises:
         RunError, UsageError: the model has no gradient that can be followed.
@@ -97,9 +95,8 @@ def propose(
         return None
     settings, run = recorded_settings(ledger), parts.language
     verdicts, present = ledger.votes_applied(), run.theta()
-    event = ledger.query("SELECT max(event) + 1 AS next FROM events")[0]["next"]
     try:
-        taste, _ = run_taste.read(ledger, given, anyway=True, before=event)
+        taste, _ = run_taste.read(ledger, given, anyway=True, before=ledger.next_event())
     except (RunError, UsageError):
         return None
     progress("what the votes so far propose", 0, 0)
@@ -112,7 +109,7 @@ def propose(
     asked = set_aside(parts.prompts.train, settings.root_seed)[0]
     with policy_gradient.in_memory():
         proposal, made = policy_gradient.propose(
-            policy, score(taste, policy, given), asked, PACE, seed=seed
+            policy, score_of_taste(taste, policy, given), asked, PACE, seed=seed
         )
     if max(float(np.abs(each).max()) for each in proposal.values()) < LEAST:
         return None
@@ -182,7 +179,7 @@ class Guiding:
     @property
     def at_work(self) -> bool:
         """Whether a proposal is being made beside the rounds, and the run is not paused."""
-        return self._turns is not None and lease.controller(self._ledger)["paused_by"] is None
+        return self._turns is not None and not lease.is_paused(self._ledger)
 
     def wait(self, seconds: float) -> None:
         """Let the proposal that is being made move for so long."""

@@ -444,6 +444,10 @@ class Ledger:
             return self.query(sql + "ORDER BY v.vote")
         return self.query(sql + "WHERE c.run = ? AND c.step = ? ORDER BY v.vote", (self.run, step))
 
+    def next_event(self) -> int:
+        """The number of the event that is recorded next."""
+        return int(self.query("SELECT max(event) + 1 AS next FROM events")[0]["next"])
+
     def events(self, kind: str | None = None) -> Iterator[Record]:
         """Events in order, with their body read from JSON."""
         one = "" if kind is None else "WHERE kind = ?"  # uses the index on kind

@@ -109,6 +109,12 @@ class KlMeasurement:
         return found
 
 
+def estimate(start: Theta, theta: Theta, scale: float) -> float:
+    """KL of θ to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats."""
+    moved = sum(float(((theta[n].astype(float) - start[n]) ** 2).sum()) for n in start)
+    return moved / (2 * scale * scale)
+
+
 def draw_back(start: Theta, theta: Theta, reach: KlMeasurement | None) -> Theta:
     """What a measurement leaves of the way from the start to θ; None leaves all of it."""
     if reach is None or reach.share == SHARE_PARTS:

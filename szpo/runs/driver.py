@@ -18,6 +18,7 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.ledger.run_spec import BUDGET
+from szpo.optim import kl_limits
 from szpo.optim.named_features import NamedFeatures
 from szpo.policies.protocol import moved
 from szpo.runs import assemble, guards, samples, services, start_features, taste_files
@@ -118,11 +119,7 @@ def _quadratic_kl(parts: RunParts) -> Callable[[Theta], float] | None:
         return None
     start, scale = parts.language.start(), parts.settings.scale
 
-    def estimate(theta: Theta) -> float:
-        moved = sum(float(((theta[n].astype(float) - start[n]) ** 2).sum()) for n in start)
-        return moved / (2 * scale * scale)
-
-    return estimate
+    return lambda theta: kl_limits.estimate(start, theta, scale)
 
 
 def measure_kl(parts: RunParts) -> Callable[[Theta], float]:
@@ -211,7 +208,7 @@ class LeaseHolder:
 
 def _how_to_resume(ledger: Ledger) -> str:
     """How a paused run is resumed, as text after "standing by"; "" where it is not paused."""
-    if lease.controller(ledger)["paused_by"] is None:
+    if not lease.is_paused(ledger):
         return ""
     button = "Start the run" if samples.awaits_start(ledger) else "Resume"
     return f' until somebody presses "{button}" on the operator\'s page'

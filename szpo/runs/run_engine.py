@@ -273,7 +273,7 @@ def leave(config: Config) -> None:
 
 def note_away(ledger: Ledger) -> None:
     """Pause a run whose engine is away; the operator sees the reason."""
-    if lease.controller(ledger)["paused_by"] is None:
+    if not lease.is_paused(ledger):
         pauses.pause(ledger, ENGINE_CHANGED, AWAY)
 
 

@@ -73,21 +73,21 @@ def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
         reach = state.carried.reach
         reach = None if reach is at.state.carried.reach else reach  # not an earlier step's
-    elif (reach := _reach(run, at.step, centre)) is not None:
-        centre = theta = kl_limits.draw_back(starting_theta(ledger), centre, reach)
+    elif settings.kl_budget is not None and (at.step + 1) % MEASURED_EVERY == 0:
+        start = starting_theta(ledger)
+        reach = _measure(run, at.step, start, centre)
+        centre = theta = kl_limits.draw_back(start, centre, reach)
         head = digest = parameters.digest(theta, settings.layout, ledger.basis_sha256)
     after = Position(state, theta, centre, head, at.votes + len(votes.counted))
     return PendingStep(tally, after, updates, added, info, digest, reach)
 
 
-def _reach(run: Services, step: int, theta: Theta) -> KlMeasurement | None:
-    """How far a rule with one point may go by its budget; None where this step is not measured."""
+def _measure(run: Services, step: int, start: Theta, theta: Theta) -> KlMeasurement | None:
+    """How far a rule with one point may go by its budget; None where no KL can be measured."""
     limit, kl = run.settings.kl_budget, run.measured_kl
-    if limit is None or kl is None or (step + 1) % MEASURED_EVERY:
+    if limit is None or kl is None:
         return None
-    start = starting_theta(run.ledger)
-    squares = sum(float(((theta[name] - start[name]) ** 2).sum()) for name in start)
-    estimate = squares / (2 * run.settings.scale**2)
+    estimate = kl_limits.estimate(start, theta, run.settings.scale)
 
     def read(share: int) -> Reading:
         way = share / SHARE_PARTS

@@ -40,6 +40,11 @@ def controller(ledger: Ledger) -> Record:
     return ledger.query("SELECT * FROM controller WHERE run = ?", (ledger.run,))[0]
 
 
+def is_paused(ledger: Ledger) -> bool:
+    """Whether somebody, or a guard, has paused the run."""
+    return controller(ledger)["paused_by"] is not None
+
+
 def is_driven(holder: str | None, expires_us: int | None, now_us: int) -> bool:
     """Whether a controller holds the run: its lease lasts, and its process is not gone."""
     return holder is not None and (expires_us or 0) > now_us and not is_gone(holder)

@@ -507,7 +507,7 @@ class OpenComparisons:
             "ORDER BY step DESC LIMIT 1",
             (self.ledger.run,),
         )
-        if not rows or lease.controller(self.ledger)["paused_by"] is not None:
+        if not rows or lease.is_paused(self.ledger):
             return []
         step, m = rows[0]["step"], rows[0]["m"]
         if self._votes is None or self._votes.step != step:

@@ -67,7 +67,7 @@ def unpause(ledger: Ledger, by: str) -> None:
     Seats that were held when the pause began get back the time that they had left.
     """
     with ledger.transaction(by):
-        if lease.controller(ledger)["paused_by"] is not None:
+        if lease.is_paused(ledger):
             seats.postpone(ledger, since_us=list_pauses(ledger)[-1][0])
         elif find_pending_pause(ledger) is None:
             return

@@ -298,7 +298,7 @@ def _describe_first_thing(ledger: Ledger) -> str:
     from szpo.runs import samples
     from szpo.voting import lease
 
-    if lease.controller(ledger)["paused_by"] is None:
+    if not lease.is_paused(ledger):
         return "open the operator's link and see how the run stands"
     if not samples.awaits_start(ledger):
         return 'the run is paused; open the operator\'s link and press "Resume"'
