@@ -198,7 +198,8 @@ def test_an_example_runs_as_it_stands(code, made, tmp_path, monkeypatch):
     if "save_adapter" in code:
         assert (tmp_path / "adapter" / "adapter_config.json").exists()
     for tuner in made:
-        assert tuner.outcome is not None and tuner.outcome.votes == 4
+        assert tuner.outcome is not None and tuner.outcome.status == "finished"
+        assert 2 <= tuner.outcome.votes <= 4  # equal answers are shown to nobody
 
 
 def test_the_example_of_three_optimizers_runs():
