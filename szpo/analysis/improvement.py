@@ -201,12 +201,11 @@ def read(ledger: Ledger) -> Improvement:
         lack = "the blind final comparison is open; its result appears once it is closed"
     elif compared is not None:
         lack = f"it was compared after step {compared.after}, and it has moved since"
-        lack += "; order another final comparison"
     elif end is None:
         what = "a step" if improved is None else "it was improved"
         lack = f"it was not measured on held-out prompts after {what}"
     else:
-        lack = "nobody has compared them yet; order a final comparison"
+        lack = "nobody has compared them yet"
     return found(None, "", votes, lack=lack)
 
 

@@ -8,8 +8,10 @@ simulated panel and a function answer at once, people on their page.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from szpo import seeds
@@ -30,10 +32,12 @@ from szpo.ledger.run_spec import BUDGET
 from szpo.ledger.theta import recommended_digest
 from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
+from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.runs.samples import fulfil_final, policy_at
-from szpo.types import Answer, Prompt, Row, Say
+from szpo.runs.setup_progress import Countdown, Stage
+from szpo.types import Answer, Passing, Progress, Prompt, Row, Say, unseen
 from szpo.voting import step_record
 from szpo.voting.blind import PAIRS
 from szpo.voting.evaluator import Judge
@@ -43,6 +47,12 @@ from szpo.voting.step_record import StepReport
 
 TEXTS: Final = 6
 """Prompts whose first answers are recorded, to be read side by side."""
+PART: Final = 64
+"""Answers that a model of this process writes at once; then it is told how many are written."""
+WRITTEN, READ, RIGHT = "answers written", "prompts read", "counting right answers"
+"""Stages of a measurement: answers are written, then read after this many prompts."""
+TELL_S: Final = 5.0
+"""Seconds between two lines on how far a measurement is."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ class Measuring:
     """The reward of a simulated panel; None where no reward is known."""
     people: bool
     say: Say
+    progress: Progress = unseen
+    """Told how far a measurement is."""
 
 
 def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> Measuring | None:
@@ -81,13 +93,14 @@ def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> M
 def before(m: Measuring | None) -> None:
     """Measure the base, unless that was done; for people later, so that they need not wait."""
     if m is not None and not (m.people and _is_language_model(m)):
-        _measure_start(m)  # no vote is asked of a policy that cannot answer
+        with _telling(m) as told:  # no vote is asked of a policy that cannot answer
+            _measure_start(told, _counting(told, m.samples))
 
 
 def after_step(m: Measuring | None, report: StepReport) -> None:
     """Measure after a step, if it is one of `Measuring.along`."""
     if m is not None and report.step + 1 in m.along:
-        _attempt(m, lambda: _measure(m, report.step + 1, report.total_votes))
+        _attempt(m, lambda told: _measure(told, report.step + 1, report.total_votes))
 
 
 def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
@@ -97,7 +110,7 @@ def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
     if m.people and theta.is_still(m.ledger):  # nobody waits for what is the start's own
         return
     if outcome.steps not in measurements(m.ledger):
-        _attempt(m, lambda: _measure_end(m, outcome.steps, outcome.votes))
+        _attempt(m, lambda told: _measure_end(told, outcome.steps, outcome.votes))
     if m.people and not _is_compared(m.ledger):
         body = {"comparisons": PAIRS} if m.parts.settings.section.D == 1 else {}
         orders.place_order(m.ledger, "final", "szpo run", body)
@@ -106,7 +119,7 @@ def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
 def after_improving(m: Measuring | None, steps: int, votes: int) -> None:
     """Measure weights that the run has just adopted; its last measurement is of others."""
     if m is not None:
-        _attempt(m, lambda: _measure_end(m, steps, votes))
+        _attempt(m, lambda told: _measure_end(told, steps, votes))
 
 
 def _is_compared(ledger: Ledger) -> bool:
@@ -120,61 +133,143 @@ def _is_compared(ledger: Ledger) -> bool:
     return bool(placed) and not kinds & replaced and len(kinds) < 2
 
 
-def _attempt(m: Measuring, measure: Callable[[], None]) -> None:
+def _attempt(m: Measuring, measure: Callable[[Measuring], None]) -> None:
     """Measure; report an error without ending the run, unless lease, ledger or engine fail."""
     try:
-        measure()
+        with _telling(m) as told:
+            measure(told)
     except (LeaseError, StorageError, IntegrityError, ResourceError):
         raise
     except SzpoError as error:
         m.say(f"warning: held-out prompts were not measured: {error}")
 
 
-def _measure_start(m: Measuring) -> None:
+@contextmanager
+def _telling(m: Measuring) -> Iterator[Measuring]:
+    """Yield what is measured with its progress told: beside the run's file, and in lines."""
+    countdown, told = Countdown(), time.monotonic()
+    with setup_progress.writing(m.ledger.path, setup_progress.MEASURING) as write:
+
+        def progress(name: str, done: int, of: int) -> None:
+            nonlocal told
+            write(name, done, of)
+            line = countdown.describe(Stage(name, done, of))
+            if time.monotonic() >= told + TELL_S:
+                told = time.monotonic()
+                m.say(Passing(f"measuring on held-out prompts: {line}"))
+
+        yield replace(m, progress=progress)
+
+
+def _counting(m: Measuring, samples: int) -> Callable[[int], None]:
+    """What counts written answers, of so many to each prompt, and those to the start."""
+    done, fresh = 0, 0 not in measurements(m.ledger)
+    of = len(m.prompts) * (samples + fresh * m.samples)
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        m.progress(WRITTEN, done, of)
+
+    count(0)
+    return count
+
+
+def _measure_start(m: Measuring, count: Callable[[int], None]) -> None:
     if 0 in measurements(m.ledger):
         return
     policy: Any = m.parts.policy
     if m.ledger.last_applied() is None:
-        _record(m, 0, 0, policy, draw_answers(policy, m.prompts, m.samples, seed=_seed(m)))
+        _record(m, 0, 0, policy, _write(m, policy, m.samples, count))
     elif _is_language_model(m):  # which can still answer as the base
-        drawn = policy.sample(m.prompts, m.samples, seed=_seed(m), base=True)
-        _record(m, 0, 0, policy, drawn, base=True)
+        _record(m, 0, 0, policy, _write(m, policy, m.samples, count, base=True), base=True)
+
+
+def _write(
+    m: Measuring, policy: Any, samples: int, count: Callable[[int], None], **how: Any
+) -> list[list[Answer]]:
+    """`draw_answers`, of a language model in parts that are counted."""
+    if not _is_language_model(m):
+        return draw_answers(policy, m.prompts, samples, seed=_seed(m))
+    drawn: list[list[Answer]] = []
+    for places in _parts(m, samples):
+        asked = [m.prompts[i] for i in places]
+        drawn += policy.sample(asked, samples, seed=_seed(m), places=places, **how)
+        count(len(places) * samples)
+    return drawn
+
+
+def _parts(m: Measuring, samples: int) -> list[range]:
+    """The places of prompts that are answered at once; workers and servers get all."""
+    every = range(len(m.prompts))
+    each = max(1, PART // samples) if m.parts.config.engine.is_local else len(every)
+    return [every[first : first + each] for first in every[::each]]
 
 
 def _measure(m: Measuring, steps: int, votes: int) -> None:
-    _measure_start(m)
+    count = _counting(m, 1)
+    _measure_start(m, count)
     with policy_at(m.ledger, m.parts, None) as policy:  # at the recommended point
-        _record(m, steps, votes, policy, draw_answers(policy, m.prompts, 1, seed=_seed(m)))
+        _record(m, steps, votes, policy, _write(m, policy, 1, count))
 
 
 def _measure_end(m: Measuring, steps: int, votes: int) -> None:
     """Measure with all samples; for a language model also the KL and the guards."""
-    _measure_start(m)
+    few = text_guards.READ_AGAIN
+    count = _counting(m, m.samples + few * _is_language_model(m))
+    _measure_start(m, count)
     compare_blind(m.ledger, m.parts, m.score)
     with policy_at(m.ledger, m.parts, None) as found:
         policy: Any = found
         if not _is_language_model(m):
-            drawn = draw_answers(policy, m.prompts, m.samples, seed=_seed(m))
-            _record(m, steps, votes, policy, drawn)
+            _record(m, steps, votes, policy, _write(m, policy, m.samples, count))
             return
-        drawn, kl = policy.sample_with_kl(m.prompts, m.samples, seed=_seed(m))
-        _record(m, steps, votes, policy, drawn, kl[0])
-        few = text_guards.READ_AGAIN
-        base = policy.sample(m.prompts, few, seed=_seed(m), base=True)
-        was, now = (
-            text_guards.measure(policy, m.prompts, rows, seed=_seed(m))
-            for rows in (base, [row[:few] for row in drawn])
-        )
+        drawn, kl = _write_with_kl(m, policy, count)
+        _record(m, steps, votes, policy, drawn, kl)
+        base = _write(m, policy, few, count, base=True)
+        was, now = _read(m, policy, base, [row[:few] for row in drawn])
         digest = policy.digest()
+        m.progress(RIGHT, 0, 0)
         kept = _measure_right(m, policy)
     done = measurements(m.ledger)
     first, last = (mean_reward(done[i]["rewards"]) for i in (0, steps))
-    rows = text_rows(was, now, kl[0])
+    rows = text_rows(was, now, kl)
     if first is not None and last is not None:
         rows.insert(0, as_row("mean reward of the panel", first, last))
     guards, gap = text_guards.guards(was, now), text_guards.topic_gap(was, now)
     held = HeldOut((*rows, *kept[0]), (*guards, *kept[1]), gap, digest)
     record_held_out(m.ledger, "szpo run", held)
+
+
+def _write_with_kl(
+    m: Measuring, policy: Any, count: Callable[[int], None]
+) -> tuple[list[list[Answer]], float]:
+    """`_write` of all samples, and the mean KL of the first answer to each prompt, nats."""
+    drawn: list[list[Answer]] = []
+    kl = 0.0
+    for places in _parts(m, m.samples):
+        asked = [m.prompts[i] for i in places]
+        more, (mean, _) = policy.sample_with_kl(asked, m.samples, seed=_seed(m), places=places)
+        drawn, kl = [*drawn, *more], kl + mean * len(places) / len(m.prompts)
+        count(len(places) * m.samples)
+    return drawn, kl
+
+
+def _read(
+    m: Measuring, policy: Any, *both: Sequence[Sequence[Answer]]
+) -> list[text_guards.TextFigures]:
+    """The figures of two policies' answers; the prompts after which they are read are counted."""
+    done, of = 0, len(both) * len(m.prompts)
+
+    def read() -> None:
+        nonlocal done
+        done += 1
+        m.progress(READ, done, of)
+
+    m.progress(READ, 0, of)
+    return [
+        text_guards.measure(policy, m.prompts, rows, seed=_seed(m), read=read) for rows in both
+    ]
 
 
 def _measure_right(m: Measuring, policy: Any) -> tuple[Any, Any]:

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
@@ -230,6 +229,16 @@ def complain(text: str) -> None:
     errors.print(visible(hide_keys(" ".join(text.split()))), markup=False)
 
 
+def tell(line: str) -> None:
+    """Print one line on stderr, or show it on the progress line if it passes."""
+    from szpo.types import Passing
+
+    if draws() and isinstance(line, Passing):
+        doing(line)
+    else:
+        complain(line)
+
+
 def warn(text: str) -> None:
     """Print a warning as one line on stderr."""
     complain(f"warning: {text}")
@@ -342,13 +351,13 @@ def counting(things: str, of: int, done: int = 0) -> Callable[[int, str], None]:
 
     From the pace since ``done`` it says how long the rest may take.
     """
-    began = time.monotonic()
+    from szpo.runs.setup_progress import Countdown, Stage
+
+    countdown = Countdown(time.monotonic)
+    countdown.describe(Stage(things, done, of))
 
     def tell(now: int, note: str) -> None:
-        text = f"{things} {now:,}/{of:,}"
-        if done < now < of:
-            left = (time.monotonic() - began) * (of - now) / (now - done)
-            text += f", {timedelta(seconds=int(left))} left"
+        text = countdown.describe(Stage(things, now, of))
         doing(f"{text}, {note}" if note else text)
 
     return tell

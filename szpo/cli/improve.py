@@ -107,7 +107,7 @@ def _improve_run(
             score = panel_evaluator.find_reward(ledger)
             if score is not None:
                 parts = assemble.with_recorded_panel(ledger, parts)
-            measured = measuring.prepare(ledger, parts, score, console.complain)
+            measured = measuring.prepare(ledger, parts, score, console.tell)
             total = status.read_results(ledger)
             measuring.after_improving(measured, total.steps, total.votes)
             read = improvement.read(ledger)

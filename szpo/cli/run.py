@@ -24,13 +24,14 @@ from szpo.files import quoted
 from szpo.ledger import orders, theta
 from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
 from szpo.optim.optimizer import rule_of
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.regression import BUDGET
 from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
-from szpo.types import Passing, Progress
+from szpo.types import Progress
 from szpo.voting import (
     lease,
     panel_evaluator,
@@ -292,7 +293,7 @@ def _drive(
                 votes = not stay and parts.panel is not None
                 console.doing("the run goes on" if votes else "")
                 show = _show_steps(ledger, parts.config, score, as_json=as_json, stay=stay)
-                say = console.complain if as_json else _say
+                say = console.complain if as_json else console.tell
                 outcome = whole_run.drive(
                     ledger, parts, (EachStep(show),), score=score, say=say, stay=stay
                 )
@@ -360,14 +361,6 @@ def _show_steps(
     return show
 
 
-def _say(line: str) -> None:
-    """Say a line, or show it on the progress line if it passes."""
-    if console.draws() and isinstance(line, Passing):
-        console.doing(line)
-    else:
-        console.complain(line)
-
-
 def _conclude(
     ledger: Ledger, parts: RunParts, outcome: step_record.Outcome, *, as_json: bool
 ) -> None:
@@ -389,11 +382,14 @@ def _conclude(
             way = "szpo serve", "its operator's page starts and resumes the run"
         console.say(f"  {way[0]} {ledger.path}  # {way[1]}")
     if outcome.steps:
-        say_result(ledger)
+        say_result(ledger, goes_on=outcome.status != "paused")
 
 
-def say_result(ledger: Ledger) -> None:
-    """Print whether a run helped, what its votes taught, and the commands that come next."""
+def say_result(ledger: Ledger, *, goes_on: bool = True) -> None:
+    """Print whether a run helped, what its votes taught, and the commands that come next.
+
+    ``goes_on``: among them the one by which it gets more votes.
+    """
     helped = improvement.read(ledger)
     console.say(helped.sentence)
     if (measured := guards.read_held_out(ledger)) is not None and measured.guards:
@@ -411,7 +407,8 @@ def say_result(ledger: Ledger) -> None:
         console.say(asks)
     if helped.last is not None:
         console.say(helped.last.line)
-    _say_next(ledger, measured, taught.more_votes(ledger, lesson))
+    more = taught.more_votes(ledger, lesson) if goes_on else ""
+    _say_next(ledger, measured, more, compared=helped.share is not None)
 
 
 def warn_of_drift(config: Config, kl: float | None) -> str | None:
@@ -444,7 +441,9 @@ def _note(ledger: Ledger, report: step_record.StepReport, score: Score | None) -
     return ", ".join(parts)
 
 
-def _say_next(ledger: Ledger, measured: guards.HeldOut | None, more: str) -> None:
+def _say_next(
+    ledger: Ledger, measured: guards.HeldOut | None, more: str, *, compared: bool
+) -> None:
     path, moves = ledger.path, not theta.is_still(ledger)
     moves = moves and ledger.row["base_sha256"] != NO_BASE
     texts = {
@@ -465,7 +464,15 @@ def _say_next(ledger: Ledger, measured: guards.HeldOut | None, more: str) -> Non
     if pairs := orders.asked(ledger):
         page = f"its page asks {pairs} blind pairs of start and end; close them on the operator's"
         every = {"serve": page, **every}
+    elif moves and not compared and _asks_people(ledger) and budget.is_spent(ledger):
+        page = "its operator's page orders blind pairs of start and end, for people"
+        every = {"serve": page, **every}
     for command, what in {**(texts if moves else {}), **every}.items():
         console.say(f"  szpo {command} {quoted(path)}  # {what}")
     if more:
         console.say(f"  {more}  # the same run goes on")
+
+
+def _asks_people(ledger: Ledger) -> bool:
+    config = recorded_config(ledger)
+    return config is not None and config.panel.kind == "people"

@@ -32,7 +32,7 @@ from szpo.ledger.run_spec import FEATURES, recorded_config
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.runs import known_addresses, samples, setup_progress
 from szpo.runs.budget import WORDS_PER_MINUTE
-from szpo.runs.setup_progress import Stage
+from szpo.runs.setup_progress import Countdown, Stage
 from szpo.runs.status import LIMIT, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
 from szpo.voting import casting, counting, lease, seats
@@ -280,7 +280,7 @@ class _Sitting:
         self.pseudonym, self.tab = pseudonym, secrets.token_hex(8)
         self.status = StatusReader(ledger, self.service.look)
         self.asked: list[_Asked] = []
-        self.pace = _Pace()
+        self.pace, self.measured = _Pace(), Countdown()
 
     def go(self) -> int:
         """Ask until the run ends or the person leaves; returns the exit code."""
@@ -357,8 +357,11 @@ class _Sitting:
         if status.state == "finished":
             if (found := setup_progress.read_improving(self.ledger.path)) is not None:
                 return self.pace.describe(*found)
-            still = theta.is_still(self.ledger)
-            return "the run ends" if still else "measuring on prompts set aside"
+            if theta.is_still(self.ledger):
+                return "the run ends"
+            stages = setup_progress.read(self.ledger.path, setup_progress.MEASURING)
+            far = f": {self.measured.describe(stages[-1])}" if stages else ""
+            return f"measuring on prompts set aside{far}"
         if status.paused_by is not None:
             return f"paused by {describe_pause(status.paused_by, status.pause_reason or '')}"
         if status.state == "open" and status.votes_in >= status.votes_needed:

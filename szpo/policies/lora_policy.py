@@ -224,10 +224,11 @@ class LoraPolicy:
         return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
     def sample_with_kl(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int
-    ) -> tuple[list[list[Answer]], tuple[float, float]]:
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int,
+        places: Sequence[int] | None = None,
+    ) -> tuple[list[list[Answer]], tuple[float, float]]:  # fmt: skip
         """`sample` at θ, and `kl_of` the first answer to each prompt: nothing is drawn twice."""
-        rows = self.sample_tokens(prompts, samples, seed=seed)
+        rows = self.sample_tokens(prompts, samples, seed=seed, places=places)
         return self._by_prompt(rows, samples), self.kl_of(prompts, rows[::samples])
 
     def likeliest(self, prompts: Sequence[Prompt], *, base: bool = False) -> list[Answer]:

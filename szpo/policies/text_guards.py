@@ -83,11 +83,12 @@ def answer_margins(
     answers: Sequence[Sequence[Answer]],
     *,
     seed: int,
+    read: Callable[[], None] = lambda: None,
 ) -> list[Floats]:
     """The margin of each answer in nats; nan for an empty answer.
 
     Prompts: at least two, all different. ``seed`` draws the other prompts; it is the same before
-    and after tuning.
+    and after tuning. ``read`` is called after each prompt.
     """
     drawn = draw_others(len(prompts), seed)
     found = [np.full((len(row), 1 + drawn.shape[1]), np.nan) for row in answers]
@@ -95,12 +96,13 @@ def answer_margins(
     for i, prompt in enumerate(prompts):
         # After this prompt, read its own answers and those of prompts that drew it.
         places = [(i, 0)] + [(int(j), 1 + int(n)) for j, n in np.argwhere(drawn == i)]
-        read = reader.total_logprob_base(
+        after = reader.total_logprob_base(
             prompt, [answers[j][k] for j, _ in places for k in spoken[j]]
         )
         cuts = np.cumsum([len(spoken[j]) for j, _ in places])[:-1]
-        for (j, n), values in zip(places, np.split(read, cuts), strict=True):
+        for (j, n), values in zip(places, np.split(after, cuts), strict=True):
             found[j][spoken[j], n] = values
+        read()
     return [values[:, 0] - values[:, 1:].max(-1) for values in found]
 
 
@@ -110,6 +112,7 @@ def measure_margin(
     answers: Sequence[Sequence[Answer]],
     *,
     seed: int,
+    read: Callable[[], None] = lambda: None,
 ) -> float | None:
     """The median margin of some answers, nats; see `answer_margins`.
 
@@ -118,7 +121,7 @@ def measure_margin(
     """
     if len(prompts) < FEWEST_PROMPTS:
         return None
-    every = np.concatenate(answer_margins(reader, prompts, answers, seed=seed))
+    every = np.concatenate(answer_margins(reader, prompts, answers, seed=seed, read=read))
     if np.isnan(every).all():
         return None
     return float(np.nanmedian(every))
@@ -185,19 +188,21 @@ def measure(
     *,
     seed: int,
     topic: bool = True,
+    read: Callable[[], None] = lambda: None,
 ) -> TextFigures:
     """Measure a policy's answers; the base model reads the first `READ_AGAIN` to each prompt.
 
     A policy that is no `PromptReader` gets no margin; without ``topic`` none does, and it takes by
     far the longest. ``seed``, for the other prompts, is the same for all policies compared.
+    ``read`` is called after each prompt whose margins are read.
     """
     few = [row[:READ_AGAIN] for row in drawn]
-    read = [(prompt, a) for prompt, row in zip(prompts, few, strict=True) for a in row]
-    logprob = policy.logprob_base([prompt for prompt, _ in read], [a for _, a in read])
+    each = [(prompt, a) for prompt, row in zip(prompts, few, strict=True) for a in row]
+    logprob = policy.logprob_base([prompt for prompt, _ in each], [a for _, a in each])
     flat = [answer for row in drawn for answer in row]
     margin = None
     if topic and isinstance(policy, PromptReader):
-        margin = measure_margin(policy, prompts, few, seed=seed)
+        margin = measure_margin(policy, prompts, few, seed=seed, read=read)
     return TextFigures(
         logprob=0.0 if np.isnan(logprob).all() else float(np.nanmean(logprob)),
         distinct2=distinct_n([answer.text for answer in flat], 2),

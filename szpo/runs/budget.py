@@ -99,18 +99,26 @@ def usual_more(config: Config) -> int:
     return max(USUAL_VOTES_ADDED, config.votes_per_step)
 
 
+def is_spent(ledger: Ledger) -> bool:
+    """Whether a run of `szpo run` has ended: its votes are given."""
+    config = recorded_config(ledger)
+    return config is not None and config.is_spent(int(ledger.votes_applied()))
+
+
 def describe_more(ledger: Ledger) -> str:
-    """How to give a run more votes, in words; "" where it is impossible."""
+    """How a run gets more votes, in words: those it has left, or added ones; "": it gets none."""
     config = recorded_config(ledger)
     if config is None:
         return ""
-    more, again = usual_more(config), shown_features.to_give_again(ledger)
+    more = usual_more(config) if is_spent(ledger) else 0
+    again = shown_features.to_give_again(ledger)
     if config.panel.kind == "function":
+        added = f", more_votes={more}" if more else ""
         features = f", features={again}" if again else ""
-        return f'szpo.Tuner.resume("{ledger.path}", better, more_votes={more}{features})'
-    options = shown_features.as_options(again)
+        return f'szpo.Tuner.resume("{ledger.path}", better{added}{features})'
+    added, options = f" --votes +{more}" if more else "", shown_features.as_options(again)
     begin = "vote" if config.panel.kind == "people" else "run --resume"
-    return f"szpo {begin} {quoted(ledger.path)} --votes +{more}{options}"
+    return f"szpo {begin} {quoted(ledger.path)}{added}{options}"
 
 
 def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:

@@ -2,7 +2,7 @@
 
 A new run has no file until its set-up is done, which can take minutes. The process that sets it up
 writes the stages here and holds a lock. The file is removed after the set-up; if nobody holds the
-lock, it is ignored.
+lock, it is ignored. What a run does for minutes once its votes are in is told in the same way.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,8 @@ from szpo.types import Progress, Say
 SUFFIX: Final = "-setup"
 IMPROVING: Final = "-improving"
 """The suffix while a run improves between its rounds (`szpo.improvement.between_rounds`)."""
+MEASURING: Final = "-measuring"
+"""The suffix while a run is measured on held-out prompts (`szpo.analysis.measuring`)."""
 STEPS: Final = "improving"
 """The stage that counts its steps."""
 MOST_BYTES: Final = 4096
@@ -44,6 +47,36 @@ class Stage:
         ('base answers, 25 %', 'the model')
         """
         return f"{self.name}, {100 * self.done // self.of} %" if self.of else self.name
+
+
+class Countdown:
+    """Says how many parts of a stage are done, and from their pace how long the rest may take."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        """``clock`` gives seconds."""
+        self._clock: Final = clock
+        self._first, self._last = Stage("", 0, 0), Stage("", 0, 0)
+        self._began = self._ends = 0.0
+
+    def describe(self, stage: Stage) -> str:
+        """The stage in words; its pace is that since it was first given.
+
+        >>> seconds = iter([0.0, 10.0, 12.0])
+        >>> count = Countdown(lambda: next(seconds))
+        >>> [count.describe(Stage("votes", done, 1200)) for done in (200, 400, 400)]
+        ['votes 200/1,200', 'votes 400/1,200, 0:00:40 left', 'votes 400/1,200, 0:00:38 left']
+        """
+        now = self._clock()
+        if stage.name != self._last.name or stage.done < self._last.done:
+            self._first, self._began, self._ends = stage, now, now
+        elif stage.done > self._last.done:
+            each = (now - self._began) / (stage.done - self._first.done)
+            self._ends = now + each * (stage.of - stage.done)
+        self._last, left = stage, int(self._ends - now)
+        if not stage.of:
+            return stage.name
+        rest = f", {timedelta(seconds=left)} left" if left > 0 else ""
+        return f"{stage.name} {stage.done:,}/{stage.of:,}{rest}"
 
 
 def telling(say: Say, every_s: float = 30.0, *, of: str = "set-up") -> Progress:

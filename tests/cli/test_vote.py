@@ -10,7 +10,9 @@ import string
 import subprocess
 import sys
 import termios
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import budget, setup_progress
+from szpo.runs.status import round_status
 from szpo.voting import counting, lease
 from tests.support import yard_run
 
@@ -134,6 +137,28 @@ def test_who_waits_for_an_improvement_reads_how_far_it_is_and_how_long_it_takes(
     assert setup_progress.read_improving(run) is None
 
 
+def test_who_waits_for_the_last_measurement_reads_how_many_answers_are_left(driven):
+    clock, path = iter((0.0, 60.0, 70.0, 70.0)), driven.ledger.path
+    sitting = SimpleNamespace(
+        ledger=driven.ledger, measured=setup_progress.Countdown(lambda: next(clock))
+    )
+    over = replace(round_status(driven.ledger), state="finished")
+    said = [vote._Sitting._describe(sitting, over)]
+    with setup_progress.writing(path, setup_progress.MEASURING) as tell:
+        for stage in (("answers written", 0, 512), *[("answers written", 128, 512)] * 2,
+                      ("prompts read", 0, 64)):  # fmt: skip
+            tell(*stage)
+            said.append(vote._Sitting._describe(sitting, over))
+    begun = "measuring on prompts set aside"
+    assert said == [
+        begun,
+        f"{begun}: answers written 0/512",
+        f"{begun}: answers written 128/512, 0:03:00 left",
+        f"{begun}: answers written 128/512, 0:02:50 left",
+        f"{begun}: prompts read 0/64",
+    ]
+
+
 @pytest.mark.parametrize("pace", [1.0, 0.5, 2.0])
 def test_the_time_left_is_true_to_half_as_much_again_soon_after_a_person_changes_pace(pace):
     """Twenty sheets of eight rows, whose times differ by half; the pace changes after ten."""
@@ -215,7 +240,7 @@ def begin(folder: Path, *sets: str) -> list[str]:
 
 
 @pytest.mark.full
-def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
+def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in, capsys):
     code, seen = type_in(["y", *"ab" * 20], *begin(tmp_path))
     assert code == 0, seen
     path = tmp_path / "runs" / "mine.db"
@@ -237,6 +262,10 @@ def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
     assert "40 votes added" in seen
     said = r"(?m)^stopped: asked to stop at 16 votes: \d+ are spent, a step takes 8; thank you"
     assert re.search(said, seen) and code == 0, seen
+    goes_on = rf"(?m)^  szpo vote {re.escape(str(path))}( +#.*)?$"  # with the votes it has left
+    assert re.search(goes_on, seen) and "--votes" not in seen
+    call(["show", str(path)])
+    assert re.search(goes_on, capsys.readouterr().out)
 
 
 @pytest.mark.full

@@ -258,7 +258,8 @@ def test_transformers_takes_the_adapter_by_name_and_switches_it_off(run, adapter
 def test_llama_cpps_converters_know_every_key_of_what_is_exported(run, adapter, tmp_path):
     """Of their published map of names (the package gguf); the conversion itself is not run.
 
-    Of an adapter's settings convert_lora_to_gguf reads its base and one lora_alpha for all sites.
+    Of an adapter's settings convert_lora_to_gguf reads its base and one lora_alpha for all sites,
+    and neither rank_pattern nor alpha_pattern.
     """
     merged = tmp_path / "merged"
     assert call(["export", str(run), "--merged", "--anyway", "--out", str(merged)]) == 0
@@ -278,7 +279,8 @@ def test_llama_cpps_converters_know_every_key_of_what_is_exported(run, adapter, 
     settings = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
     assert settings["target_modules"] == sorted(sites)
     assert (settings["r"], settings["use_rslora"], settings["use_dora"]) == (1, False, False)
-    assert settings["lora_alpha"] > 0 and not settings["alpha_pattern"]
+    assert settings["lora_alpha"] > 0
+    assert not settings["rank_pattern"] and not settings["alpha_pattern"]
     assert Path(settings["base_model_name_or_path"], "config.json").is_file()
     unknown = [name for name in every if names.get_name(name, (".weight",)) is None]
     assert unknown == []

@@ -26,11 +26,14 @@ from szpo_simulators.panels.panel import build
 from tests.support import asking, folder_run, yard_run
 from tests.support.quadratic import (
     PROMPTS,
+    QuadraticPolicy,
     ValueJudge,
     drive,
     go,
+    new_ledger,
     panel_of,
     parts_of,
+    settings_of,
     start,
     started,
 )
@@ -147,6 +150,24 @@ def test_who_ends_a_run_is_told_where_its_open_final_comparison_is_answered(tune
     assert f"  szpo serve {ledger.path}  # its page asks 20 blind pairs" in said()
     orders.close(ledger, order.id, "op")
     assert "szpo serve" not in said()
+
+
+def test_who_ends_a_run_that_nobody_compared_is_told_where_that_is_ordered(tmp_path, capsys):
+    settings = settings_of()
+    each = settings.section.K * settings.section.N * settings.section.M
+    sets = ["panel.kind=people", f"run.votes={2 * each}"]
+    spec = {"config": settings_file.load(sets=sets).model_dump(mode="json")}
+    path, policy, orders_it = tmp_path / "run.db", QuadraticPolicy(settings), []
+    with new_ledger(path, settings, spec=spec, base_sha256="a" * 64) as ledger:
+        for until in (1, 2):  # while votes are left, the run orders it itself at its end
+            go(settings, ledger, policy, until_step=until)
+            capsys.readouterr()
+            run.say_result(ledger)
+            said = capsys.readouterr().out
+            orders_it.append(
+                f"  szpo serve {path}  # its operator's page orders blind pairs" in said
+            )
+    assert orders_it == [False, True] and "final comparison" not in said
 
 
 def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):

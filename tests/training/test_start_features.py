@@ -29,7 +29,7 @@ from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.settings import Settings
 from szpo.optim.state_regression import StateScale
 from szpo.replay import replay, verification
-from szpo.runs import answer_pool, start_features, states_again, taste_files
+from szpo.runs import answer_pool, budget, start_features, states_again, taste_files
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
 from szpo.voting import shown_states
@@ -141,6 +141,23 @@ def test_the_end_says_what_was_found_whose_taste_it_is_and_only_commands_that_wo
         assert f"szpo vote {where} --votes +" in said
     else:
         assert "32 votes: more exclamation marks (" in said and offered[0] == "taste"
+
+
+def test_a_run_goes_on_with_the_votes_it_has_left_before_more_are_added(tmp_path):
+    more = {"rule": "regression", "K": 4, "N": 1, "D": 1}
+    settings = make_settings(7, NO_COORDINATES, **more)
+    sets = [f"optimizer.{name}={value}" for name, value in more.items()]
+    sets += ["panel.kind=people", "subspace.kind=none", "run.votes=16"]
+    spec = {"config": settings_file.load(sets=sets).model_dump(mode="json")}
+    with new_ledger(tmp_path / "run.db", settings, spec=spec) as ledger:
+        drawn = lambda: start_features.draw(policy, PROMPTS, 7, ENTRIES)  # noqa: E731
+        policy, said = Still(settings), []
+        for until in (3, 4):
+            panel = PanelEvaluator(VoteService(ledger), [Coin()])
+            go(settings, ledger, policy, panel, features=drawn, until_step=until)
+            said.append(budget.describe_more(ledger))
+    begin = f"szpo vote {tmp_path / 'run.db'}"
+    assert said == [begin, f"{begin} --votes +40"]
 
 
 def body_of(ledger: Ledger) -> Any:
