@@ -1,16 +1,20 @@
 """What a run measures on held-out prompts, and which errors of it are more than a warning."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from szpo.analysis import measuring
+from szpo import seeds
+from szpo.analysis import improvement, measuring
 from szpo.analysis.measuring import Measuring
 from szpo.analysis.model_card import find_doubt
 from szpo.config.tables import Guards
 from szpo.errors import EngineError, ResourceError, RunError
+from szpo.ledger import orders
 from szpo.ledger.theta import recommended_digest
+from szpo.optim.parameters import NO_COORDINATES
 from szpo.policies import text_guards
 from szpo.runs.guards import read_held_out
 from szpo.runs.setup_progress import MEASURING, read
@@ -111,3 +115,94 @@ def test_a_measurement_that_fails_is_a_warning_unless_the_run_cannot_go_on(error
             with pytest.raises(error, match="no answer"):
                 measuring.after_step(m, report)
             assert not said
+
+
+class Told(Terse):
+    """Answers that say who was asked what; ``calls`` are samples, seed and base of each time."""
+
+    def __init__(self, digest):
+        super().__init__(digest)
+        self.calls = []
+
+    def sample(self, prompts, samples, *, seed, base=False, places=None):
+        self.calls.append((samples, seed, base))
+        who, row = "base" if base else "own", []
+        for j in range(samples):
+            row.append(Answer(" ".join([who, *["so"] * (2 * j + 1)]), tokens=3 * j + base))
+        return [row for _ in prompts]
+
+
+def test_every_measurement_is_recorded_as_it_was_drawn_by_one_seed(tmp_path):
+    """Of three prompts: two answers at the start and the end, one in between."""
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        policy = Told(recommended_digest(ledger))
+        m = replace(
+            measured(ledger, policy, print), samples=2,
+            score=lambda prompt, answer: len(prompt.text) + answer.text.count("so"),
+        )  # fmt: skip
+        measuring.before(m)
+        for step in (0, 1):
+            measuring.after_step(m, SimpleNamespace(step=step, total_votes=8 + step))
+        measuring.after(m, Outcome("paused", "", 2, 16))
+        for _ in range(2):
+            measuring.after(m, Outcome("finished", "", 2, 16))
+        seed = seeds.as_seed(seeds.derive(ledger.root_seed, "evaluation"))
+        assert policy.calls == [
+            (samples, seed, base)
+            for samples, base in ((2, False), (1, False), (2, False), (2, True))
+        ]
+        whole, texts = (
+            [[1 + len(p.text), 3 + len(p.text)] for p in ASKED],
+            [[p.text, "own so"] for p in ASKED],
+        )
+        wanted = [(0, 0, whole, 1.5, None), (1, 8, [row[:1] for row in whole], 0.0, None),
+                  (2, 16, whole, 1.5, 0.5)]  # fmt: skip
+        for event, (steps, votes, rewards, tokens, kl) in zip(
+            ledger.events(improvement.MEASURED), wanted, strict=True
+        ):
+            assert event["body"] == {
+                "steps": steps, "votes": votes, "rewards": rewards, "tokens": tokens, "kl": kl,
+                "texts": texts,
+            }  # fmt: skip
+        found = read_held_out(ledger)
+        rows = {row["name"]: (row["before"], row["after"]) for row in found.rows}
+        mean = [float(each) for each in rows["mean reward of the panel"]]
+        assert mean == pytest.approx([np.mean(whole)] * 2, abs=1e-3)
+        assert [float(each) for each in rows["tokens per answer"]] == [2.5, 1.5]
+        assert found.theta_sha256 == recommended_digest(ledger)
+
+
+def test_a_language_model_that_has_moved_answers_for_its_start_as_the_base(tmp_path):
+    settings, ledger, quadratic = start(tmp_path)
+    with ledger:
+        go(settings, ledger, quadratic, until_step=1)
+        policy = Told(recommended_digest(ledger))
+        measuring.after(replace(measured(ledger, policy, print), people=True),
+                        Outcome("finished", "", 1, 4))  # fmt: skip
+        texts = [event["body"]["texts"][0][1] for event in ledger.events(improvement.MEASURED)]
+        assert texts == ["base so", "own so"]
+        (placed,) = orders.orders(ledger, "final")  # people compare the weights, once
+        measuring.after(replace(measured(ledger, policy, print), people=True),
+                        Outcome("finished", "", 1, 4))  # fmt: skip
+        assert [each.id for each in orders.orders(ledger, "final")] == [placed.id]
+
+
+def test_measurements_lie_evenly_between_the_start_and_the_end_of_a_run(tmp_path):
+    config = SimpleNamespace(
+        evaluation=SimpleNamespace(prompts=2, samples=3), steps=10, measured_along=3,
+        improve=SimpleNamespace(nats=None), panel=SimpleNamespace(kind="people"),
+    )  # fmt: skip
+    parts = SimpleNamespace(config=config, prompts=SimpleNamespace(heldout=ASKED))
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        m = measuring.prepare(ledger, parts, None, print)
+        assert (m.prompts, m.samples, m.along, m.people) == (ASKED[:2], 3, {2, 5, 8}, True)
+        config.steps = 2
+        assert measuring.prepare(ledger, parts, None, print).along == {1}
+    with new_ledger(
+        tmp_path / "still.db", settings_of(NO_COORDINATES, rule="regression", N=1, D=1)
+    ) as ledger:
+        assert measuring.prepare(ledger, parts, None, print) is None
+        config.improve.nats = 3.0
+        assert measuring.prepare(ledger, parts, None, print) is not None
+        parts.prompts.heldout = ()
+        assert measuring.prepare(ledger, parts, None, print) is None

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from szpo import seeds
 from szpo.cli import app
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -26,15 +27,17 @@ from szpo.improvement.policy_gradient import Pace, Score
 from szpo.models import adapters, loading
 from szpo.models.adapters import SET
 from szpo.models.batched_lora import attach_deltas
-from szpo.models.identity import TENSORS, Identity
-from szpo.policies import text_guards
+from szpo.models.logprobs import Sample
+from szpo.policies import basis, text_guards
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.protocol import moved
 from szpo.policies.text_guards import TextFigures
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt
-from tests.support import wide_guards
+from tests.support import toy_policy, wide_guards
 from tests.support.tiny_models import with_adapter
+from tests.support.toy_policy import ToyForced, ToyPolicy
 
 MAKING = Making(nats=1.0, answers=128, pace=Pace(step_nats=0.1, steps=8))
 OF = ("cheerful = sentiment", 'says "it" less')
@@ -76,6 +79,7 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     return [{**each, "seconds": 0} for each in document["adapters"]]
 
 
+@pytest.mark.full
 def test_each_adapter_moves_its_own_aim_within_its_nats(made):
     cheerful, other = listed(made)
     assert [cheerful["folder"], other["folder"]] == ["cheerful", "says-it-less"]
@@ -91,6 +95,7 @@ def test_each_adapter_moves_its_own_aim_within_its_nats(made):
     assert document["sampling"]["temperature"] == 0.7
 
 
+@pytest.mark.full
 def test_an_adapter_keeps_its_budget_on_prompts_that_its_making_never_saw(made, host):
     for each in listed(made):
         assert costs(host, made, each) <= MAKING.nats + each["nats_stderr"]
@@ -139,6 +144,7 @@ def test_every_reading_is_by_other_answers_than_those_that_it_was_judged_by():
     assert found.nats <= MAKING.nats and len({*drawn, MAKING.seed}) == 1 + len(drawn) == 3
 
 
+@pytest.mark.full
 def test_peft_reads_an_adapter_with_equal_logits(made, host):
     folder = made / "cheerful"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 4_000  # half precision
@@ -196,16 +202,117 @@ def test_a_making_that_was_killed_three_times_ends_like_an_uninterrupted_one(mad
         assert (folder / path.relative_to(made)).read_bytes() == path.read_bytes()
 
 
-def test_a_folder_of_another_model_or_other_things_is_refused(made, host, tmp_path):
-    other = LocalBackend(replace(host.facts, identity=Identity({TENSORS: "1" * 64})))
-    with pytest.raises(UsageError, match="adapters of tiny, another model"):
-        maker(other, made).read_set()
+TOY_PACE = Pace(3, 6, 0.1, 8)
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """Makes a set of a policy of a few numbers, whose aims are named, in a folder."""
+    files = SimpleNamespace(sha256="1" * 64)
+    facts = SimpleNamespace(
+        sha256="0" * 64, dtype="fp32", name="toy", identity=SimpleNamespace(files=files)
+    )
+    host = SimpleNamespace(places=lambda config, given: ((toy_policy.SITE,), False), facts=facts)
+
+    def probe(host, blank, prompts, sampling, seed, progress):
+        start = ToyPolicy(None, blank, sampling=sampling)
+        start.subspace = toy_policy.moving()
+
+        def draw(count, each):
+            rows = start.sample_tokens(prompts, each, seed=seed)[:count]
+            return [Sample((), row, i // each) for i, row in enumerate(rows)]
+
+        return SimpleNamespace(start_samples=draw, read_inputs=lambda samples: toy_policy.A)
+
+    monkeypatch.setattr(policy_gradient, "Forced", ToyForced)
+    monkeypatch.setattr(adapter_set, "LoraPolicy", ToyPolicy)
+    monkeypatch.setattr(adapter_set, "probe_of", probe)
+    said = ToyPolicy(None, toy_policy.moving()).answer
+    monkeypatch.setattr(adapter_set.loading, "answer_of", lambda facts, row, stop: said(row))
+
+    def make(*of, nats=3.0):
+        making = Making(nats, 48, TOY_PACE, seed=5)
+        folder = tmp_path / "set"
+        return SetMaker(host, settings(), toy_policy.PROMPTS, aims.read(of), making, folder)
+
+    return make
+
+
+def test_all_numbers_of_a_set_are_those_of_its_adapters_by_answers_that_chose_nothing(toy):
+    """Two adapters of a policy of a few numbers: their climbs, their nats, what they move."""
+    made = toy("commas", "loud = fewer exclamations", "questions")
+    with wide_guards.wide():
+        *entries, lacking = [entry for _, entry in made.make()]
+    assert lacking == {"name": "questions", "why": "all answers of the start are alike in it"}
+    taught, judged = adapter_set.split_prompts(toy_policy.PROMPTS, 5)
+    assert (len(taught), len(judged)) == (18, 6) and {*taught} | {*judged} == {*toy_policy.PROMPTS}
+    halved = {n: v.astype(np.float16).astype(np.float32) for n, v in toy_policy.A.items()}
+    whole = adapter_set.every_b((toy_policy.SITE,), halved)
+    policy = ToyPolicy(None, whole, sampling=made.sampling)
+
+    def value(prompts, rows):
+        return aims.count(made.aims, prompts, [policy.answer(row) for row in rows])
+
+    each = basis.ANSWERS_EACH
+    first = policy.sample_tokens(taught, each, seed=5)[:48]
+    groups = np.arange(48) // each
+    values = value([taught[g] for g in groups], first)
+    bounds = [aims.bounds_of(*pair) for pair in zip(made.aims, values.T, strict=True)]
+    clipped = np.clip(values, *np.array(bounds).T)
+    spread = basis.centre(clipped, groups).std(0)
+    twice = [prompt for prompt in judged for _ in range(2)]
+    before = value(twice, policy.sample_tokens(judged, 2, seed=5, base=True)).mean(0)
+    for place, (aim, entry) in enumerate(zip(made.aims, entries, strict=False)):
+        score = aims.bounded(aims.score_of(aim, policy), *bounds[place])
+        end = policy_gradient.climb(
+            policy, score, taught, TOY_PACE,
+            seed=seeds.child_seed(5, place, f"adapter {aim.feature} {aim.sign}"),
+            until=lambda here: bool(here.steps) and (
+                here.steps[-1].nats ** 0.5 + here.steps[-1].cost ** 0.5 >= 3**0.5
+            ),
+        )  # fmt: skip
+        theta = {n: v.astype(np.float16).astype(np.float32) for n, v in end.theta.items()}
+        with moved(policy, theta):
+            seed = seeds.child_seed(5, 0, "adapter nats")
+            nats, stderr = policy.kl(judged, seed=seed, samples=2)
+            after = value(twice, policy.sample_tokens(judged, 2, seed=5)).mean(0)
+        other, gap = made.aims[1 - place].name, ((after - before)[:2] / spread[:2])[1 - place]
+        wanted = {
+            "nats": round(nats, 3), "nats_stderr": round(stderr, 3), "scale": 1.0,
+            "nats_allowed": 3.0, "before": before[place] * aim.sign,
+            "after": after[place] * aim.sign, "spread": spread[place],
+            "others": {other: pytest.approx(gap, abs=1e-3)},
+            "answers": end.answers + 12 + 12, "more": aim.sign > 0, "feature": aim.feature,
+        }  # fmt: skip
+        assert {key: entry[key] for key in wanted} == wanted
+        assert after[place] > before[place] + 0.5 * spread[place]
+        assert len(entry["guards"]) >= 3 and len(entry["key"]) == 64
+    listed = json.loads((made.folder / SET).read_text("utf-8"))
+    assert listed["adapters"] == entries and listed["base_sha256"] == "1" * 64
+    kept = adapters.read_adapter(made.folder / "loud").tensors
+    values = kept[f"base_model.model.{toy_policy.SITE.name}.lora_B.weight"]
+    np.testing.assert_array_equal(values, theta[toy_policy.SITE.b])
+
+
+def test_a_folder_of_another_model_or_other_things_is_refused(toy, tmp_path):
+    one, other = toy("commas"), toy("commas")
+    with wide_guards.wide():
+        list(one.make())
+    made = one.folder
+    other.host = SimpleNamespace(facts=SimpleNamespace(
+        name="other", identity=SimpleNamespace(files=SimpleNamespace(sha256="2" * 64))
+    ))  # fmt: skip
+    with pytest.raises(UsageError, match="adapters of toy, another model than other"):
+        other.read_set()
+    tmp_path = tmp_path / "else"
+    tmp_path.mkdir()
+    one.folder = tmp_path
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds something else"):
-        maker(host, tmp_path).read_set()
+        one.read_set()
     (tmp_path / SET).write_text("[]")
     with pytest.raises(UsageError, match="no list of adapters"):
-        maker(host, tmp_path).read_set()
+        one.read_set()
     second = adapter_set.holding(made)
     with adapter_set.holding(made), pytest.raises(UsageError, match="another process"):
         second.__enter__()

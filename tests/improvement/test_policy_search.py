@@ -1,4 +1,4 @@
-"""What a search reads, and that two policies which score alike are read by more answers."""
+"""What a search reads and records, and how policies that score alike are told apart."""
 
 import math
 from dataclasses import replace
@@ -8,21 +8,25 @@ import numpy as np
 import pytest
 
 from szpo import seeds
-from szpo.cli.app import call
 from szpo.config.schema import Config
-from szpo.improvement import between_rounds, policy_search
+from szpo.data.prompts import PromptSet
+from szpo.features import dictionary
+from szpo.improvement import between_rounds, policy_gradient, policy_search
 from szpo.improvement.policy_gradient import Ascent, Pace, Step
 from szpo.improvement.policy_search import (
     COMPARED,
-    MIXED,
     MOST_READ,
     SPENT_ALL,
+    START_ANSWERS,
+    Beginning,
+    Best,
     Checked,
     Improved,
     Search,
     _add,
     _are_close,
     _climb,
+    _compare,
     _draw_back,
     _find_beginning,
     _why_stopped,
@@ -30,13 +34,17 @@ from szpo.improvement.policy_search import (
 )
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
-from szpo.policies.lora_policy import LoraPolicy
+from szpo.optim import parameters
+from szpo.policies import text_guards
 from szpo.policies.protocol import moved
-from szpo.policies.text_guards import TextFigures
-from szpo.runs import assemble
+from szpo.policies.text_guards import Guard, TextFigures
+from szpo.replay import replay
 from szpo.runs.services import set_aside
+from szpo.taste import Explanation, Feature, Taste
+from szpo.types import FEATURE_GRID, Prompt, unseen
 from szpo.voting import lease
-from tests.support import wide_guards, yard_run
+from tests.support import named_run, quadratic, toy_policy, wide_guards, yard_run
+from tests.support.toy_policy import ToyForced, ToyPolicy
 
 FIGURES = TextFigures(-1.0, 0.9, 20.0)
 PROMPTS = 32
@@ -111,18 +119,6 @@ def test_more_answers_more_often_find_the_better_one():
         right += other.score > one.score
         first += high.mean() > low.mean()
     assert right > first and right >= 395
-
-
-def test_it_begins_where_half_of_the_budget_is_spent_as_nats_grow_with_the_square_of_the_way():
-    def measure(theta, what):
-        return replace(level, nats=8 * float(theta["b"][0]) ** 2)
-
-    level = replace(read([0.0] * PROMPTS), nats=0.0)
-    here, there = ({"b": np.float32([at])} for at in (0, 1))
-    search = SimpleNamespace(nats=4.0, base=level, measure=measure)
-    began = _find_beginning(search, {theta.START: here, theta.RECOMMENDED: there})
-    assert began.there.nats == 8 and began.first["b"] == pytest.approx(0.5)
-    assert began.nats == pytest.approx(MIXED * 4)
 
 
 def test_what_may_spend_half_a_nat_so_far_is_drawn_back_to_half_a_nat():
@@ -200,42 +196,261 @@ def test_a_state_of_other_weights_is_left_and_looked_for_anew(arrays):
         _climb(SimpleNamespace(nats=2.0), began, other, begin_anew)
 
 
-PACE = Pace(group=8, step_nats=0.3, steps=3)
-MEASURED = 8
-FEW = 32
-"""Answers by which policies are compared, in place of `COMPARED`."""
-SETS = (
-    "panel.beta=30", "run.votes=24", "run.name=few", "subspace.kind=none", "subspace.samples=64",
+def beginning(here, base=0.0, mix=None, ok=True):
+    """Where it begins by (score, nats) of the run's policy and of the votes' mix; 4 nats."""
+    told = {0.0: (base, 0.0), 1.0: here, 2.0: mix}
+
+    def measure(theta, what):
+        at = float(theta["b"][0])
+        score, nats = told.get(at, (here[0], 2 * at * at))
+        return replace(read([score] * PROMPTS), nats=nats, stderr=0.0)
+
+    places = {
+        place: {"b": np.float32([at])}
+        for place, at in ((theta.START, 0), (theta.RECOMMENDED, 1), (theta.UPDATED, 2))
+        if at < 2 or mix
+    }
+    search = SimpleNamespace(
+        nats=4.0, base=measure(places[theta.START], ""), measure=measure,
+        tell_apart=lambda one, there, other, here: (there, here),
+        guards=lambda theta, there: ("a guard",), failed=lambda held: [] if ok else [*held],
+    )  # fmt: skip
+    found = _find_beginning(search, places)
+    assert found.guards == (("a guard",) if found.place == theta.UPDATED else ())
+    return found.place, found.there.score, float(found.first["b"][0]), found.nats
+
+
+def test_it_begins_at_what_scores_highest_of_what_may_be_begun_at():
+    mine, mixed = theta.RECOMMENDED, theta.UPDATED
+    assert beginning((1.0, 1.0)) == (mine, 1.0, 1.0, 1.0)
+    assert beginning((-0.5, 1.0)) == (mine, -0.5, 0.0, 0.0)  # less than the start: from there
+    assert beginning((1.0, 1.0), mix=(2.0, 1.5)) == (mixed, 2.0, 2.0, 1.5)
+    assert beginning((1.0, 1.0), mix=(1.0, 1.5))[0] == mine
+    assert beginning((1.0, 1.0), mix=(2.0, 4.5))[0] == mine  # beyond the budget
+    assert beginning((1.0, 1.0), mix=(2.0, 1.5), ok=False)[0] == mine
+    assert beginning((-0.5, 1.0), mix=(-0.2, 1.5))[0] == mine  # better, and below the start
+    assert beginning((1.0, 9.0), mix=(0.5, 1.5))[0] == mixed  # mine is beyond the budget
+    share = math.sqrt(0.5 * 4 / 3)  # of 3 nats, where half of 4 may be spent
+    found = beginning((1.0, 3.0))
+    assert found[2:] == pytest.approx((share, 2 * share**2))
+
+
+def test_what_was_found_is_adopted_if_it_scores_more_within_the_nats_and_its_guards():
+    now, end = ({"b": np.float32([at])} for at in (1, 3))
+    told = []
+
+    def tell_apart(one, there, other, here):
+        told.append((one, other))
+        return replace(there, answers=128), replace(here, answers=128)
+
+    search = SimpleNamespace(
+        nats=4.0, tell_apart=tell_apart, waived=("about it",),
+        failed=lambda held: Search.failed(search, held),
+    )  # fmt: skip
+
+    def compared(score, nats=1.0, before=(0.5, 1.0), place=theta.RECOMMENDED, guards=()):
+        at = [
+            replace(read([s] * PROMPTS), nats=n, stderr=0.25) for s, n in ((score, nats), before)
+        ]
+        held = tuple(Guard(name, 0.0, "", ok) for name, ok in guards)
+        began = Beginning(place, at[1], (), now, 0.0)
+        *both, why = _compare(search, now, began, Best(end, at[0], held, 1.0), 2.0)
+        return [each.there.answers for each in both], why
+
+    assert compared(0.6, guards=[("about it", False), ("kept", True)]) == ([128, 128], "")
+    assert told == [(now, end)]
+    assert compared(0.6, guards=[("kept", False)])[1] == "guard by fresh answers: kept"
+    assert compared(0.6, nats=2.1)[1] == "fresh answers are 2.10 nats away where 2.00 are allowed"
+    assert compared(-9.0, before=(0.5, 4.6)) == ([COMPARED] * 2, "")  # two errors beyond 4 nats
+    assert compared(0.5, before=(0.5, 4.5))[1] == (
+        "the run's policy scores +0.50 at 4.5 nats, and the last step +0.50"
+    )
+    assert compared(0.2, place=theta.UPDATED)[1].startswith("the votes' mix scores +0.50")
+
+
+@pytest.mark.parametrize("gain", [0.01, 0.0])
+def test_it_goes_half_a_nat_farther_and_the_rest_once_it_has_gained(monkeypatch, gain):
+    search = SimpleNamespace(
+        policy="policy", score="score", taught="taught", nats=3.0, seed=7,
+        answers=lambda theta, each, seed: (theta, (each, seed)),
+        gain=lambda prompts, answers: gain if answers == (2, 7) else None,
+    )  # fmt: skip
+
+    def step(policy, score, prompts, pace, at, *, seed):
+        assert (policy, score, prompts, pace, seed) == (
+            "policy", "score", "taught", policy_search.PACE, 7,
+        )  # fmt: skip
+        far = 1.0 + 0.2 * len(at.steps)
+        return replace(at, steps=(*at.steps, Step(32, far, far, 0.1, 0.05)))
+
+    monkeypatch.setattr(policy_gradient, "take_step", step)
+    weights, told = {"b": np.zeros(2, np.float32)}, []
+    end = _climb(search, SimpleNamespace(first=weights, nats=1.0), None, told.append)
+    # (√1 + √.05)² = 1.5 is more than .9 · 1.5; then (√2.2 + √.05)² = 2.9, not that of 2, than 2.7.
+    assert (
+        told[-1] is end and told[0].nats == 1.5 and told[0].first == theta.adopted_digest(weights)
+    )
+    if gain:
+        assert (end.nats, end.stopped, len(end.at.steps)) == (3.0, SPENT_ALL, 7)
+    else:
+        assert (end.nats, end.stopped, len(end.at.steps)) == (1.5, policy_search.UNSURE, 1)
+
+
+LIKED = Taste(
+    (Feature("commas", FEATURE_GRID // 4, 0, 4 * FEATURE_GRID, 0),),
+    (Explanation(3, ((0, FEATURE_GRID),)), Explanation(1, ())),
+    (("more commas", FEATURE_GRID),), dictionary.digest(),
 )  # fmt: skip
 
 
-@pytest.mark.spine
-def test_it_reads_training_prompts_alone_and_tells_how_far_the_adopted_policy_s_own_answers_are(
-    tmp_path, monkeypatch
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A run of two rounds, what asked for its taste, and policies of a few numbers that search."""
+    asked = []
+
+    def taste(*given, **how):
+        asked.append((given, how))
+        return LIKED, None
+
+    monkeypatch.setattr(policy_gradient, "Forced", ToyForced)
+    made = []
+    monkeypatch.setattr(
+        policy_search, "LoraPolicy",
+        lambda *given, **how: made.append(ToyPolicy(*given, **how)) or made[-1],
+    )  # fmt: skip
+    monkeypatch.setattr(policy_search.run_taste, "read", taste)
+    settings = named_run.settings_of()
+    spec = {"space": {"sites": ["as in the toy"]}}
+    ledger = quadratic.new_ledger(tmp_path / "run.db", settings, spec=spec)
+    named_run.drive(settings, ledger, until_step=2)
+    host = SimpleNamespace(at=lambda subspace, space, run: ("at", run))
+    prompts = PromptSet(toy_policy.PROMPTS, (Prompt.user("held out"),))
+    parts = SimpleNamespace(
+        config=Config(), prompts=prompts, base=SimpleNamespace(loaded="loaded", host=host),
+        language=ToyPolicy("loaded", toy_policy.in_z(5)), given=(),
+    )  # fmt: skip
+    with ledger, lease.hold(ledger):
+        yield ledger, parts, asked, made
+
+
+def split(ledger):
+    """The prompts that steps learn from, and those to measure on."""
+    return split_prompts(set_aside(toy_policy.PROMPTS, ledger.root_seed)[0], 32, ledger.root_seed)
+
+
+def scored(policy, prompts, drawn, seed):
+    """Scores (prompts, answers) against what the start answers, by the taste itself."""
+    starts = policy.sample(prompts, START_ANSWERS, seed=seed, base=True)
+    known = LIKED.starts(*zip(*((p.text, a.text) for p, row in zip(prompts, starts, strict=True)
+                                for a in row), strict=True))  # fmt: skip
+    pairs = [(p.text, a.text) for p, row in zip(prompts, drawn, strict=True) for a in row]
+    return LIKED.score(*zip(*pairs, strict=True), starts=known).reshape(len(prompts), -1)
+
+
+def by_fresh(ledger, at, *, adopted=0, number=0):
+    """Score, nats and their error of a policy by the answers that it is compared by."""
+    seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=2))
+    fresh = seeds.child_seed(seed, adopted, "compared")
+    fresh = seeds.child_seed(fresh, number, "drawn back") if number else fresh
+    aside, policy = split(ledger)[1], ToyPolicy(None, toy_policy.moving())
+    policy.move_to(at)
+    each = math.ceil(COMPARED / len(aside))
+    rows = policy.sample_tokens(aside, each, seed=fresh)
+    drawn = policy.sample(aside, each, seed=fresh)
+    return scored(policy, aside, drawn, seed).mean(), *policy.kl_of(aside, rows)
+
+
+def test_all_numbers_of_an_adoption_are_those_of_its_weights_by_fresh_answers(toy, monkeypatch):
+    """From the run's point by a climb to its last step, and what the record says of it."""
+    ledger, parts, asked, made = toy
+    monkeypatch.setattr(policy_search, "PACE", Pace(4, 8, 0.1, 6))
+    event, told = ledger.next_event(), []
+    with wide_guards.wide():
+        found = between_rounds.improve_run(
+            ledger, parts, nats=6.0, given=("mine",), report=told.append
+        )
+    assert asked == [((ledger, ("mine",)), {"present": True, "before": event})]
+    (policy,), (taught, aside) = made, split(ledger)
+    seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=2))
+    start, held = toy_policy.B, parts.language.subspace
+    first = replay.improved_from(ledger, held, 2, 0)[theta.RECOMMENDED]
+    score, _ = policy_search.scorer(LIKED, policy, aside, seed)
+    count, each = len(found.state.at.steps), math.ceil(COMPARED / len(aside)) * len(aside)
+    with moved(policy, first):
+        climbed = policy_gradient.climb(policy, score, taught, Pace(4, 8, 0.1, count), seed=seed)
+    body, name = found.body, toy_policy.SITE.b
+    np.testing.assert_array_equal(found.adopts[name], climbed.theta[name])
+    numbers = [body[key] for key in ("score", "nats", "nats_stderr")]
+    assert numbers == pytest.approx(by_fresh(ledger, found.adopts), rel=1e-9)
+    assert body["score_before"] == pytest.approx(by_fresh(ledger, start)[0], rel=1e-9)
+    assert body["score"] > body["score_before"] + 0.3 and 0.2 < body["nats"] <= 6.0
+    assert body["answers"] == 32 * count + 3 * each  # of start, run's policy and last step
+    assert {guard["name"]: guard["ok"] for guard in body["guards"]} == dict.fromkeys(
+        text_guards.NAMES[:3], True
+    )
+    assert [len(state.at.steps) for state in told] == [*range(count + 1), count]
+    assert told[-1].stopped == body["stopped"] != ""
+    fixed = {
+        "seed": seed, "nats_allowed": 6.0, "taken": count, "scale": 1.0, "mix": False,
+        "taste": LIKED.to_json(), "taste_sha256": LIKED.sha256,
+        "began_sha256": theta.adopted_digest(first),
+        "begun": {"steps": 2, "event": event, "from": theta.RECOMMENDED},
+    }  # fmt: skip
+    assert {key: body[key] for key in fixed} == fixed
+    adopted = theta.read_adopted(ledger)
+    np.testing.assert_array_equal(adopted.theta[name], found.adopts[name])
+    assert body.items() <= adopted.body.items() and adopted.body["steps"] == 2
+    assert (parts.language.backend, parts.language.asked) == (("at", True), [])
+    prompts = {prompt for call in policy.asked for prompt in call[0]}
+    assert {*aside} < prompts <= {*taught, *aside} < {*toy_policy.PROMPTS}
+
+
+def test_what_went_too_far_is_recorded_where_answers_that_chose_nothing_tell_it_within(
+    toy, monkeypatch
 ):
-    line = ["run", "--preset", "tiny", "--folder", str(tmp_path)]
-    assert call([*line, *(word for each in SETS for word in ("--set", each))]) == 0
-    asked, sample = set(), LoraPolicy.sample_tokens
+    ledger, parts, *_ = toy
+    monkeypatch.setattr(policy_search, "PACE", Pace(4, 8, 1.0, 9))
+    with wide_guards.wide():
+        found = between_rounds.improve_run(ledger, parts, nats=1.0)
+    end, most, body = found.state.at.theta, found.state.nats, found.body
+    share, told = 1.0, [by_fresh(ledger, end)]
+    while told[-1][1] > most:
+        share *= math.sqrt(most / (told[-1][1] + told[-1][2]))
+        there = parameters.between(toy_policy.B, end, share)
+        told.append(by_fresh(ledger, there, number=len(told)))
+    assert len(told) > 1 and body["scale"] == pytest.approx(share)
+    np.testing.assert_array_equal(there[toy_policy.SITE.b], found.adopts[toy_policy.SITE.b])
+    assert (body["nats"], body["nats_stderr"]) == pytest.approx(told[-1][1:], rel=1e-9)
 
-    def noted(policy, prompts, *given, **how):
-        asked.update(prompts)
-        return sample(policy, prompts, *given, **how)
 
-    with Ledger.open(tmp_path / "few.db") as ledger, lease.hold(ledger), wide_guards.wide():
-        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        with monkeypatch.context() as patch:
-            patch.setattr(LoraPolicy, "sample_tokens", noted)
-            patch.setattr(policy_search, "PACE", PACE)
-            patch.setattr(policy_search, "CHECKED", MEASURED)
-            patch.setattr(policy_search, "COMPARED", FEW)
-            patch.setattr(policy_search, "START_ANSWERS", 1)
-            between_rounds.improve_run(ledger, parts, nats=2.5)
-        train, _ = set_aside(parts.prompts.train, ledger.root_seed)
-        found = theta.read_adopted(ledger)
-        aside = split_prompts(train, MEASURED, ledger.root_seed)[1]
-        assert {*aside} < asked <= {*train} and len(asked) == MEASURED + PACE.steps * PACE.prompts
-        seed = seeds.child_seed(found.body["seed"], 0, "compared")
-        with moved(parts.language, found.theta):
-            rows = parts.language.sample_tokens(aside, math.ceil(FEW / len(aside)), seed=seed)
-            nats, _ = parts.language.kl_of(aside, rows)
-        assert found.body["nats"] == pytest.approx(nats) and nats > 0
+def test_where_all_answers_score_alike_the_record_says_that_nothing_was_adopted(toy, monkeypatch):
+    ledger, parts, *_ = toy
+    alike = replace(LIKED, features=(replace(LIKED.features[0], name="questions"),))
+    monkeypatch.setattr(policy_search.run_taste, "read", lambda *given, **how: (alike, None))
+    found = between_rounds.improve_run(ledger, parts, nats=1.0)
+    assert found.adopts is None and theta.read_adopted(ledger) is None
+    (event,) = ledger.events(theta.KEPT)
+    assert event["body"] == {**found.body, "steps": 2} and found.body["taken"] == 3
+    assert found.body["stopped"].startswith("no answer scores more than another")
+    assert (found.body["score"], found.body["guards"]) == (0.0, [])
+
+
+def test_two_policies_that_are_not_told_apart_answer_anew_by_seeds_of_their_own():
+    """Their scores are means over three times as many answers, all by the same seeds."""
+    policy, aside = ToyPolicy(None, toy_policy.moving()), toy_policy.PROMPTS[:8]
+    score, _ = policy_search.scorer(LIKED, policy, aside, 5)
+    start = policy.start()
+    near = {toy_policy.SITE.b: np.float32([[0.3], [0.0], [-0.3], [0.0]])}
+    base = policy_search.measure(policy, score, aside, 8, seed=11, base=True)
+    search = Search(
+        policy, 2.0, (), 5, (), aside, score, None, tuple, 11, start, base, [64], unseen
+    )
+    here = search.measure(near, "near")
+    told = search.tell_apart(start, base, near, here)
+    drawn = [11, *(seeds.child_seed(11, at, "again") for at in (2, 4))]
+    for found, at in zip(told, (start, near), strict=True):
+        with moved(policy, at):
+            each = [scored(policy, aside, policy.sample(aside, 8, seed=s), 5) for s in drawn]
+        assert found.by_prompt == pytest.approx(np.concatenate(each, axis=1).mean(1))
+        assert found.score == pytest.approx(np.mean(each)) and found.answers == 192
+    assert search.drawn == [64] * 6 and (here.nats, here.stderr) == (told[1].nats, told[1].stderr)
