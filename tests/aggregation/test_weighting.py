@@ -1,6 +1,7 @@
 """Weights of voters: what they do to votes, how they are learned, what would reverse a step."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -255,6 +256,61 @@ def test_who_votes_against_the_others_is_turned_round_only_beyond_three_standard
         verdicts[4, :against] = MINUS
         weights = weighting.skill(past_of_skill(verdicts)).weights
         assert low <= weights[4] <= high and (weights[:4] > 0.99).all()
+
+
+def coins_by_hand(net, count):
+    """A voter's r from the others' views t = tanh(½ Σ 2 artanh(r) · net), in ten turns."""
+    grid, coin, bar = np.linspace(-0.95, 0.95, 39), [0.4] * len(net), 0.4
+    for _ in range(10):
+        own = [2 * math.atanh(r) * votes for r, votes in zip(coin, net, strict=True)]
+        seen = [np.tanh((sum(own) - each) / 2) for each in own]
+        agreed = [votes @ t for votes, t in zip(net, seen, strict=True)]
+        worth = [votes @ t**2 for votes, t in zip(count, seen, strict=True)]
+        likely = [lambda r, a=a, w=w: np.exp(a * r - w * r * r / 2)
+                  for a, w in zip(agreed, worth, strict=True)]  # fmt: skip
+        same = [0.8 * f(bar) / (0.8 * f(bar) + 0.2 * f(grid).mean()) for f in likely]
+        pooled = np.dot(same, agreed) + 0.4 * 8
+        bar = min(max(pooled / (np.dot(same, worth) + 8), 0.05), 0.95)
+        free = [f(grid) @ grid / f(grid).sum() for f in likely]
+        coin = [min(max(p * bar + (1 - p) * r, -0.95), 0.95)
+                for p, r in zip(same, free, strict=True)]  # fmt: skip
+    return np.array(coin), np.array(agreed) / np.sqrt(worth)
+
+
+def test_weights_are_the_log_odds_of_coins_as_the_model_says_of_the_latest_rows():
+    """Scaled to Σw² = Σ|w|, and 0 where z is above −3 though the coin falls below 0."""
+    rng = np.random.default_rng(8)
+    verdicts = np.where(rng.random((5, 30, 2)) < 0.7, PLUS, MINUS).astype(np.int8)
+    verdicts[3] = np.where(rng.random((30, 2)) < 0.3, PLUS, MINUS)
+    verdicts[4] *= rng.choice(np.array([0, 1], np.int8), (30, 2), p=[0.6, 0.4])
+    verdicts[:, ::7, 1] = TIE
+    older = np.zeros((5, weighting.ROWS - 20, 2), np.int8)
+    older[:, :10] = rng.choice(np.array([PLUS, MINUS], np.int8), (5, 10, 2))  # too old to count
+    early = np.concatenate([older, verdicts], axis=1)
+    net = (verdicts == PLUS).sum(-1).astype(float) - (verdicts == MINUS).sum(-1)
+    coin, z = coins_by_hand(net, (np.abs(verdicts) == 1).sum(-1).astype(float))
+    odds = 2 * np.arctanh(coin)
+    odds[(odds < 0) & (z > -3)] = 0.0
+    found = weighting.skill(past_of_skill(early))
+    np.testing.assert_allclose(found.weights, odds * np.abs(odds).sum() / (odds**2).sum())
+    np.testing.assert_allclose(found.z, z)
+    assert found.weights[:3].min() > 0.5 and found.weights[3] <= 0
+    # With a view of a model, t is its mean 2σ − 1 by the usual approximation, and stays.
+    mean, root = rng.normal(size=(2, *early.shape[:2]))
+    by_view = weighting.skill(past_of_skill(early), (mean, root**2))
+    seen = np.tanh(mean / np.sqrt(1 + np.pi * root**2 / 8) / 2)[:, -30:]
+    wanted = (net * seen).sum(-1) / np.sqrt(((np.abs(verdicts) == 1).sum(-1) * seen**2).sum(-1))
+    np.testing.assert_allclose(by_view.z, wanted)
+
+
+def test_a_history_keeps_the_latest_rows_and_no_vote_on_what_is_the_same():
+    found = weighting.History.empty(1)
+    for step in range(4):
+        cast = make_votes([[[PLUS], [MINUS]]], [[step == 1], [False]])
+        found = weighting.remember(found, step, replace(cast, voters=(f"v{step % 2}",)), rows=5)
+    assert found.voters == ("v0", "v1") and found.steps.tolist() == [1, 2, 2, 3, 3]
+    assert found.verdicts[..., 0].tolist() == [[0, PLUS, MINUS, 0, 0], [MINUS, 0, 0, PLUS, MINUS]]
+    assert found.of([1]).verdicts.shape == (1, 5, 1) and found.of([1]).voters == ("v1",)
 
 
 def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path):

@@ -8,14 +8,16 @@ import math
 import shutil
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from szpo.analysis import run_taste
+from szpo.analysis import run_taste, vote_rows
 from szpo.analysis.run_taste import Shown
 from szpo.cli.app import call
+from szpo.cli.taste import best
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
 from szpo.ledger import theta
@@ -29,7 +31,7 @@ from szpo.optim.vote_regression import Votes
 from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination
 from szpo.taste import Direction, Explanation, Feature, Taste
-from szpo.types import FEATURE_GRID
+from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run
@@ -129,6 +131,13 @@ def test_its_people_are_those_who_voted(tmp_path):
         named_run.drive(settings, ledger, until_step=1)
         found, _ = run_taste.read(ledger, anyway=True)
         assert found.people == 0
+        sql = "UPDATE panelists SET kind = 'person' WHERE pseudonym IN ('panel-0', 'panel-3')"
+        ledger.execute(sql)
+        found, _ = run_taste.read(ledger, anyway=True)
+        assert (found.people, found.verdicts) == (2, settings.section.K)
+        some, _ = run_taste.read(ledger, anyway=True, only=frozenset({"panel-0"}))
+        cast = vote_rows.read_judged(ledger).panelist.count("panel-0")
+        assert (some.people, some.verdicts) == (bool(cast), cast) and cast < found.verdicts
 
 
 def test_bounds_cover_what_was_shown_and_no_more(run):
@@ -315,12 +324,75 @@ def test_a_direction_is_as_likely_as_the_votes_are_about_anything_and_about_it()
     joint = fit_joint(votes, named_features.prior_of(named, 1), apart)
     about = joint.signal * joint.share
     assert 0.2 < about < joint.share - 0.1
+    asked = []
     way, explanations = run_taste.with_direction(
-        ("0" * 64, "tiny"), named, joint, lambda w: [-ONE, 0, ONE], (), (Explanation(ONE, ()),)
-    )
+        ("0" * 64, "tiny"), named, joint, lambda w: asked.append(w) or [-ONE, 0, 4 * ONE], (),
+        (Explanation(ONE, ()),),
+    )  # fmt: skip
+    weights = np.rint(ONE * joint.states.w).astype(int).tolist()
+    assert way == Direction("0" * 64, "tiny", 2, 1024, tuple(weights), -ONE, 4 * ONE, ONE)
+    assert asked[0].tolist() == weights
     taste = Taste((), explanations, (), "", direction=way)
     assert taste.unsaid == pytest.approx(about, abs=1 / ONE)
     assert sum(each.chance for each in explanations) == ONE
+
+
+def test_an_explanation_is_as_likely_as_its_fit_and_counts_within_what_was_shown():
+    """Of four kept: two with weights, one that rounds to none, and one too unlikely to name."""
+    named = replace(named_run.features(), components=0, scales=(ONE // 2,) * 5)
+    kept = [
+        SimpleNamespace(chance=0.5, support=(0, 2), w=(-1.0, 0.25)),
+        SimpleNamespace(chance=0.2, support=(2,), w=(1e-5,)),
+        SimpleNamespace(chance=0.125, support=(4, 7), w=(0.5, 3.0)),
+        SimpleNamespace(chance=2e-4, support=(1,), w=(3.0,)),
+    ]
+    joint = SimpleNamespace(named=SimpleNamespace(kept=kept), kept=0.8)
+    pairs = [("a, b", "a b"), ("a, b", "is it you?"), ("same, same", "same, same")]
+    rows = [Row(Prompt.user("?"), Answer(plus), Answer(minus)) for plus, minus in pairs]
+    shown = [Comparison("c", 0, 0, 0, tuple(rows))]
+    entries = {name: dictionary.BY_NAME[name] for name in named.names}
+    features, found = run_taste.explain(named, joint, shown, entries)
+    assert found == (
+        Explanation(1638, ((0, -ONE), (1, ONE // 4))), Explanation(410, ((2, ONE // 2),)),
+        Explanation(ONE - 1638 - 410, ()),
+    )  # fmt: skip
+    # Three different texts were shown, one with a comma in two words, one with a question; a
+    # spread is a half, so that one in two words is one spread.
+    commas, questions, you = features
+    assert commas == Feature("commas", ONE // 2, 0, ONE, round(ONE / 3))
+    assert (questions.name, questions.low, questions.mean) == (
+        "questions", 0, round(questions.high / 3),
+    )  # fmt: skip
+    assert you.name == "you" and you.high > 0
+
+
+def test_the_ends_of_a_direction_are_one_answer_to_each_prompt():
+    shown = [Shown(value, prompt, text) for value, prompt, text in (
+        (3, "a", "x"), (5, "b", "y"), (4, "b", "z"), (1, "c", "u"), (2, "d", "v"), (0, "c", "w"),
+    )]  # fmt: skip
+    most, least = run_taste.ends(shown)
+    assert [each.text for each in most] == ["y", "x", "v"]
+    assert [each.text for each in least] == ["w", "v", "x"]
+
+
+def test_the_best_of_several_answers_is_the_first_of_those_that_score_highest():
+    taste, prompt = made(Explanation(1, ((1, ONE),))), Prompt.user("a")
+    answers = [Answer(text) for text in ("no", "one?", "one??", "no")]
+    policy = SimpleNamespace(loaded=SimpleNamespace(sha256="0" * 64, name="tiny"))
+    assert best(taste, policy, prompt, answers, answers[:1]) is answers[1]
+    # By states: of the answers' texts after this prompt, by the taste's own layer and model.
+    way = Direction("0" * 64, "tiny", 2, 1024, (ONE, -ONE), -9 * ONE, 9 * ONE, 0)
+    felt = Taste((), (Explanation(ONE, ((0, ONE),)),), (), "", direction=way)
+
+    def mean_states(prompts, answers, layer):
+        assert layer == 2 and {*prompts} == {prompt} and len(prompts) == len(answers)
+        return np.array([[answer.text.count("?"), len(answer.text)] for answer in answers])
+
+    policy.mean_states = mean_states
+    assert best(felt, policy, prompt, answers, answers[:1]) is answers[0]
+    policy.loaded.sha256 = "1" * 64
+    with pytest.raises(UsageError, match="tiny is another model"):
+        best(felt, policy, prompt, answers, answers[:1])
 
 
 def test_shown_answers_stand_as_far_above_the_mean_as_the_command_says(run, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from functools import cache
 
 import numpy as np
@@ -27,9 +28,10 @@ from szpo.policies import language_model
 from szpo.policies.backend import LocalBackend
 from szpo.runs import assemble
 from szpo.types import Answer, Prompt
+from szpo.voting import counting
 from szpo.voting.evaluator import check_judge
 from szpo.voting.panel_factory import StartingPolicy
-from tests.support import folder_run, tiny_models, tiny_words, yard_run
+from tests.support import folder_run, quadratic, tiny_models, tiny_words, yard_run
 from tests.support.judging import comparison
 
 KEY = seeds.derive(0, "test")
@@ -282,6 +284,59 @@ def test_it_votes_by_the_mean_over_all_rows_as_it_was_trained(tiny):
 
     whole = score(differs)
     assert whole and score(differs, same) == pytest.approx(whole / 2, rel=1e-3)
+
+
+def test_a_scorer_votes_for_the_higher_score_or_draws_with_its_probability(monkeypatch):
+    """Its one feature is a text's length; of two rows one is equal, so that a gap counts half."""
+    monkeypatch.setattr(
+        pair_scorer, "features",
+        lambda reader, prompts, answers: torch.tensor([[float(len(a.text))] for a in answers]),
+    )  # fmt: skip
+    head = {"mean": [1.0], "scale": [2.0], "linear": [1.5], "mix": [[0.3, -0.2]], "bias": [0.1],
+            "out": [0.5]}  # fmt: skip
+    head = {name: torch.tensor(value) for name, value in head.items()}
+    which = comparison(("longer", "long"), ("same", "same"))
+
+    def opinion(side, key=KEY, decide="tie"):
+        made = pair_scorer.ScorerJudge(
+            None, head, Judge(model="/s.safetensors", decide=decide), ""
+        )
+        return made.opinion(which, panelist="p", plus_side=side, key=key)
+
+    one, other = (6 - 1) / 2, (4 - 1) / 2
+    hidden = [math.tanh(0.3 * a - 0.2 * b + 0.1) for a, b in ((one, other), (other, one))]
+    score = (1.5 * (one - other) + 0.5 * (hidden[0] - hidden[1])) / 2
+    chance = 1 / (1 + math.exp(-score))
+    found = opinion("A")
+    assert found.choice == "A" and found.details["judge"] == "s.safetensors"
+    assert found.details["score"] == pytest.approx(score, rel=1e-5)
+    assert found.details["p"] == pytest.approx(chance, rel=1e-5)
+    assert opinion("B").choice == "B" and opinion("B").details["score"] == pytest.approx(-score)
+    keys = [seeds.derive(n, "test") for n in range(30)]
+    for side, p in (("A", chance), ("B", 1 - chance)):
+        drawn = [opinion(side, key, "draw").choice for key in keys]
+        assert drawn == ["A" if seeds.uniform(key, 1)[0] < p else "B" for key in keys]
+        assert {*drawn} == {"A", "B"}
+
+
+def test_a_scorer_learns_from_each_counted_vote_as_it_was_given(tmp_path):
+    settings, ledger, policy = quadratic.start(tmp_path)
+    with ledger:
+        judge = quadratic.ValueJudge(0.5, ties=0.3)
+        quadratic.go(settings, ledger, policy, quadratic.panel_of(ledger, 5, judge), until_step=3)
+        found, wanted = pair_scorer.of_ledger(ledger), []
+        for step in range(3):
+            shown = {each.id: each.rows for each in ledger.comparisons(step)}
+            for vote in counting.counted(ledger, step):
+                rows = tuple((r.prompt, r.plus, r.minus) for r in shown[vote.comparison])
+                worth = {"plus": 1.0, "tie": 0.5, "minus": 0.0}[vote.verdict]
+                wanted.append(LabelledPair(rows, worth, 2))
+    assert found == wanted and {each.z for each in found} == {0.0, 0.5, 1.0}
+    many = [LabelledPair(((Prompt.user(f"Question {n}?"), *rows[0][1:]),), 1.0, 1)
+            for n in range(400)]  # fmt: skip
+    to_learn, held = pair_scorer.split(many)
+    assert [each for each in many if each in held] == held and len(to_learn) + len(held) == 400
+    assert 50 < len(held) < 110  # by prompts, a fifth
 
 
 @pytest.mark.full

@@ -9,12 +9,12 @@ import pytest
 from scipy import special
 
 from szpo.config import settings_file
-from szpo.optim import all_votes, optimizer, parameters, regression
+from szpo.optim import all_votes, optimizer, parameters, regression, weighting
 from szpo.optim.kl_limits import KlMeasurement, Reading
 from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import Perturbations, WeightedVotes
-from szpo.optim.vote_regression import direction, fit
-from szpo.optim.weighting import MINUS, PLUS, TIE
+from szpo.optim.vote_regression import Votes, direction, fit
+from szpo.optim.weighting import MINUS, PLUS, TIE, History
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, LAYOUT, features, settings_of, vote, walk
 from tests.support.weighted_votes import in_turns
@@ -222,3 +222,46 @@ def test_a_tie_is_half_of_each_side_and_a_negative_weight_votes_for_the_other():
     assert up.tolist() == [2, 1.25 + 1] and down.tolist() == [0.5 + 1, 1.25]
     up, down = all_votes.sum_by_voter(cast, weights, 0.0)
     assert up.tolist() == [2, 1] and down.tolist() == [1.5, 0]
+
+
+def test_each_voter_is_seen_by_the_fit_of_the_others_votes_alone():
+    """Once with equal weights, and again with those that this gives."""
+    rng, people, rows = np.random.default_rng(6), 3, 12
+    settings = settings_of(weighting="skill")
+    x, who = rng.normal(size=(rows, 6)), np.arange(rows) % people
+    won = rng.random(rows) < special.expit(2 * x[:, 0])
+    verdicts = in_turns(who, won, people).verdicts
+    votes = Votes(x, won.astype(float), 1.0 - won)
+    record = replace(optimizer.init(settings).carried, votes=votes)
+    history = History(tuple("abc"), np.arange(rows), verdicts)
+    latest, (mean, variance) = all_votes.view_of_others(settings, record, history)
+
+    def view(weights):
+        means, spread = [], []
+        for voter in range(people):
+            size = np.where(who == voter, 0.0, weights[who])
+            up, down = np.where(won, size, 0.0), np.where(won, 0.0, size)
+            found = fit(Votes(x, up, down), all_votes.prior(settings))
+            means.append(x @ found.w)
+            spread.append(np.diag(x @ found.covariance @ x.T))
+        return np.array(means), np.array(spread)
+
+    weights = weighting.skill(latest, view(np.ones(people))).weights
+    assert weights.min() > 0 and np.ptp(weights) > 1e-3
+    wanted = view(weights)
+    np.testing.assert_allclose(mean, wanted[0], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(variance, wanted[1], rtol=1e-6, atol=1e-8)
+    assert latest.verdicts.shape == (people, rows, 1)
+    found = all_votes.learn_weights(settings, record, history)
+    np.testing.assert_allclose(found, weighting.skill(latest, wanted).weights, rtol=1e-6)
+
+
+def test_withdrawn_rows_take_their_new_counts_and_their_evidence_is_forgotten():
+    settings = settings_of()
+    votes = Votes(np.ones((3, 6)), np.array([1.0, 0, 1]), np.array([0.0, 1, 1]),
+                  np.array([1.0, -1, 0]))  # fmt: skip
+    record = replace(optimizer.init(settings).carried, votes=votes, log_factor=np.array(7.0))
+    left = all_votes.take_back(record, ((2, 0.5, 0.25, -1.0), (0, 0.0, 0.0, 0.0)))
+    assert left.votes.up.tolist() == [0, 0, 0.5] and left.votes.down.tolist() == [0, 1, 0.25]
+    assert left.votes.plus_on_a.tolist() == [0, -1, -1] and left.log_factor == -np.inf
+    assert all_votes.take_back(left, left.withdrawn) is left and record.votes.up[0] == 1

@@ -38,6 +38,9 @@ def test_a_record_cannot_ask_for_states_of_any_width(numbers):
     found = state_regression.StateScale(1, 2, 1, ((4096, -2048),))
     assert found.known.tolist() == [[1.0, -0.5]]
     assert state_regression.StateScale.from_json(json.loads(json.dumps(asdict(found)))) == found
+    # A state of 1, where the scale is 2: half of 1,024; and no further than 16 bits go.
+    rounded = state_regression.StateScale(1, 4, 2048).rounded(np.array([1.0, -3.001, 99, -99]))
+    assert rounded.tolist() == [512, -1537, 32767, -32767] and rounded.dtype == np.int16
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.sampled_from([1.0, 10.0]))
@@ -181,3 +184,30 @@ def test_the_likelier_explanation_weighs_more_and_both_count_against_nothing():
     assert np.corrcoef(told, states[:, 0])[0, 1] > 0.8
     with pytest.raises(UsageError, match="79 of states"):
         fit_joint(Votes(named, up, 1 - up), prior, states[:79])
+
+
+def test_a_pair_s_logit_is_that_of_the_mixture_of_both_explanations():
+    """By the law of total variance over the named features and each width of the states."""
+    rng = np.random.default_rng(5)
+    states, named = rng.normal(size=(14, 4)) / 2, rng.normal(size=(14, 3))
+    up = (rng.random(14) < special.expit(2 * states[:, 0] + named[:, 1])).astype(float)
+    side = np.where(rng.random(14) < 0.5, 1.0, -1.0)
+    known = np.array([[3.0, 0, 0, 0]])
+    prior = SparsePrior(np.arange(3), np.ones(3))
+    found = fit_joint(Votes(named, up, 1 - up, side), prior, states, known)
+    alone = fit_states(states, up, 1 - up, side, known=known)
+    assert found.states.log_factor == alone.log_factor and 0.1 < found.share < 0.9
+    means, spread = alone.logits(states[:5])
+    parts = [(1 - found.share, named[:5] @ found.named.w,
+              np.diag(named[:5] @ found.named.covariance @ named[:5].T))]  # fmt: skip
+    parts += zip(found.share * alone.chances, means, spread, strict=True)
+    assert sum(chance for chance, *_ in parts) == pytest.approx(1.0)
+    mean = sum(chance * each for chance, each, _ in parts)
+    square = sum(chance * (own + each**2) for chance, each, own in parts)
+    np.testing.assert_allclose(found.moments(named[:5], states[:5]), [mean, square - mean**2])
+    np.testing.assert_allclose(found.moments(named[:5], None), parts[0][1:])
+    odds = [math.exp(each.log_factor) for each in (found.named, alone)]
+    assert found.share == pytest.approx(odds[1] / sum(odds))
+    assert found.log_factor == pytest.approx(math.log(sum(odds) / 2), abs=2**-20)
+    assert found.kept == found.signal * (1 - found.share) / found.named.signal
+    assert fit_joint(Votes(named, up, 1 - up, side), prior, None).share == 0.0

@@ -14,7 +14,7 @@ import pytest
 
 import szpo
 from szpo import files, seeds
-from szpo.analysis import html_report, overview, vote_rows
+from szpo.analysis import html_report, overview, vote_rows, votes
 from szpo.analysis.votes import write_jsonl
 from szpo.cli.app import call
 from szpo.metrics import wilson
@@ -77,9 +77,9 @@ def test_pandas_finds_the_headline_numbers_without_this_library(stage):
     page = overview.overview(found)
     assert (len(found.run.hidden_us), page["progress"]["applied"]) == (2, 12)
     write_jsonl(stage.ledger, file)
-    votes = pd.read_json(io.StringIO(file.getvalue()), lines=True)
-    assert votes["step"].max() == 11, "without the open round"
-    counted = votes[votes["counted"]]
+    table = pd.read_json(io.StringIO(file.getvalue()), lines=True)
+    assert table["step"].max() == 11, "without the open round"
+    counted = table[table["counted"]]
     sided = counted[counted["verdict"].isin(["plus", "minus"])]
 
     a = wilson(int((sided["choice"] == "A").sum()), len(sided))
@@ -152,6 +152,33 @@ def test_an_exported_vote_is_for_the_texts_that_the_voter_preferred(tmp_path):
         )
         assert plus != minus and vote["verdict"] == ("plus" if plus > minus else "minus")
         assert (vote["choice"] == vote["plus_side"]) == (vote["verdict"] == "plus")
+
+
+def test_a_dataset_has_votes_of_closed_rounds_and_says_who_only_where_it_is_asked_to(
+    stage, tmp_path
+):
+    ledger = stage.ledger
+    every = [row for row in votes.export_votes(ledger, texts=True) if row["step"] < 12]
+    for name, more in (("bare", ()), ("whole", ("panelist", "notes"))):
+        assert votes.write_dataset(ledger, tmp_path / name, more, licence="cc0-1.0") == len(every)
+        lines = (tmp_path / name / votes.FILE).read_text("utf-8").splitlines()
+        for line, row in zip(map(json.loads, lines), every, strict=True):
+            assert {*line} == {*votes.TYPES, "prompts", "plus", "minus", *more}
+            for key in (*votes.TYPES, "plus", "minus", *({"panelist"} & {*more})):
+                assert line[key] == row[key], key
+            turns = [
+                [(turn["role"], turn["content"]) for turn in each] for each in line["prompts"]
+            ]
+            assert turns == [[*map(tuple, each)] for each in row["prompts"]]
+            if more:
+                assert line["notes"] == [{"row": 0, "side": "A"}, {"row": 1, "side": "tie"},
+                                         {"row": 9, "side": "B"}]  # fmt: skip
+    card = (tmp_path / "whole" / "README.md").read_text("utf-8")
+    assert f"{len(every)} votes from 3 people. They compare batches of answers" in card
+    assert "size_categories:\n- n<1K" in card and "- crowdsourced\n" in card
+    assert "license: cc0-1.0" in card and "| `notes` |" in card
+    bare = (tmp_path / "bare" / "README.md").read_text("utf-8")
+    assert "here, nor is who cast which vote." in bare and "| `notes` |" not in bare
 
 
 def test_votes_are_for_their_owner_alone_and_replace_nothing(stage, tmp_path):

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from scipy import special
 
 from szpo.errors import LeaseError, RunError
-from szpo.ledger.theta import adopted_bodies, append_adopted, read_adopted
+from szpo.ledger.theta import adopted_bodies, append_adopted, read_adopted, theta_digests
 from szpo.replay import replay, verification
+from szpo.types import Vote
 from szpo.voting import blind, counting, lease, withdrawals
 from szpo.voting.blind import Blind, factor_against
+from szpo.voting.service import VoteService
 from szpo.voting.step_record import read_reports
 from tests.support import named_run
 
@@ -90,6 +92,45 @@ def test_after_a_return_only_later_checks_count(tmp_path):
         ledger.record_event(blind.RETURN, "controller", body)
         check([])
         assert blind.read_checks(ledger) == Blind()
+
+
+def test_a_run_goes_back_once_its_checks_since_the_last_return_are_against_it(
+    tmp_path, monkeypatch
+):
+    """Five of five for the start; who withdrew counts no longer, and other pairs never."""
+    _, ledger = named_run.start(tmp_path)
+    cast: dict[int, list[Vote]] = {}
+    monkeypatch.setattr(blind.counting, "counted", lambda ledger, step: cast[step])
+    with ledger:
+        begun = theta_digests(ledger)[0]
+        panelist = VoteService(ledger).enroll("simulated", "withdrew")
+
+        def round_of(verdicts, who="stays"):
+            step = len(cast)
+            for kind, pool in (("generated", {"checks": ["check"]}), ("step", {})):
+                ledger.record_event(kind, "controller", {"step": step, "pool": pool})
+            cast[step] = [Vote("check", who, 0, 0, each, "A") for each in verdicts]
+            cast[step] += [Vote("no check", who, 0, 0, "minus", "A")] * 9
+            blind.return_if_due(ledger, len(cast))
+
+        def back():
+            return [event["body"] for event in ledger.events(blind.RETURN)]
+
+        round_of(["minus"] * 5)  # before any weights were adopted
+        append_adopted(ledger, replay.fold_updates(ledger, 0), named_run.adoption(ledger, 1))
+        round_of(["minus"] * 4 + ["tie"], panelist)
+        assert blind.read_checks(ledger) == Blind(0, 4, 1) and not back()
+        ledger.record_event(withdrawals.EVENT, "op", {"panelist": panelist, "step": 9})
+        round_of(["minus", "plus"])
+        assert blind.read_checks(ledger) == Blind(1, 1) and not back()
+        round_of(["minus"] * 7 + ["tie"])
+        told = {"steps": 4, "new": 1, "start": 8, "same": 1, "theta_sha256": begun}
+        assert back() == [told] and blind.read_checks(ledger) == Blind()
+        assert [checks.start for _, checks, _ in blind.walk_checks(ledger)] == [4, 1, 8, 8]
+        assert blind.why_back(ledger) == blind.why_back(ledger, 4) == Blind(1, 8, 1).sentence()
+        assert blind.why_back(ledger, 3) is None
+        round_of(["minus"] * 9)  # there is nothing to go back from
+        assert len(back()) == 1
 
 
 def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand(tmp_path):

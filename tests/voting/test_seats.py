@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.voting import seats
+from szpo.voting import pauses, seats
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.counting import ComparisonSeats, Seat
 from szpo.voting.service import VoteService
@@ -83,3 +83,62 @@ def test_panelists_see_the_prompts_of_one_comparison_in_different_orders():
     head = {"step": 3, "k": 0, "n": 1}
     orders = {tuple(seats.prompt_order(7, head, f"p{i}", 8)) for i in range(6)}
     assert len(orders) == 6 and all(sorted(order) == list(range(8)) for order in orders)
+
+
+def test_who_was_served_within_a_quarter_of_an_hour_is_present(ledger, service):
+    ask(ledger, n=4, m=2)
+    ann, ben, cy = people(service, 3)
+    service.assign(ann)
+    ledger.clock.now += 600_000_000
+    service.assign(ben)
+    assert seats.find_present(ledger, ledger.clock()) == {ann, ben}
+    ledger.clock.now += 310_000_000
+    assert seats.find_present(ledger, ledger.clock()) == {ben} and cy
+
+
+def test_a_pause_is_given_back_to_seats_held_as_it_began_and_revoked_ones_are_free(
+    ledger, service
+):
+    ask(ledger, n=4, m=2)
+    ann, ben, cy = people(service, 3)
+    early, answered, held = (service.assign(who) for who in (ann, ben, cy))
+    service.cast(answered.id, "A", idem=KEY(1))
+    second = service.assign(ben)
+    ledger.execute("UPDATE assignments SET expires_us = 5 WHERE assignment = ?", (early.id,))
+    pauses.pause(ledger, "olga", "lunch")
+    began = pauses.list_pauses(ledger)[-1][0]
+    ledger.clock.now += 60_000_000
+    before = {each.id: seats.find(ledger, each.id).expires_us for each in (early, held, second)}
+    pauses.unpause(ledger, "olga")
+    after = {name: seats.find(ledger, name).expires_us for name in before}
+    longer = {name: after[name] - before[name] for name in before}
+    assert longer[early.id] == 0 and longer[held.id] == longer[second.id]
+    assert 60_000_000 <= longer[held.id] <= ledger.clock.now - began
+    seats.give_back(ledger, ben)
+    sql = "SELECT assignment FROM assignments WHERE released_us IS NOT NULL"
+    assert [row["assignment"] for row in ledger.query(sql)] == [second.id]
+    kinds = ("train",)
+    assert seats.find_unanswered(ledger, ben, kinds, ledger.clock()) is None
+    assert seats.find_unanswered(ledger, cy, kinds, ledger.clock()).id == held.id
+    assert seats.find_unanswered(ledger, cy, ("final",), ledger.clock()) is None
+    assert seats.find_unanswered(ledger, ann, kinds, ledger.clock()) is None
+
+
+def test_sides_alternate_over_the_rows_of_a_direction_or_of_a_step():
+    """An even M has both sides alike; the odd vote more changes sides from row to row."""
+    asked = [{"comparison": f"{k}{n}", "step": 2, "k": k, "n": n} for k in (0, 1) for n in (0, 1)]
+    for m, balance in ((2, "direction"), (3, "direction"), (3, "step")):
+        planned = seats.planned_sides(9, asked, m, balance)
+        more = ["".join(planned[each["comparison"]]).count("A") - m // 2 for each in asked]
+        if m == 2:
+            assert more == [0] * 4
+        elif balance == "step":
+            assert more in ([0, 1, 0, 1], [1, 0, 1, 0])
+        else:
+            assert sorted(more[:2]) == sorted(more[2:]) == [0, 1]
+    # A direction's own coin begins: over seeds, two directions begin alike as often as not.
+    alike = [
+        seats.side_in_step(seed, 2, 0, 0) == seats.side_in_step(seed, 2, 0, 1)
+        for seed in range(40)
+    ]
+    assert 10 < sum(alike) < 30
