@@ -140,3 +140,13 @@ def test_null_spread_is_exact():
     # M = 2: ±log 5 with probability ¼ each, 0 with ½.
     assert e.null_rms(2) == math.sqrt(0.25 * math.log(5) ** 2 + 0.25 * math.log(5) ** 2)
     assert e.null_rms(2000) == pytest.approx(2 / math.sqrt(2000), rel=2e-3)
+
+
+def test_many_votes_are_summed_up_by_the_delta_method():
+    """Of k votes of M for plus, the logit at p has the standard deviation 1/√(M p (1 − p))."""
+    for smoothing in ("haldane", "trim"):
+        mean, sd = e.moments([0.5, 0.7], 2**12, e.inversion(smoothing))
+        assert mean == pytest.approx([0.0, math.log(7 / 3)], abs=1e-3)
+        assert sd == pytest.approx([1 / 32, 1 / math.sqrt(2**12 * 0.21)], rel=2e-3)
+    exact = e.moments([0.5, 0.7], 2**12 - 1, e.inversion("trim"))
+    np.testing.assert_allclose(exact, (mean, sd), rtol=2e-3, atol=1e-3)

@@ -19,6 +19,7 @@ from szpo.policies import text_guards
 from szpo.runs.guards import read_held_out
 from szpo.runs.setup_progress import MEASURING, read
 from szpo.types import Answer, Passing, Prompt
+from szpo.voting.blind import PAIRS
 from szpo.voting.step_record import Outcome
 from tests.support.quadratic import go, new_ledger, settings_of, start
 
@@ -122,13 +123,15 @@ class Told(Terse):
 
     def __init__(self, digest):
         super().__init__(digest)
-        self.calls = []
+        self.calls, self.more = [], 0
 
     def sample(self, prompts, samples, *, seed, base=False, places=None):
         self.calls.append((samples, seed, base))
         who, row = "base" if base else "own", []
         for j in range(samples):
-            row.append(Answer(" ".join([who, *["so"] * (2 * j + 1)]), tokens=3 * j + base))
+            row.append(
+                Answer(" ".join([who, *["so"] * (2 * j + 1 + self.more)]), tokens=3 * j + base)
+            )
         return [row for _ in prompts]
 
 
@@ -141,6 +144,7 @@ def test_every_measurement_is_recorded_as_it_was_drawn_by_one_seed(tmp_path):
             score=lambda prompt, answer: len(prompt.text) + answer.text.count("so"),
         )  # fmt: skip
         measuring.before(m)
+        policy.more = 1
         for step in (0, 1):
             measuring.after_step(m, SimpleNamespace(step=step, total_votes=8 + step))
         measuring.after(m, Outcome("paused", "", 2, 16))
@@ -151,40 +155,39 @@ def test_every_measurement_is_recorded_as_it_was_drawn_by_one_seed(tmp_path):
             (samples, seed, base)
             for samples, base in ((2, False), (1, False), (2, False), (2, True))
         ]
-        whole, texts = (
-            [[1 + len(p.text), 3 + len(p.text)] for p in ASKED],
-            [[p.text, "own so"] for p in ASKED],
-        )
-        wanted = [(0, 0, whole, 1.5, None), (1, 8, [row[:1] for row in whole], 0.0, None),
+        first, whole = ([[n + len(p.text), 2 + n + len(p.text)] for p in ASKED] for n in (1, 2))
+        wanted = [(0, 0, first, 1.5, None), (1, 8, [row[:1] for row in whole], 0.0, None),
                   (2, 16, whole, 1.5, 0.5)]  # fmt: skip
         for event, (steps, votes, rewards, tokens, kl) in zip(
             ledger.events(improvement.MEASURED), wanted, strict=True
         ):
             assert event["body"] == {
                 "steps": steps, "votes": votes, "rewards": rewards, "tokens": tokens, "kl": kl,
-                "texts": texts,
+                "texts": [[p.text, "own so so" if steps else "own so"] for p in ASKED],
             }  # fmt: skip
         found = read_held_out(ledger)
         rows = {row["name"]: (row["before"], row["after"]) for row in found.rows}
         mean = [float(each) for each in rows["mean reward of the panel"]]
-        assert mean == pytest.approx([np.mean(whole)] * 2, abs=1e-3)
+        assert mean == pytest.approx([np.mean(first), np.mean(whole)], abs=1e-3)
         assert [float(each) for each in rows["tokens per answer"]] == [2.5, 1.5]
         assert found.theta_sha256 == recommended_digest(ledger)
 
 
-def test_a_language_model_that_has_moved_answers_for_its_start_as_the_base(tmp_path):
-    settings, ledger, quadratic = start(tmp_path)
+@pytest.mark.parametrize(("rows", "body"), [(1, {"comparisons": PAIRS}), (2, {})])
+def test_a_language_model_that_has_moved_answers_for_its_start_as_the_base(tmp_path, rows, body):
+    settings, ledger, quadratic = start(tmp_path, D=rows)
     with ledger:
         go(settings, ledger, quadratic, until_step=1)
-        policy = Told(recommended_digest(ledger))
-        measuring.after(replace(measured(ledger, policy, print), people=True),
-                        Outcome("finished", "", 1, 4))  # fmt: skip
+        m = measured(ledger, Told(recommended_digest(ledger)), print)
+        m = replace(
+            m, people=True, parts=SimpleNamespace(**{**vars(m.parts), "settings": settings})
+        )
+        for _ in range(2):  # people compare the weights, once
+            measuring.after(m, Outcome("finished", "", 1, 4))
+            (placed,) = orders.orders(ledger, "final")
+        assert placed.body == body
         texts = [event["body"]["texts"][0][1] for event in ledger.events(improvement.MEASURED)]
         assert texts == ["base so", "own so"]
-        (placed,) = orders.orders(ledger, "final")  # people compare the weights, once
-        measuring.after(replace(measured(ledger, policy, print), people=True),
-                        Outcome("finished", "", 1, 4))  # fmt: skip
-        assert [each.id for each in orders.orders(ledger, "final")] == [placed.id]
 
 
 def test_measurements_lie_evenly_between_the_start_and_the_end_of_a_run(tmp_path):

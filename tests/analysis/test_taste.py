@@ -18,6 +18,8 @@ from szpo.analysis import run_taste, vote_rows
 from szpo.analysis.run_taste import Shown
 from szpo.cli.app import call
 from szpo.cli.taste import best
+from szpo.config.schema import Config
+from szpo.data.prompts import PromptSet
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
 from szpo.ledger import theta
@@ -30,11 +32,12 @@ from szpo.optim.state_regression import StateScale
 from szpo.optim.vote_regression import Votes
 from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination
+from szpo.runs import assemble
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
-from tests.support import named_run
+from tests.support import named_run, toy_policy
 from tests.support.quadratic import go
 
 ONE = FEATURE_GRID  # 1, on the grid
@@ -393,6 +396,58 @@ def test_the_best_of_several_answers_is_the_first_of_those_that_score_highest():
     policy.loaded.sha256 = "1" * 64
     with pytest.raises(UsageError, match="tiny is another model"):
         best(felt, policy, prompt, answers, answers[:1])
+
+
+def shown_best(policy, asked, count, seed, taste):
+    """The answers of the start and of the policy by one seed, and the best of each by hand."""
+    found = {}
+    drawn = {side: policy.sample(asked, count, seed=seed, base=side == "base")
+             for side in ("base", "tuned")}  # fmt: skip
+    for side, rows in drawn.items():
+        for prompt, answers, start in zip(asked, rows, drawn["base"], strict=True):
+            texts = [answer.text for answer in answers]
+            usual = taste.starts([prompt.text] * count, [answer.text for answer in start])
+            scores = taste.score([prompt.text] * count, texts, starts=usual)
+            found.setdefault(prompt.text, {})[side] = texts[0], texts[int(np.argmax(scores))]
+    return found
+
+
+def test_the_commands_show_the_best_of_as_many_answers_as_they_are_asked_for(
+    tmp_path, monkeypatch, capsys
+):
+    """Of a run's start and its policy by the same random numbers, or of a model alone."""
+    taste, asked = made(Explanation(1, ((0, ONE),))), toy_policy.PROMPTS[:4]
+    file = tmp_path / "taste.json"
+    file.write_text(json.dumps(taste.to_json()))
+    policy = toy_policy.ToyPolicy(SimpleNamespace(sha256="0", name="toy"), toy_policy.moving())
+    policy.move_to({toy_policy.SITE.b: np.float32([[0], [1.5], [0], [0]])})
+    parts = SimpleNamespace(
+        language=policy, prompts=PromptSet((), asked), close=lambda: None
+    )  # fmt: skip
+    monkeypatch.setattr(assemble, "reopen", lambda ledger, **how: parts)
+    monkeypatch.setattr(assemble, "build", lambda config, **how: parts)
+    wanted = shown_best(policy, asked, 3, 5, taste)
+    how = ["--best-of", "3", "--taste", str(file), "--seed", "5", "--json"]
+    _, ledger = named_run.start(tmp_path)
+    with ledger:
+        named_run.drive(named_run.settings_of(), ledger, until_step=1)
+    capsys.readouterr()
+    assert call(["sample", str(ledger.path), "--prompts", "2", *how]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == [
+        {"prompt": text, "base": [sides["base"][0]], "base, best of 3": [sides["base"][1]],
+         "tuned, best of 3": [sides["tuned"][1]]}
+        for text, sides in list(wanted.items())[:2]
+    ]  # fmt: skip
+    checked = SimpleNamespace(config=Config(), prompts=parts.prompts)
+    monkeypatch.setattr(assemble, "check", lambda config: checked)
+    assert call(["answer", "--set", "model.name=tiny", "--prompts", "4", *how]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == [
+        {"prompt": text, "base": [sides["base"][0]], "base, best of 3": [sides["base"][1]]}
+        for text, sides in wanted.items()
+    ]
+    assert any(sides["base"][0] != sides["base"][1] for sides in wanted.values())
 
 
 def test_shown_answers_stand_as_far_above_the_mean_as_the_command_says(run, monkeypatch, capsys):

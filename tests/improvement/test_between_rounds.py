@@ -203,9 +203,29 @@ def test_where_people_vote_it_moves_while_the_run_waits_and_the_next_process_goe
         again.look()  # between two rounds
         assert theta.read_adopted(run.ledger).body["steps"] == 1 and len(run.said) == said
         assert not run.file.exists()
-        policy_search.save(STATE, run.file, ("another history", 3))
+        policy_search.save(STATE, run.file, ("another history", run.ledger.next_event()))
         again.look()
         assert not run.file.exists() and len(run.asked) == 2
+
+
+def test_what_was_found_before_votes_were_withdrawn_is_looked_for_again_without_them(
+    tmp_path, monkeypatch
+):
+    run = Script(tmp_path, monkeypatch, "people")
+    with run.ledger:
+        run.drive(1)
+        run.votes = [8]
+        run.improving.look()
+        while run.improving.at_work:
+            run.improving.wait(9.0)
+        name = run.ledger.query("SELECT pseudonym FROM panelists LIMIT 1")[0]["pseudonym"]
+        withdrawals.withdraw(run.ledger, "op", name, run.settings)
+        run.improving.look()
+        assert theta.read_adopted(run.ledger) is None and run.improving.at_work
+        while run.improving.at_work:
+            run.improving.wait(9.0)
+        run.improving.look()
+        assert run.asked == [(1, 0, None)] * 2 and theta.read_adopted(run.ledger) is not None
 
 
 def test_the_mix_taken_up_again_is_called_so():

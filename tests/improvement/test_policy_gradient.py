@@ -134,7 +134,7 @@ def by_hand(policy, pace, seed, cuts, decay):
         told.append((12, scores.mean(), nats.mean(), nats.std(ddof=1) / 3**0.5, spent(rate)))
         here, longer = at(rate), math.sqrt(pace.step_nats / spent(rate))
         rate *= min(2.0, longer)
-    return here, told, (rate, *floor)
+    return here, mean, told, (rate, *floor)
 
 
 @pytest.mark.parametrize("share", [0.05, 2e-4], ids=["longer steps", "shortened ones"])
@@ -148,11 +148,12 @@ def test_steps_are_those_of_the_module_s_description(
     monkeypatch.setattr(policy_gradient, "PARTS", parts)
     pace = replace(PACE, step_nats=share)
     end = climb(policy, replace(LIKES, decay=decay), ASKED, pace, seed=6)
-    wanted, told, rest = by_hand(policy, pace, 6, cuts, decay and decay ** min(cuts))
+    wanted, mean, told, rest = by_hand(policy, pace, 6, cuts, decay and decay ** min(cuts))
     np.testing.assert_allclose([astuple(step) for step in end.steps], told, rtol=2e-5, atol=1e-9)
     np.testing.assert_allclose((end.rate, end.floor), rest, rtol=1e-5)
     for name, values in wanted.items():
         np.testing.assert_allclose(end.theta[name], values, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(end.mean[name], mean[name], rtol=1e-5, atol=1e-9)
     assert end.answers == 4 * 12 and max(step.cost for step in end.steps) <= WITHIN * share
     assert end.steps[0].nats == 0 < end.steps[-1].nats
     first = climb(policy, replace(LIKES, decay=decay), ASKED, replace(pace, steps=1), seed=6)

@@ -360,6 +360,16 @@ def by_fresh(ledger, at, *, adopted=0, number=0):
     return scored(policy, aside, drawn, seed).mean(), *policy.kl_of(aside, rows)
 
 
+def drawn_back(ledger, state, **which):
+    """Share of its way and policy at which fresh answers tell it within its nats; all readings."""
+    share, there, told = 1.0, state.at.theta, [by_fresh(ledger, state.at.theta, **which)]
+    while told[-1][1] > state.nats:
+        share *= math.sqrt(state.nats / (told[-1][1] + told[-1][2]))
+        there = parameters.between(toy_policy.B, state.at.theta, share)
+        told.append(by_fresh(ledger, there, number=len(told), **which))
+    return share, there, told
+
+
 def test_all_numbers_of_an_adoption_are_those_of_its_weights_by_fresh_answers(toy, monkeypatch):
     """From the run's point by a climb to its last step, and what the record says of it."""
     ledger, parts, asked, made = toy
@@ -403,6 +413,12 @@ def test_all_numbers_of_an_adoption_are_those_of_its_weights_by_fresh_answers(to
     assert (parts.language.backend, parts.language.asked) == (("at", True), [])
     prompts = {prompt for call in policy.asked for prompt in call[0]}
     assert {*aside} < prompts <= {*taught, *aside} < {*toy_policy.PROMPTS}
+    # The next one is compared by other answers, and with the votes' own mix as well.
+    with wide_guards.wide():
+        again = between_rounds.improve_run(ledger, parts, nats=6.0)
+    share, _, told = drawn_back(ledger, again.state, adopted=1)
+    assert again.body["scale"] == pytest.approx(share)
+    assert again.body["nats"] == pytest.approx(told[-1][1], rel=1e-9)
 
 
 def test_what_went_too_far_is_recorded_where_answers_that_chose_nothing_tell_it_within(
@@ -412,12 +428,8 @@ def test_what_went_too_far_is_recorded_where_answers_that_chose_nothing_tell_it_
     monkeypatch.setattr(policy_search, "PACE", Pace(4, 8, 1.0, 9))
     with wide_guards.wide():
         found = between_rounds.improve_run(ledger, parts, nats=1.0)
-    end, most, body = found.state.at.theta, found.state.nats, found.body
-    share, told = 1.0, [by_fresh(ledger, end)]
-    while told[-1][1] > most:
-        share *= math.sqrt(most / (told[-1][1] + told[-1][2]))
-        there = parameters.between(toy_policy.B, end, share)
-        told.append(by_fresh(ledger, there, number=len(told)))
+    share, there, told = drawn_back(ledger, found.state)
+    body = found.body
     assert len(told) > 1 and body["scale"] == pytest.approx(share)
     np.testing.assert_array_equal(there[toy_policy.SITE.b], found.adopts[toy_policy.SITE.b])
     assert (body["nats"], body["nats_stderr"]) == pytest.approx(told[-1][1:], rel=1e-9)

@@ -7,6 +7,7 @@ import pytest
 
 from szpo.errors import RunError
 from szpo.models.sampling import Sampling
+from szpo.optim import parameters, sample_directions
 from szpo.policies import spans
 from szpo.types import Theta
 
@@ -17,7 +18,7 @@ class Bowl:
     """KL is half the squared distance, so the Fisher matrix is that of products of proposals."""
 
     def __init__(self, present: Theta, steeper: float = 1.0):
-        self.present, self.steeper, self.names = present, steeper, []
+        self.present, self.steeper, self.names, self.first = present, steeper, [], None
 
     def start_samples(self, count):
         self.names.append(count)
@@ -29,6 +30,9 @@ class Bowl:
 
     def kl(self, members, samples, name):
         self.names.append((name, len(members), samples))
+        self.first = self.first or members
+        for one, other in zip(members[::2], members[1::2], strict=True):  # either way
+            np.testing.assert_allclose(self.away(one), -self.away(other), atol=1e-5)
         found = np.array([0.5 * (self.away(each) ** 2).sum() for each in members])
         return found * (self.steeper if name.startswith("span") else 1.0)
 
@@ -79,6 +83,10 @@ def test_a_span_is_shortened_until_it_costs_what_the_gaussian_part_costs(monkeyp
     # Two policies either way along twelve ways, once for noise and twice for the span.
     assert bowl.names == [32, *((name, 24, 1) for name in ("noise", "span 0", "span 1"))]
     assert found.answers == 32 + 3 * 24
+    space = parameters.Space(3, (("b", (6, 8)),), sample_directions.Law())
+    for k in (0, 11):
+        noise = present["b"] + MU * parameters.direction(space, 0, k)["b"]
+        np.testing.assert_allclose(bowl.first[2 * k]["b"], noise, rtol=1e-5)
     even = measure(Bowl(present), [one], monkeypatch)
     np.testing.assert_allclose(np.array(even.mixing) / 2, found.mixing, rtol=1e-5)
     twice = measure(Bowl(present), [one, one], monkeypatch)  # one dimension, of both alike

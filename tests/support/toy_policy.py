@@ -103,7 +103,7 @@ class ToyPolicy:
         ids = [self.encode(prompt) for prompt in prompts for _ in range(samples)]
         luck = seeds.uniform(seeds.derive(seed, "toy answers"), len(ids) * LENGTH)
         rows = np.zeros((len(ids), LENGTH), int)
-        for at, each in enumerate(luck.reshape(LENGTH, -1)):
+        for at, each in enumerate(luck.reshape(-1, LENGTH).T):
             chances = np.exp(self.log_laws(factors, ids, rows)[0][:, at]).cumsum(-1)
             rows[:, at] = (each[:, None] > chances[:, :-1]).sum(-1)
         return tuple(map(tuple, rows.tolist()))
