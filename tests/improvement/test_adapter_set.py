@@ -112,21 +112,6 @@ def test_a_set_of_any_seed_keeps_its_budget(seed, host, tmp_path):
         assert fresh <= MAKING.nats + each["nats_stderr"]
 
 
-@pytest.mark.full
-def test_an_adapter_that_went_too_far_is_drawn_back(host, tmp_path, monkeypatch):
-    climb = SetMaker._climb
-
-    def too_far(*arguments: Any) -> Any:
-        found = climb(*arguments)
-        return replace(found, theta={name: 2 * value for name, value in found.theta.items()})
-
-    monkeypatch.setattr(SetMaker, "_climb", too_far)
-    with wide_guards.wide():
-        ((_, entry),) = maker(host, tmp_path, OF[:1]).make()
-    assert entry["nats"] <= MAKING.nats and 0.2 < entry["scale"] < 0.8
-    assert costs(host, tmp_path, entry) <= MAKING.nats + entry["nats_stderr"]
-
-
 def test_every_reading_is_by_other_answers_than_those_that_it_was_judged_by():
     drawn = []
 

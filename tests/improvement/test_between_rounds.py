@@ -13,10 +13,11 @@ from szpo.improvement.between_rounds import Improving, allowed, begin, describe_
 from szpo.improvement.policy_gradient import Ascent, Step
 from szpo.improvement.policy_search import Found, Improved
 from szpo.ledger import theta
+from szpo.policies import subspaces
 from szpo.replay import replay
 from szpo.voting import lease, pauses, withdrawals
 from szpo.voting.step_record import Outcome
-from tests.support import named_run, quadratic
+from tests.support import named_run, quadratic, toy_policy
 
 STATE = Improved(Ascent({"x": np.ones(2)}, steps=(Step(8, 0.5, 0.25, 0.1, 0.05),)), "first", 1.5)
 
@@ -226,6 +227,49 @@ def test_what_was_found_before_votes_were_withdrawn_is_looked_for_again_without_
             run.improving.wait(9.0)
         run.improving.look()
         assert run.asked == [(1, 0, None)] * 2 and theta.read_adopted(run.ledger) is not None
+
+
+def test_at_the_end_an_improvement_on_fewer_votes_gives_way_to_one_on_all(tmp_path, monkeypatch):
+    run = Script(tmp_path, monkeypatch, "people")
+    with run.ledger:
+        run.drive(1)
+        run.votes = [8]
+        run.improving.look()
+        run.improving.wait(0.0)
+        run.drive(2)
+        turns = []
+
+        def turn():
+            turns.append(1)
+            run.improving.wait(9.0)
+            return True
+
+        run.improving.at_end(Outcome("finished", "", 2, 8), turn)
+        assert run.asked == [(1, 0, None), (2, 0, None)] and turns
+        assert theta.read_adopted(run.ledger).body["begun"]["steps"] == 2
+
+
+def test_a_run_without_coordinates_records_the_layers_that_it_adapts_from_then_on(
+    tmp_path, monkeypatch
+):
+    settings = named_run.settings_of()
+    ledger = quadratic.new_ledger(tmp_path / "run.db", settings, spec={"space": {"sites": []}})
+    held = subspaces.without_coordinates((toy_policy.SITE,), {**toy_policy.A, **toy_policy.B})
+    language = SimpleNamespace(subspace="none", space="space", backend="before")
+    host = SimpleNamespace(at=lambda *given, run: (*given, run))
+    parts = SimpleNamespace(language=language, base=SimpleNamespace(host=host))
+    with ledger:
+        named_run.drive(settings, ledger, until_step=1)
+        for sites in ((held, True), None):
+            begun = begin(ledger)
+            body = {"begun": {"steps": 1, "event": begun.event}}
+            between_rounds.adopt(ledger, parts, begun, Found(STATE, toy_policy.B, body, sites))
+            adopted = theta.read_adopted(ledger)
+            assert adopted.body["conv1d"] and len(adopted.body["sites"]) == 1
+            name = f"{subspaces.FIXED}{toy_policy.SITE.a}"
+            np.testing.assert_array_equal(adopted.stored[name], toy_policy.A[toy_policy.SITE.a])
+            assert {*adopted.theta} == {toy_policy.SITE.b}
+            assert language.subspace is held and language.backend == (held, "space", True)
 
 
 def test_the_mix_taken_up_again_is_called_so():

@@ -1,23 +1,14 @@
 """A run of `known` whose directions the verdicts' own taste guides, on a tiny random model."""
 
-import contextlib
 import dataclasses
-import itertools
 import json
-import math
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
-from szpo import whole_run
 from szpo.cli.app import call
-from szpo.config import settings_file
-from szpo.errors import UsageError
 from szpo.failpoints import arm
-from szpo.improvement import between_rounds, guidance, policy_gradient
 from szpo.ledger import canonical, spans, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -29,10 +20,7 @@ from szpo.policies import spans as measuring
 from szpo.policies import subspace_setup
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay, verification
-from szpo.runs import assemble, samples
-from szpo.voting.panel_evaluator import PanelEvaluator
-from szpo.voting.service import VoteService
-from szpo_simulators.panels.panel import build
+from szpo.runs import assemble
 from tests.support import folder_run
 from tests.support.tampering import failure_of, forge, read, rewrite
 
@@ -136,99 +124,6 @@ def test_a_killed_run_ends_like_one_that_was_not(finished, tmp_path, monkeypatch
         made = [[e["body"] for e in each.events(spans.SPAN)] for each in (mine, whole)]
         for one, other in zip(*made, strict=True):
             assert one | {"taste_sha256": other["taste_sha256"]} == other  # it names the folder
-
-
-class Leave(BaseException):
-    """Ends a run amid a wait for votes."""
-
-
-def drive_people(folder, monkeypatch, act):
-    """Drive a run for people until its second span is due; ``act``: while a proposal is made."""
-    folder.mkdir()
-    folder_run.model(folder)
-    line = [*map(str, arguments(folder, "panel.kind=people", "run.seed=0"))]
-    sets = [value for key, value in itertools.pairwise(line) if key == "--set"]
-    config = settings_file.load(sets=[*sets, f"run.folder={folder / 'runs'}"])
-    path = assemble.new_path(config)
-    assemble.create_ledger(assemble.build(config, say=lambda line: None), path).close()
-    with Ledger.open(path) as ledger:
-        samples.accept_samples(ledger, "test")
-        parts = assemble.reopen(ledger, say=lambda line: None)
-        panel = PanelEvaluator(
-            VoteService(ledger), build("bt70", reward="length:6", size=5, beta=15.0).judges
-        )
-
-        def vote():
-            (step,) = [row["step"] for row in ledger.steps() if row["state"] == "open"]
-            panel.submit(ledger.comparisons(step))
-
-        def rest(improving, seconds):
-            if len(recorded_settings(ledger).spans) == 1:
-                raise Leave
-            vote()
-
-        move = guidance.Guiding.wait
-        with monkeypatch.context() as patch, contextlib.suppress(Leave):
-            patch.setattr(between_rounds.Improving, "wait", rest)
-            patch.setattr(guidance.Guiding, "wait", lambda own, _: act(partial(move, own), vote))
-            whole_run.drive(ledger, parts, measured=False)
-        (event,) = ledger.events(spans.SPAN)
-        report = verification.verify(ledger)
-        assert report.ok, str(report)
-        return event["body"]
-
-
-def test_while_people_vote_a_proposal_is_made_in_turns_and_guides_rounds_not_yet_planned(
-    tmp_path, monkeypatch
-):
-    """Rounds that end meanwhile change nothing of it."""
-    turns = []
-
-    def in_turns(move, vote):
-        turns.append(1)
-        if len(turns) in (5, 10):
-            vote()
-        move(0)
-
-    beside = drive_people(tmp_path / "beside", monkeypatch, in_turns)
-    alone = drive_people(tmp_path / "alone", monkeypatch, lambda move, vote: move(math.inf))
-    assert len(turns) > 20
-    for name in ("verdicts", "proposal_sha256", "nats", "answers", "mixing", "noise"):
-        assert beside[name] == alone[name], name
-    assert alone["verdicts"] == 40 and (alone["first"], beside["first"]) == (7, 9)
-
-
-@pytest.mark.parametrize("error", [UsageError("no head"), torch.OutOfMemoryError("CUDA")])
-def test_a_run_goes_on_by_the_usual_steps_where_a_model_has_no_gradient(
-    tmp_path, monkeypatch, capsys, error
-):
-    folder_run.model(tmp_path)
-
-    def fail(*args, **options):
-        raise error
-
-    monkeypatch.setattr(policy_gradient, "climb", fail)
-    assert call(arguments(tmp_path, "run.votes=64")) == 0
-    said = capsys.readouterr().err
-    assert said.count("warning: directions are not guided any further: ") == 1
-    with Ledger.open(tmp_path / "runs" / "folder.db", readonly=True) as ledger:
-        assert len(ledger.steps()) == 8 and not recorded_settings(ledger).spans
-
-
-def test_verdicts_that_propose_nothing_are_asked_again_after_forty_more(tmp_path, monkeypatch):
-    folder_run.model(tmp_path)
-    asked = []
-
-    def nothing(policy, *args, **options):
-        asked.append(1)
-        still = {name: np.zeros(shape, np.float32) for name, shape in policy.layout}
-        return still, policy_gradient.Ascent(still)
-
-    monkeypatch.setattr(policy_gradient, "propose", nothing)
-    assert call(arguments(tmp_path)) == 0
-    assert len(asked) == 2  # of 104 verdicts, in rounds of 8
-    with Ledger.open(tmp_path / "runs" / "folder.db", readonly=True) as ledger:
-        assert not recorded_settings(ledger).spans
 
 
 @pytest.mark.parametrize("damage", ["a number", "the first step", "a proposal"])

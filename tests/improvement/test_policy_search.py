@@ -1,7 +1,7 @@
 """What a search reads and records, and how policies that score alike are told apart."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,7 +41,7 @@ from szpo.policies.text_guards import Guard, TextFigures
 from szpo.replay import replay
 from szpo.runs.services import set_aside
 from szpo.taste import Explanation, Feature, Taste
-from szpo.types import FEATURE_GRID, Prompt, unseen
+from szpo.types import FEATURE_GRID, Answer, Prompt, unseen
 from szpo.voting import lease
 from tests.support import named_run, quadratic, toy_policy, wide_guards, yard_run
 from tests.support.toy_policy import ToyForced, ToyPolicy
@@ -466,3 +466,95 @@ def test_two_policies_that_are_not_told_apart_answer_anew_by_seeds_of_their_own(
         assert found.by_prompt == pytest.approx(np.concatenate(each, axis=1).mean(1))
         assert found.score == pytest.approx(np.mean(each)) and found.answers == 192
     assert search.drawn == [64] * 6 and (here.nats, here.stderr) == (told[1].nats, told[1].stderr)
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_search_sets_out_from_the_places_the_guards_and_the_seeds_of_the_run(
+    toy, monkeypatch, tmp_path
+):
+    """The votes' mix is a place beside adopted weights, unless what it rests on was taken back."""
+    ledger, parts, *_ = toy
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"prompt": "Question x?", "completion": "so"}\n')
+    parts.config = Config(guards={"keep": str(file)})
+    seen = []
+
+    def stop(search, places):
+        seen.append((search, places))
+        raise StopError
+
+    monkeypatch.setattr(policy_search, "_find_beginning", stop)
+    monkeypatch.setattr(policy_search, "waived_by", lambda taste: ("about it", taste.sha256))
+
+    def begin(**changes):
+        with pytest.raises(StopError):
+            begun = replace(between_rounds.begin(ledger), **changes)
+            policy_search.search_move(ledger, parts, begun, nats=1.5)
+        assert parts.language.backend == ("at", True)
+        return seen.pop()
+
+    search, places = begin()
+    seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=2))
+    assert [*places] == [theta.START, theta.RECOMMENDED] and search.nats == 1.5
+    assert (search.waived, search.seed) == (("about it", LIKED.sha256), seed)
+    assert (search.taught, search.aside) == split(ledger) and search.start is places[theta.START]
+    measured = by_fresh(ledger, toy_policy.B)
+    assert (search.base.score, search.base.nats) == (pytest.approx(measured[0]), 0.0)
+    assert search.drawn == [search.base.answers]
+    (kept,) = search.keep()
+    assert (kept.name, kept.value) == (text_guards.RIGHT, 0.0)
+    lower = LIKED.gain(["a"], ["so, so,"], starts={})  # compared with what was shown
+    assert search.gain([Prompt.user("a")], [Answer("so, so,")]) == pytest.approx(lower)
+    failed = [Guard(name, 0.0, "", ok) for name, ok in (("about it", 0), ("a", 0), ("b", 1))]
+    assert search.failed(failed) == ["a"]
+
+    weights = {toy_policy.SITE.b: np.float32([[0], [1], [0], [0]])}
+    theta.append_adopted(ledger, weights, named_run.adoption(ledger, 2))
+    search, places = begin()
+    assert [*places] == [theta.START, theta.RECOMMENDED, theta.UPDATED]
+    np.testing.assert_array_equal(
+        places[theta.RECOMMENDED][toy_policy.SITE.b], weights[toy_policy.SITE.b]
+    )
+    mix = parts.language.subspace.factors(replay.fold_updates(ledger))[toy_policy.SITE.b]
+    np.testing.assert_array_equal(places[theta.UPDATED][toy_policy.SITE.b], mix)
+    assert [*begin(taken_back=True)[1]] == [theta.START, theta.RECOMMENDED]
+    assert [*begin(adopted=0)[1]] == [theta.START, theta.RECOMMENDED]
+
+
+def test_where_no_step_gains_the_mix_is_adopted_if_it_was_begun_at_and_else_nothing(
+    toy, monkeypatch
+):
+    ledger, parts, *_ = toy
+    weights = {toy_policy.SITE.b: np.float32([[0], [1], [0], [0]])}
+    theta.append_adopted(ledger, weights, named_run.adoption(ledger, 2))
+    guards, there = (Guard("kept", 1.0, "", True),), replace(read([0.75] * PROMPTS), nats=0.5)
+    begun_at = [theta.UPDATED, theta.RECOMMENDED]
+
+    def find(search, places):
+        return Beginning(begun_at[0], there, guards, places[begun_at[0]], 0.5)
+
+    monkeypatch.setattr(policy_search, "_find_beginning", find)
+    monkeypatch.setattr(policy_search, "PACE", Pace(4, 8, 0.1, 0))
+    found = between_rounds.improve_run(ledger, parts, nats=2.0)
+    held = parts.language.subspace
+    mix = held.factors(replay.fold_updates(ledger))[toy_policy.SITE.b]
+    np.testing.assert_array_equal(found.adopts[toy_policy.SITE.b], mix)
+    body = found.body
+    assert (body["mix"], body["score"], body["nats"], body["taken"]) == (True, 0.75, 0.5, 0)
+    assert (body["begun"]["from"], body["stopped"]) == (theta.UPDATED, "0 steps were taken")
+    assert body["guards"] == [asdict(guards[0])] and theta.read_adopted(ledger).body["mix"]
+    begun_at.pop(0)
+    for steps, why in ((0, "0 steps were taken"), (1, "worse")):
+        monkeypatch.setattr(policy_search, "PACE", Pace(4, 8, 0.1, steps))
+        monkeypatch.setattr(
+            policy_search,
+            "_compare",
+            lambda search, now, began, best, nats: (began, best, "worse"),
+        )
+        with wide_guards.wide():
+            found = between_rounds.improve_run(ledger, parts, nats=2.0)
+        assert found.adopts is None and found.body["stopped"] == found.state.stopped == why
+        assert (found.body["scale"], found.body["score"], found.body["mix"]) == (1.0, 0.75, False)

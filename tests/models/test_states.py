@@ -1,13 +1,17 @@
 """Mean hidden states against a plain pass of each answer alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from szpo.errors import UsageError
-from szpo.models import states
+from szpo.models import loading, states
 from szpo.models.batched_lora import AdaptedModel, attach_deltas
 from szpo.models.logprobs import Sample
+from szpo.types import Answer, Prompt
+from tests.support import tiny_models
 from tests.support.scoring import SAMPLES, deltas, parts
 
 
@@ -51,3 +55,23 @@ def test_an_answer_without_tokens_has_no_state_and_a_layer_that_is_not_there_is_
     for layer in (0, 5):
         with pytest.raises(UsageError, match="layers 1 to 4"):
             states.mean_states(held, SAMPLES, layer)
+
+
+def test_texts_are_read_after_their_own_prompts_and_long_ones_refused(monkeypatch):
+    model = tiny_models.loaded("llama")
+    asked = [("w7 w8", "w9 w10 w11"), ("w20", "w21"), ("w7", "")]
+    texts = [(Prompt.user(prompt), Answer(answer)) for prompt, answer in asked]
+    found = states.of_texts(model, texts, 2)
+    samples = [
+        Sample(loading.encode(model.tokenizer, prompt), tuple(loading.text_tokens(model, answer)))
+        for prompt, answer in texts
+    ]
+    wanted = states.mean_states(model.adapt(), samples, 2)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    alone = one_by_one(model.model, samples[:2], 2)
+    np.testing.assert_allclose(found[:2], alone, rtol=2e-4, atol=2e-4)
+    longest = max(len(each.prompt) + len(each.answer) for each in samples)
+    reader = SimpleNamespace(over=lambda size: size >= longest, most=longest - 1)
+    monkeypatch.setattr(loading, "reader_of", lambda loaded: reader)
+    with pytest.raises(UsageError, match=f"1 of 3 answers are longer.*the longest has {longest}"):
+        states.of_texts(model, texts, 2)

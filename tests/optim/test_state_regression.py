@@ -210,4 +210,5 @@ def test_a_pair_s_logit_is_that_of_the_mixture_of_both_explanations():
     assert found.share == pytest.approx(odds[1] / sum(odds))
     assert found.log_factor == pytest.approx(math.log(sum(odds) / 2), abs=2**-20)
     assert found.kept == found.signal * (1 - found.share) / found.named.signal
+    assert found.signal == pytest.approx(special.expit(found.log_factor + math.log(0.65 / 0.35)))
     assert fit_joint(Votes(named, up, 1 - up, side), prior, None).share == 0.0

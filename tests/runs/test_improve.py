@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from szpo.analysis import improvement, run_taste
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import IntegrityError
-from szpo.improvement import between_rounds, draw_back, policy_search
+from szpo.improvement import between_rounds, policy_search
 from szpo.improvement.policy_gradient import Pace
 from szpo.ledger import orders
 from szpo.ledger import theta as adopted
@@ -34,9 +33,8 @@ from szpo.voting import blind, lease, withdrawals
 from szpo.voting.blind import PAIRS, Blind
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
-from szpo.voting.step_record import Outcome
 from szpo_simulators.panels.panel import build
-from tests.support import named_run, wide_guards
+from tests.support import wide_guards
 from tests.support.tampering import forge
 
 pytestmark = pytest.mark.full
@@ -124,85 +122,8 @@ def test_it_is_what_is_exported_and_sampled_and_the_base_stays_the_base(improved
         assert policy.sample(asked, seed=5) != base
 
 
-def test_the_best_of_several_answers_is_the_one_that_the_taste_scores_highest(improved, capsys):
-    def answers(*more, by="sample"):
-        capsys.readouterr()
-        assert call([by, str(improved), "--prompts", "2", "--json", *more]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    every, best = answers("-n", "4"), answers("--best-of", "4")
-    assert answers("--best-of", "4", by="answer") == best
-    with Ledger.open(improved, readonly=True) as ledger:
-        taste = run_taste.read(ledger)[0]
-    for row, one in zip(every, best, strict=True):
-        assert one["base"] == row["base"][:1]
-        asked = [row["prompt"]] * 4
-        starts = taste.starts(asked, row["base"])
-        for side in ("base", "tuned"):
-            scores = taste.score(asked, row[side], starts=starts)
-            assert one[f"{side}, best of 4"] == [row[side][int(scores.argmax())]]
-
-
-def test_a_policy_at_the_end_of_its_budget_gives_way_only_to_one_that_scores_higher(
-    improved, monkeypatch
-):
-    """Read again by other answers, its KL may be a little beyond the budget."""
-    measure, read = policy_search.measure, []
-
-    def read_high(*given, base=False, **how):
-        found = measure(*given, base=base, **how)
-        if not base:
-            read.append(found)
-        high = (99.0,) * len(found.by_prompt)
-        first = replace(found, score=99.0, nats=2.6, stderr=0.1, by_prompt=high)
-        return first if len(read) == 1 and not base else found
-
-    monkeypatch.setattr(policy_search, "measure", read_high)
-    with Ledger.open(improved) as ledger, lease.hold(ledger):
-        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        found = between_rounds.improve_run(ledger, parts, nats=2.5)
-        state = found.state
-        assert found.adopts is None and "the run's policy scores +99.00 at 2.6" in state.stopped
-        (made,) = (event["body"] for event in ledger.events(adopted.ADOPTED))
-        (kept,) = (event["body"] for event in ledger.events(adopted.KEPT))
-        assert kept["taste_sha256"] == made["taste_sha256"] and kept["taken"] == len(
-            state.at.steps
-        )
-        assert verification.verify(ledger).ok
-        # The same votes are not followed again where the finished run is resumed.
-        asked, said = parts.config.improve.model_copy(update={"nats": 2.5}), list[str]()
-        parts = replace(parts, config=parts.config.model_copy(update={"improve": asked}))
-        end = Outcome("finished", "", steps=kept["steps"], votes=80)
-        between_rounds.Improving(ledger, parts, said.append).at_end(end, lambda: True)
-        assert said == []
-
-
 def opposite(theta, start):
     return {name: 2 * start[name] - theta[name] for name in start}
-
-
-def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
-    voted, tmp_path, monkeypatch
-):
-    read = replay.improved_from
-
-    def other_way(*given):
-        places = read(*given)
-        start, now = places[adopted.START], places[adopted.RECOMMENDED]
-        return {adopted.START: start, adopted.RECOMMENDED: opposite(now, start)}
-
-    monkeypatch.setattr(replay, "improved_from", other_way)
-    with (
-        Ledger.open(Path(shutil.copy(voted, tmp_path / "other.db"))) as ledger,
-        lease.hold(ledger),
-    ):
-        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        begun = between_rounds.begin(ledger)
-        found = policy_search.search_move(ledger, parts, begun, nats=1.0)
-        start, _ = other_way(ledger, parts.language.subspace).values()
-    assert found.body["began_sha256"] == adopted.adopted_digest(start)
-    assert found.body["begun"]["from"] == adopted.START
-    assert found.adopts is not None and found.body["score"] > found.body["score_before"]
 
 
 @pytest.mark.parametrize("steps", [True, False])
@@ -299,59 +220,6 @@ def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):
         assert not verification.verify(ledger).ok
         with pytest.raises(IntegrityError, match="not the recorded ones"):
             replay.fold(ledger)
-
-
-@pytest.mark.parametrize("over", ["nats", "guard"])
-def test_it_is_drawn_back_where_fresh_answers_tell_more_nats_or_a_guard_that_fails(
-    voted, tmp_path, monkeypatch, over
-):
-    measure, read = policy_search.measure, list[policy_search.Checked]()
-
-    def compare(*given, **how):
-        found = measure(*given, **how)
-        if over == "nats":
-            found = replace(found, nats=2 * found.nats)
-        elif found.nats > 1:
-            found = replace(found, figures=replace(found.figures, distinct2=-1.0))
-        read.append(found)
-        return found
-
-    monkeypatch.setattr(policy_search, "measure", compare)
-    path = Path(shutil.copy(voted, tmp_path / "along.db"))
-    with Ledger.open(path) as ledger, lease.hold(ledger):
-        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        made = between_rounds.improve_run(ledger, parts, nats=2.5)
-        scale, nats = made.body["scale"], made.body["nats"]
-        assert nats == read[-1].nats <= (1 if over == "guard" else 2.5) and scale < 1
-        assert "drawn back" in between_rounds.describe_improving(made)
-        assert verification.verify(ledger).ok
-
-
-def test_what_fails_a_guard_by_fresh_answers_however_near_the_start_is_not_adopted(
-    voted, tmp_path, monkeypatch
-):
-    measure, read, told = policy_search.measure, list[float](), list[str]()
-
-    def compare(*given, base=False, **how):
-        found = measure(*given, base=base, **how)
-        read.append(found.nats)
-        return found if base else replace(found, figures=replace(found.figures, distinct2=-1.0))
-
-    monkeypatch.setattr(policy_search, "measure", compare)
-    path = Path(shutil.copy(voted, tmp_path / "none.db"))
-    with Ledger.open(path) as ledger, lease.hold(ledger):
-        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        found = between_rounds.improve_run(
-            ledger, parts, nats=2.5, progress=lambda name, done, of: told.append(name)
-        )
-        assert found.adopts is None and not adopted.adopted_bodies(ledger)
-        said = between_rounds.describe_improving(found)
-        assert said.startswith("nothing was adopted; ")
-        assert said.endswith("it stopped: guard by fresh answers: distinct-2 against the base")
-        tried = read[-1 - draw_back.MOST_DRAWN :]
-        assert tried == sorted(tried, reverse=True) and tried[-1] < tried[0] / 8
-        assert told[-2:] == ["answers of the last step"] * 2
-        assert told[:2] == ["what the votes liked", "the start's answers to compare with"]
 
 
 def test_a_run_improves_at_each_doubling_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
@@ -534,38 +402,9 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
         assert report.ok and "is recomputed from the votes" in report.note
 
 
-def test_an_improvement_began_from_one_history_of_a_run_alone(tmp_path):
-    """A copy that was restored, and has gone on otherwise since, is another."""
-    _, ledger = named_run.start(tmp_path)
-    with ledger:
-        event = between_rounds.begin(ledger).event
-        ledger.empty_log(0)
-        with Ledger.open(shutil.copy(ledger.path, tmp_path / "copy.db")) as other:
-            begun = [between_rounds.begin(each, event) for each in (ledger, other)]
-            assert begun[0] == begun[1]
-            for each, by in ((ledger, "one"), (other, "two")):
-                each.record_event("note", by, {})
-            begun = [between_rounds.begin(each, event + 1) for each in (ledger, other)]
-            assert begun[0].head != begun[1].head
-        assert not between_rounds.begin(ledger, event + 9).head
-
-
 def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):
     path = run(tmp_path, "short", **{"run.votes": 8})
     assert call(["improve", str(path)]) == 1
     assert "show no taste yet" in capsys.readouterr().err
     with Ledger.open(path, readonly=True) as ledger:
         assert adopted.read_adopted(ledger) is None
-
-
-def test_where_memory_does_not_hold_a_gradient_the_run_ends_unimproved(
-    tmp_path, capsys, monkeypatch
-):
-    def take_step(*given, **rest):
-        raise MemoryError
-
-    monkeypatch.setattr(policy_search.policy_gradient, "take_step", take_step)
-    run(tmp_path, "small", **{"improve.nats": 2.0})
-    told = capsys.readouterr().err
-    assert "not improved: memory does not hold a gradient of this model" in told
-    assert "measuring" in told and "Traceback" not in told

@@ -121,6 +121,16 @@ class ToyPolicy:
         grouped = [answers[i : i + samples] for i in range(0, len(answers), samples)]
         return grouped, self.kl_of(prompts, rows[::samples])
 
+    def likeliest(self, prompts: Sequence[Prompt], *, base: bool = False) -> list[Answer]:
+        factors = self.factors(self.start()) if base else self.factors()
+        ids, rows = (
+            [self.encode(prompt) for prompt in prompts],
+            np.zeros((len(prompts), LENGTH), int),
+        )
+        for at in range(LENGTH):
+            rows[:, at] = self.log_laws(factors, ids, rows)[0][:, at].argmax(-1)
+        return [self.answer(row) for row in rows]
+
     def kl_of(self, prompts: Sequence[Prompt], rows: Any) -> tuple[float, float]:
         each = len(rows) // len(prompts)
         ids = [self.encode(prompt) for prompt in prompts for _ in range(each)]

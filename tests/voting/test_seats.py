@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.voting import pauses, seats
+from szpo.types import Vote
+from szpo.voting import counting, pauses, seats
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.counting import ComparisonSeats, Seat
 from szpo.voting.service import VoteService
@@ -142,3 +143,15 @@ def test_sides_alternate_over_the_rows_of_a_direction_or_of_a_step():
         for seed in range(40)
     ]
     assert 10 < sum(alike) < 30
+
+
+def test_a_step_s_counts_say_on_which_side_plus_stood_of_the_votes_that_took_one(ledger):
+    ask(ledger, n=3, m=4, identical=(1,))
+    cast = [("plus", "A"), ("minus", "B"), ("tie", "tie")]  # plus on A twice; a tie has no side
+    votes = [Vote("c0", f"p{i}", 0, 0, *each) for i, each in enumerate(cast)]
+    cast = [("plus", "A"), ("plus", "B"), ("minus", "A")]
+    votes += [Vote("c2", f"p{i}", 0, 2, *each) for i, each in enumerate(cast)]
+    found = counting.tally(ledger, 0, 1, 3, votes)
+    assert (found.plus.tolist(), found.minus.tolist()) == ([[1, 0, 2]], [[1, 0, 1]])
+    assert found.tie.tolist() == [[1, 0, 0]] and found.identical.tolist() == [[False, True, False]]
+    assert found.side.tolist() == [[1, 0, pytest.approx(-1 / 3)]]
