@@ -230,6 +230,7 @@ def _load_folder(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
         raise UsageError(describe_failure(folder, error)) from error
     tokenizer = load_tokenizer(folder)
     require_rows(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
+    _listed_ends(getattr(model, "generation_config", None), tokenizer, folder)
     return model, tokenizer
 
 
@@ -426,7 +427,7 @@ def tokenize(
 
 def stop_tokens(loaded: ModelFacts) -> tuple[int, ...]:
     """The tokens that end an answer: the tokenizer's and those of the generation settings."""
-    found = {*_listed_ends(loaded), loaded.tokenizer.eos_token_id}
+    found = {*_ends_of(loaded), loaded.tokenizer.eos_token_id}
     return tuple(sorted(int(i) for i in found if i is not None))
 
 
@@ -448,19 +449,23 @@ def end_token(loaded: ModelFacts) -> int | None:
     tokenizer = loaded.tokenizer
     template = getattr(tokenizer, "chat_template", None)
     found = _end_of_turn(tokenizer, str(template), stops) if template else None
-    known = (found, tokenizer.eos_token_id, *_listed_ends(loaded))
+    known = (found, tokenizer.eos_token_id, *_ends_of(loaded))
     return next(int(token) for token in known if token is not None)
 
 
-def _listed_ends(loaded: ModelFacts) -> list[int | None]:
+def _ends_of(loaded: ModelFacts) -> list[int | None]:
+    return _listed_ends(loaded.generation, loaded.tokenizer, loaded.folder)
+
+
+def _listed_ends(generation: Any, tokenizer: Any, folder: Path) -> list[int | None]:
     """The end tokens of the generation settings; those given as words become numbers."""
-    listed = getattr(loaded.generation, "eos_token_id", None)
-    words = loaded.tokenizer.get_vocab() if "'" in repr(listed) else {}
+    listed = getattr(generation, "eos_token_id", None)
+    words = tokenizer.get_vocab() if "'" in repr(listed) else {}
     every = listed if isinstance(listed, list) else [listed]
     ends = [words.get(i, i) if isinstance(i, str) else i for i in every]
     if odd := [i for i in ends if i is not None and type(i) is not int]:
         raise UsageError(
-            f"{loaded.folder}: eos_token_id {odd[0]!r:.40} is no token of its tokenizer; give a "
+            f"{folder}: eos_token_id {odd[0]!r:.40} is no token of its tokenizer; give a "
             "number, or one of its words"
         )
     return ends

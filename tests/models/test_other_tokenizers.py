@@ -15,7 +15,7 @@ from szpo.models.engines import FlatEngine, GenerateEngine
 from szpo.models.loading import Reader
 from szpo.models.sampling import Sampling
 from szpo.types import Prompt
-from tests.support import tiny_models
+from tests.support import folder_run, tiny_models
 from tests.support.cases import case
 from tests.support.tiny_models import TEMPLATE, tokenizer
 
@@ -152,6 +152,16 @@ def test_end_tokens_of_a_model_may_be_words_of_its_tokenizer():
     made.model.generation_config.eos_token_id = "<end>"
     with pytest.raises(UsageError, match="eos_token_id '<end>' is no token of its tokenizer"):
         loading.stop_tokens(made)
+
+
+@pytest.mark.full
+def test_a_model_whose_end_is_no_token_is_refused_when_it_is_fetched(tmp_path):
+    model = folder_run.model(tmp_path)
+    loading.fetch(str(model), say=lambda line: None)
+    path = model / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": "<end>"}), "utf-8")
+    with pytest.raises(UsageError, match="eos_token_id '<end>' is no token of its tokenizer"):
+        loading.fetch(str(model), say=lambda line: None)
 
 
 @pytest.mark.full
