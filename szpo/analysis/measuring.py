@@ -47,7 +47,7 @@ from szpo.voting.step_record import StepReport
 
 TEXTS: Final = 6
 """Prompts whose first answers are recorded, to be read side by side."""
-PART: Final = 64
+PART: Final = 128
 """Answers that a model of this process writes at once; then it is told how many are written."""
 WRITTEN, READ, RIGHT = "answers written", "prompts read", "counting right answers"
 """Stages of a measurement: answers are written, then read after this many prompts."""
