@@ -338,6 +338,13 @@ def test_a_direction_is_as_likely_as_the_votes_are_about_anything_and_about_it()
     taste = Taste((), explanations, (), "", direction=way)
     assert taste.unsaid == pytest.approx(about, abs=1 / ONE)
     assert sum(each.chance for each in explanations) == ONE
+    named_too = Explanation(300, ((0, 5),))
+    _, three = run_taste.with_direction(
+        ("0" * 64, "tiny"), named, joint, lambda w: [0], (COMMAS,),
+        (named_too, Explanation(ONE - 300, ())),
+    )  # fmt: skip
+    own = replace(explanations[0], weights=((1, ONE),))
+    assert three == (named_too, own, Explanation(ONE - 300 - own.chance, ()))
 
 
 def test_an_explanation_is_as_likely_as_its_fit_and_counts_within_what_was_shown():

@@ -75,7 +75,10 @@ def test_a_run_improves_at_each_doubling_of_its_votes_and_says_what_came_of_it(
     with run.ledger:
         run.drive(2)
         run.improving.look()
-        assert not run.asked  # its votes show nothing
+        run.votes, run.parts.config.improves = [8], False
+        Improving(run.ledger, run.parts, run.say).at_end(Outcome("finished", "", 2, 8), bool)
+        assert not run.asked  # its votes show nothing, or it is not to improve
+        run.parts.config.improves = True
         for votes, steps, asked in (
             ([8], 2, (2, 0, None)), ([8, 12], 3, None), ([8, 12, 16], 4, (4, 1, None)),
             ([8, 12, 16, 31], 5, None),

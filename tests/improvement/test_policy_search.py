@@ -450,8 +450,9 @@ def test_where_all_answers_score_alike_the_record_says_that_nothing_was_adopted(
 def test_two_policies_that_are_not_told_apart_answer_anew_by_seeds_of_their_own():
     """Their scores are means over three times as many answers, all by the same seeds."""
     policy, aside = ToyPolicy(None, toy_policy.moving()), toy_policy.PROMPTS[:8]
-    score, _ = policy_search.scorer(LIKED, policy, aside, 5)
     start = policy.start()
+    with moved(policy, {toy_policy.SITE.b: np.float32([[0], [2], [0], [0]])}):
+        score, _ = policy_search.scorer(LIKED, policy, aside, 5)  # beside the start, wherever
     near = {toy_policy.SITE.b: np.float32([[0.3], [0.0], [-0.3], [0.0]])}
     base = policy_search.measure(policy, score, aside, 8, seed=11, base=True)
     search = Search(

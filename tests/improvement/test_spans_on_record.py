@@ -9,7 +9,7 @@ import pytest
 
 from szpo import seeds, turns
 from szpo.data.prompts import PromptSet
-from szpo.errors import EngineError, RunError, UsageError
+from szpo.errors import EngineError, LeaseError, RunError, UsageError
 from szpo.improvement import guidance, policy_gradient
 from szpo.ledger import run_spec, spans
 from szpo.ledger.database import Ledger
@@ -148,6 +148,8 @@ def test_a_proposal_is_of_all_verdicts_so_far_and_measured_with_the_three_before
     }  # fmt: skip
 
     epoch = lease.acquire(ledger, "test").epoch
+    with pytest.raises(LeaseError):
+        guidance.record(ledger, parts, made, 5, epoch - 1)
     guidance.record(ledger, parts, made, 5, epoch)
     span = spans.read(ledger)[-1]
     assert (span.first, span.noise, span.mixing) == (5, 0.25, ((0.5,) * 4,))

@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -265,3 +266,17 @@ def test_withdrawn_rows_take_their_new_counts_and_their_evidence_is_forgotten():
     assert left.votes.up.tolist() == [0, 0, 0.5] and left.votes.down.tolist() == [0, 1, 0.25]
     assert left.votes.plus_on_a.tolist() == [0, -1, -1] and left.log_factor == -np.inf
     assert all_votes.take_back(left, left.withdrawn) is left and record.votes.up[0] == 1
+
+
+def test_the_gradient_shrinks_by_the_share_of_what_no_coordinate_is(monkeypatch):
+    settings, votes = settings_of(), Votes(np.eye(6), np.ones(6), np.zeros(6))
+    along = fit(votes, all_votes.prior(settings))
+    joint = SimpleNamespace(named=None, states="states", share=0.25, signal=0.5, log_factor=1.5)
+    monkeypatch.setattr(all_votes, "fit_named", lambda settings, record: joint)
+    monkeypatch.setattr(all_votes.named_features, "in_coordinates", lambda named, features: along)
+    named = replace(settings, features="features")
+    found, told = all_votes.fit_votes(named, None)
+    assert told is joint and (float(found.signal), float(found.log_factor)) == (0.5, 1.5)
+    np.testing.assert_allclose(found.w, 0.75 * along.w)
+    joint.states = None
+    assert all_votes.fit_votes(named, None)[0] is along
