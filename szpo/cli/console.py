@@ -55,6 +55,7 @@ SILENT_S: Final = 5.0
 LOG_S: Final = 60.0
 """Longest silence in a log."""
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_NUMBERS: Final = re.compile(r"[\d:,.]+")
 _pulses: list[Pulse] = []
 BESIDE: Final = 100
 """Fewest columns of a terminal in which two answers stand side by side."""
@@ -117,9 +118,14 @@ class Pulse:
         self._shown = self._open = False
 
     def note(self, doing: str) -> None:
-        """Note the work that begins now; "" is none that somebody waits for."""
+        """Note the work that begins now; "" is none that somebody waits for.
+
+        Where only its numbers are others, it is the same work, whose seconds go on.
+        """
         with self._lock:
-            self._doing, self._since = doing, self._clock()
+            if _NUMBERS.sub("", doing) != _NUMBERS.sub("", self._doing):
+                self._since = self._clock()
+            self._doing = doing
 
     def wrap(self, stream: TextIO) -> TextIO:
         """The stream, whose output this hears."""

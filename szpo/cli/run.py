@@ -462,7 +462,7 @@ def _say_next(
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
     if pairs := orders.asked(ledger):
-        page = f"its page asks {pairs} blind pairs of start and end; close them on the operator's"
+        page = f"its page asks {pairs} blind pairs of start and end; the operator's closes them"
         every = {"serve": page, **every}
     elif moves and not compared and _asks_people(ledger) and budget.is_spent(ledger):
         page = "its operator's page orders blind pairs of start and end, for people"

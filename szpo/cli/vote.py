@@ -237,27 +237,30 @@ class _Pace:
     def __init__(self) -> None:
         self.first: tuple[float, int] | None = None
         """When it was first seen, and after how many steps."""
+        self.last: tuple[float, int] | None = None
+        """The same of its latest step."""
 
     def describe(self, steps: Stage, now: str) -> str:
         """How far it is, and how long it takes as fast as its steps were so far."""
-        told, at = f"improving: {steps.done} of at most {steps.of} steps", time.monotonic()
+        at, some = time.monotonic(), steps.done < USUAL_STEPS
+        told = f"some {USUAL_STEPS} steps, at most {steps.of}" if some else f"{steps.of} at most"
+        told = f"improving: {steps.done} of {told}"
         if (
             self.first is None
             or steps.done < self.first[1]
             or (now and steps.done == self.first[1])
         ):
-            self.first = at, steps.done  # what comes before a step is no part of it
-        began, done = self.first
+            self.first = self.last = at, steps.done  # what comes before a step is no part of it
+        if self.last is None or steps.done != self.last[1]:
+            self.last = at, steps.done
+        (began, none), (ended, done) = self.first, self.last
         if now:
             return f"{told}; {now}"
-        if steps.done == done:
+        if done == none:
             return told
-        each = (at - began) / (steps.done - done)
-        if steps.done < USUAL_STEPS:
-            rest = console.count(math.ceil((USUAL_STEPS - steps.done) * each / 60), "minute")
-            return f"{told}, {USUAL_STEPS} as a rule: about {rest} left"
-        rest = console.count(math.ceil((steps.of - steps.done) * each / 60), "minute")
-        return f"{told}, at most {rest} left"
+        left = ((USUAL_STEPS if some else steps.of) - done) * (ended - began) / (done - none)
+        rest = console.count(max(1, math.ceil((left - (at - ended)) / 60)), "minute")
+        return f"{told}; {'about' if some else 'at most'} {rest}, then measuring"
 
 
 class _Sitting:

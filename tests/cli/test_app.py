@@ -170,6 +170,13 @@ def test_a_silent_command_says_what_it_does(monkeypatch):
     pulse.note("measuring")
     pulse.beat()
     assert log.getvalue().endswith("measuring (0 s; the machine is busy: load 5.1)\n")
+    pulse.note("answers written 1/9")
+    now[0] += 70
+    pulse.note("answers written 2/9, 0:01:00 left")  # other words are other work
+    now[0] += 70
+    pulse.note("answers written 3/9, 0:00:50 left")
+    pulse.beat()
+    assert log.getvalue().endswith(" left (70 s; the machine is busy: load 5.1)\n")
     monkeypatch.setenv(console.CHILD, "1")  # a parent writes to the same terminal
     now[0], beside = 0.0, Screen(terminal=True)
     pulse = console.Pulse(beside, lambda: now[0])

@@ -121,18 +121,19 @@ def test_who_waits_for_an_improvement_reads_how_far_it_is_and_how_long_it_takes(
     with setup_progress.writing(run, setup_progress.IMPROVING) as tell:
         for stage in (
             ("the start's answers", 0, 0),
-            *((setup_progress.STEPS, n, 80) for n in (0, 1, 4, 12)),
+            *((setup_progress.STEPS, n, 80) for n in (0, 1, 1, 4, 12)),
         ):
             if not said:
                 tell(setup_progress.STEPS, 0, 80)
             tell(*stage)
             said.append(pace.describe(*setup_progress.read_improving(run)))
     assert said == [
-        "improving: 0 of at most 80 steps; the start's answers",
-        "improving: 0 of at most 80 steps",
-        "improving: 1 of at most 80 steps, 10 as a rule: about 18 minutes left",
-        "improving: 4 of at most 80 steps, 10 as a rule: about 5 minutes left",
-        "improving: 12 of at most 80 steps, at most 23 minutes left",
+        "improving: 0 of some 10 steps, at most 80; the start's answers",
+        "improving: 0 of some 10 steps, at most 80",
+        "improving: 1 of some 10 steps, at most 80; about 18 minutes, then measuring",
+        "improving: 1 of some 10 steps, at most 80; about 17 minutes, then measuring",
+        "improving: 4 of some 10 steps, at most 80; about 6 minutes, then measuring",
+        "improving: 12 of 80 at most; at most 29 minutes, then measuring",
     ]
     assert setup_progress.read_improving(run) is None
 
