@@ -136,6 +136,17 @@ def _answers(ledger):
     return {row["comparison"]: row["n"] for row in rows}
 
 
+def test_a_final_seat_that_was_skipped_leaves_its_side_to_the_next(ledger, service):
+    """Of one comparison: the third panelist has the side of the first, who could not judge."""
+    place_final(ledger, 1)
+    sides = []
+    for number, choice in enumerate(("skip", "A", "B", "A")):
+        seat = service.final(service.enroll("person", f"p{number}"))
+        service.cast(seat.id, choice, idem=seat.id)
+        sides.append(seat.plus_side)
+    assert sides[1] != sides[2] and {sides[1], sides[2]} == {"A", "B"}
+
+
 def test_no_side_of_a_final_comparison_follows_from_others():
     places = [(order, 2 * pair) for order in range(20) for pair in (0, 1)]
     rounds = [blind.planned_sides(3, order, 6, pair) for order, pair in places]
