@@ -523,6 +523,11 @@ def test_a_search_sets_out_from_the_places_the_guards_and_the_seeds_of_the_run(
     np.testing.assert_array_equal(places[theta.UPDATED][toy_policy.SITE.b], mix)
     assert [*begin(taken_back=True)[1]] == [theta.START, theta.RECOMMENDED]
     assert [*begin(adopted=0)[1]] == [theta.START, theta.RECOMMENDED]
+    body = {"steps": 2, "theta_sha256": theta.theta_digests(ledger)[0]}
+    ledger.record_event(theta.RETURNED, "controller", body)
+    places = begin(taken_back=False)[1]  # the start is what the run recommends again
+    assert [*places] == [theta.START, theta.RECOMMENDED]
+    assert policy_search.are_equal(places[theta.RECOMMENDED], places[theta.START])
 
 
 def test_where_no_step_gains_the_mix_is_adopted_if_it_was_begun_at_and_else_nothing(
