@@ -252,12 +252,16 @@ def equal() -> Table:
 
 
 def by_reading() -> Table:
-    """Share of decided pairs that three ways win against the start, read blind, by taste."""
-    found: dict[tuple[str, str], list[list[str]]] = {}
+    """Share of decided pairs that each way wins against the start, read blind, by taste."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in read("reading")[1:]:
-        found.setdefault((row[0], row[1]), []).append(row)
-    rows = [[*of, *(each[5] for each in ways)] for of, ways in found.items()]
-    return ("taste", "votes", "best of eight", "tuned", "the brief as a system prompt"), rows
+        found.setdefault((row[0], row[1]), {})[row[2]] = row
+    heads = "best of eight", "tuned", "the brief as a system prompt", "DPO on the same votes"
+    rows = [
+        [*of, *(ways[head][5] if head in ways else "" for head in heads), ways["tuned"][6]]
+        for of, ways in found.items()
+    ]
+    return ("taste", "votes", *heads, "tuned, overall"), rows
 
 
 def untrained(taste: str, votes: int) -> str:

@@ -229,6 +229,8 @@ def test_all_numbers_of_a_set_are_those_of_its_adapters_by_answers_that_chose_no
     with wide_guards.wide():
         *entries, lacking = [entry for _, entry in made.make()]
     assert lacking == {"name": "questions", "why": "all answers of the start are alike in it"}
+    (loud,), (louder,) = (aims.read([f"loud = {way} exclamations"]) for way in ("fewer", "more"))
+    assert made.key(loud) != made.key(louder)  # the opposite is made, not taken for it
     taught, judged = adapter_set.split_prompts(toy_policy.PROMPTS, 5)
     assert (len(taught), len(judged)) == (18, 6) and {*taught} | {*judged} == {*toy_policy.PROMPTS}
     halved = {n: v.astype(np.float16).astype(np.float32) for n, v in toy_policy.A.items()}

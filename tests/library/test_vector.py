@@ -204,6 +204,13 @@ def test_mirroring_keeps_points_inside_and_what_is_inside_unchanged(z):
     assert x[inside] == pytest.approx(free[inside], abs=1e-9)
 
 
+def test_two_points_coincide_only_where_all_their_coordinates_do():
+    space = make_space(None, [0, 0], 1.0, [(-1, 1), (-9, 9)])
+    assert space.to_vector([0.5, 0]) == pytest.approx(space.to_vector([1.5, 0]))
+    assert space.coincide([0.5, 0], [1.5, 0])  # the first is mirrored at 1
+    assert not space.coincide([0.5, 0], [1.5, 2])
+
+
 NAMED = {"rate": (1e-4, 1.0, "log"), "width": (0, 4)}
 
 

@@ -38,6 +38,11 @@ def test_the_share_by_hand(found, wanted):
     assert choose_share(3.0, readings(*found)) == wanted
 
 
+def test_a_point_recorded_after_an_earlier_reading_keeps_that_readings_nats():
+    found = KlMeasurement(3.0, readings((256, 12.0), (121, 1.5), (143, 3.1)), 121)
+    assert found.follows and found.measured == 1.5 and found.nearest.share == 121
+
+
 def test_a_short_way_is_measured_once():
     def read(share):
         return Reading(share, 0.2 * (share / SHARE_PARTS) ** 1.5, 0.1)
