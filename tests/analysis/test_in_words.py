@@ -33,3 +33,14 @@ def test_a_prompt_that_comes_again_is_left_out_as_a_whole():
     again = [f"prompt {i // 4}" for i in range(40)]
     assert in_words.explain(x, apart, again, named).share < 0.2
     assert in_words.explain(x, apart, [f"prompt {i}" for i in range(40)], named).share > 0.4
+
+
+def test_prompts_are_left_out_by_their_order_and_no_number_of_this_process():
+    rng = np.random.default_rng(7)
+    x, noise = rng.normal(size=(160, 6)), rng.normal(size=160)
+    apart = x[:, 0] + noise
+    shares = {
+        in_words.explain(x, apart, [f"{begin}{i // 2:03}" for i in range(160)], NAMED).share
+        for begin in ("prompt ", "asked ", "", "z")
+    }
+    assert len(shares) == 1

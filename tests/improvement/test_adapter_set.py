@@ -393,6 +393,9 @@ def test_what_matters_little_beside_a_direction_of_states_waives_no_guard():
     feature, one = Feature("length", FEATURE_GRID, 0, 1, 0), FEATURE_GRID
     alone = Taste((feature,), (Explanation(1, ((0, one),)),), (), "")
     assert aims.waived_by(alone) == (text_guards.LENGTH,)
+    torn = replace(alone, explanations=(Explanation(1, ((0, one),)), Explanation(1, ((0, -one),))))
+    assert torn.weights == [0] and torn.sizes == [1]  # in either sense it is about length
+    assert aims.waived_by(torn) == (text_guards.LENGTH,)
     for wide, waived in ((16, (text_guards.LENGTH,)), (64, ())):
         way = Direction("0" * 64, "tiny", 2, 1024, (one,), 0, wide * one, 0)
         both = (Explanation(1, ((0, one),)), Explanation(1, ((1, one),)))

@@ -122,6 +122,19 @@ def test_a_new_invitation_ends_the_former_link_and_code_but_no_session(ledger):
     assert credentials.redeem(ledger, second.token)[1].panelist == who.panelist
 
 
+def test_a_session_lasts_no_longer_than_the_invitation_that_stands(ledger):
+    credentials.invite(ledger, "panelist", "P", days=30)
+    short = credentials.invite(ledger, "panelist", "P", days=0.25)
+    credentials.login(ledger, "P", short.code)
+    (session,) = credentials.of_name(ledger, "P", "session")
+    (code,) = {
+        row["expires_us"]
+        for row in credentials.of_name(ledger, "P")
+        if row["kind"] != "session" and row["revoked_us"] is None
+    }
+    assert session["expires_us"] == code < session["created_us"] + credentials.SESSION_US
+
+
 def test_a_link_works_once_and_a_code_until_it_ends(ledger):
     made = credentials.invite(ledger, "panelist", days=2)
     session, who = credentials.redeem(ledger, made.token)
