@@ -27,15 +27,15 @@ GivenRun: TypeAlias = Tables | Ledger | str | Path
 def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
     """The share of held-out pairs that the tuned model wins against the base, over votes.
 
-    Pairs of answers are compared by a simulated panel's reward. The band is the 95 % interval; one
-    half is no gain.
+    Pairs of answers are compared by a simulated panel's reward; without one there is the blind
+    comparison at the end alone. The band is the 95 % interval; one half is no gain.
     """
     with _ledger(run) as ledger:
         series = charts.gain_series(improvement.read(ledger))
     if series is None:
         raise UsageError(
-            "plots.gain: no gain was measured along this run; it takes held-out prompts and a "
-            "simulated panel"
+            "plots.gain: no gain was measured in this run; it takes held-out prompts, and a "
+            "simulated panel or a blind comparison"
         )
     axes = _draw(series, ax, ("votes", "pairs won", charts.GAIN))
     axes.axhline(0.5, color="grey", linestyle="--", linewidth=1)

@@ -75,6 +75,8 @@ def estimate_series(steps: Iterable[tuple[int, float | None, float | None]]) -> 
 def gain_series(helped: Improvement) -> Series | None:
     """The share of held-out pairs won, over votes, with intervals; None if not measured."""
     known = [(p.votes, p.wins) for p in helped.points if p.wins is not None]
+    if not known and helped.share is not None:  # no reward is known: those who compared it blind
+        known = [(helped.votes, helped.share)]
     gained = [(votes, wins.value or 0.0, wins.low, wins.high) for votes, wins in known]
     # Before any vote the tuned policy is the base, which wins half of its pairs.
     return Series.of("held out", [(0, 0.5, 0.5, 0.5), *gained]) if gained else None

@@ -312,6 +312,8 @@ def test_the_function_compares_the_policy_with_its_start_at_the_end(model, tmp_p
     assert (cast.new, cast.start, cast.same) == (kinds["a"], kinds["b"], kinds["tie"])
     assert cast.by == "the function that votes" and helped.share == cast.preferred
     assert helped.pairs == f"{cast.new + cast.start} blind pairs"
+    (line, *_) = szpo.plots.gain(place).get_lines()  # from a half, before any vote, to the end
+    assert line.get_xydata().tolist() == [[0, 0.5], [50, cast.preferred.value]]
 
 
 def test_it_is_asked_about_two_answers_where_verdicts_are_on_rows(model):
