@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -235,31 +235,21 @@ class _Pace:
     """How fast the improvement at a run's end goes."""
 
     def __init__(self) -> None:
-        self.first: tuple[float, int] | None = None
-        """When it was first seen, and after how many steps."""
-        self.last: tuple[float, int] | None = None
-        """The same of its latest step."""
+        self._steps = Countdown(time.monotonic)
 
     def describe(self, steps: Stage, now: str) -> str:
         """How far it is, and how long it takes as fast as its steps were so far."""
-        at, some = time.monotonic(), steps.done < USUAL_STEPS
+        some = steps.done < USUAL_STEPS
         told = f"some {USUAL_STEPS} steps, at most {steps.of}" if some else f"{steps.of} at most"
         told = f"improving: {steps.done} of {told}"
-        if (
-            self.first is None
-            or steps.done < self.first[1]
-            or (now and steps.done == self.first[1])
-        ):
-            self.first = self.last = at, steps.done  # what comes before a step is no part of it
-        if self.last is None or steps.done != self.last[1]:
-            self.last = at, steps.done
-        (began, none), (ended, done) = self.first, self.last
+        if now:
+            self._steps = Countdown(time.monotonic)  # what comes before a step is no part of it
+        left = self._steps.left(replace(steps, of=USUAL_STEPS) if some else steps)
         if now:
             return f"{told}; {now}"
-        if done == none:
+        if left is None:
             return told
-        left = ((USUAL_STEPS if some else steps.of) - done) * (ended - began) / (done - none)
-        rest = console.count(max(1, math.ceil((left - (at - ended)) / 60)), "minute")
+        rest = console.count(max(1, math.ceil(left / 60)), "minute")
         return f"{told}; {'about' if some else 'at most'} {rest}, then measuring"
 
 

@@ -58,21 +58,26 @@ class Countdown:
         self._first, self._last = Stage("", 0, 0), Stage("", 0, 0)
         self._began = self._ends = 0.0
 
+    def left(self, stage: Stage) -> float | None:
+        """Seconds that the rest takes at the pace since the stage was first given, or None."""
+        now = self._clock()
+        if stage.name != self._last.name or stage.done < self._last.done:
+            self._first, self._began = stage, now
+        elif stage.done > self._last.done:
+            each = (now - self._began) / (stage.done - self._first.done)
+            self._ends = now + each * (stage.of - stage.done)
+        self._last = stage
+        return self._ends - now if stage.done > self._first.done else None
+
     def describe(self, stage: Stage) -> str:
-        """The stage in words; its pace is that since it was first given.
+        """The stage in words, with the time that is `left`.
 
         >>> seconds = iter([0.0, 10.0, 12.0])
         >>> count = Countdown(lambda: next(seconds))
         >>> [count.describe(Stage("votes", done, 1200)) for done in (200, 400, 400)]
         ['votes 200/1,200', 'votes 400/1,200, 0:00:40 left', 'votes 400/1,200, 0:00:38 left']
         """
-        now = self._clock()
-        if stage.name != self._last.name or stage.done < self._last.done:
-            self._first, self._began, self._ends = stage, now, now
-        elif stage.done > self._last.done:
-            each = (now - self._began) / (stage.done - self._first.done)
-            self._ends = now + each * (stage.of - stage.done)
-        self._last, left = stage, int(self._ends - now)
+        left = int(self.left(stage) or 0)
         if not stage.of:
             return stage.name
         rest = f", {timedelta(seconds=left)} left" if left > 0 else ""
