@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 COMMON: Final[Mapping[str, frozenset[str]]] = {
     name: frozenset(words.split())
     for name, words in {
-        "English": "the and is of to in it you that was for with are this my i be have what how "
+        "English": "a the and is of to in it you that was for with are this my i be have what how "
         "about on as an your me they",
         "German": "der die das und ist nicht ein eine einen ich du es mit für auf den dem sie wie "
         "von zu im am was über mir wir sind auch",

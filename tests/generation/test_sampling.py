@@ -168,6 +168,8 @@ def test_what_is_wrong_with_base_answers_is_said_with_what_mends_it():
         ("雨の日について書いてください", "Japanese"),
         ("写一个关于雨的故事", "Chinese"),
         ("Расскажи о дожде", "Cyrillic"),
+        ("Tell me about a parade seen from a roof.", "English"),
+        ("Describe a parade seen from a roof.", None),  # "a" is Portuguese too
         ("w20 w21 w22", None),
         ("12 + 30 = 42", None),
         ("", None),
