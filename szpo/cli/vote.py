@@ -311,6 +311,7 @@ class _Sitting:
 
     def _wait(self) -> tuple[Assignment, ...] | None:
         """The next sheet, as soon as there is one; () at the run's end, None to leave."""
+        told = console.draws()  # a log's first line would come after a minute
         with console.never_silent(""):
             while True:
                 status = self.status.read()
@@ -323,6 +324,9 @@ class _Sitting:
                 while self.model.lines:
                     if (line := self.model.lines.pop(0)).startswith(("warning: ", "say: ")):
                         console.complain(line)
+                if not told and status.state in ("none", "generating"):
+                    console.complain(DOING[status.state])
+                    told = True
                 console.doing(f"{self._describe(status)} ({console.LEAVE}: leave)")
                 if self.keys.pause(LOOK_S):
                     return None

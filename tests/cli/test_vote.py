@@ -160,6 +160,14 @@ def test_who_waits_for_the_last_measurement_reads_how_many_answers_are_left(driv
     ]
 
 
+def test_who_waits_without_a_terminal_reads_at_once_what_for(staged, type_in, monkeypatch):
+    stage = staged(begun=False, sets=ROWS)
+    monkeypatch.setattr(console.Keys, "pause", lambda keys, seconds: True)  # q, while waiting
+    with lease.hold(stage.ledger):
+        code, seen = type_in(["y"], stage.ledger.path)
+    assert code == 0 and seen.count("the model writes the first answers\n") == 1
+
+
 @pytest.mark.parametrize("pace", [1.0, 0.5, 2.0])
 def test_the_time_left_is_true_to_half_as_much_again_soon_after_a_person_changes_pace(pace):
     """Twenty sheets of eight rows, whose times differ by half; the pace changes after ten."""
