@@ -235,6 +235,12 @@ class CostPlan:
     improving_answers: int = 0
     """About how many answers so many rounds draw and read."""
     improving_minutes: float | None = None
+    first_answers: int = 0
+    """Answers that are drawn before the first question."""
+    second_answers: int = 0
+    """Answers that are drawn behind it, before the first question of the second round."""
+    answer_seconds: float | None = None
+    """Measured on this machine."""
 
 
 def estimate_cost(
@@ -276,6 +282,7 @@ def estimate_cost(
     measured += 2 * PAIRS if asked and simulated and o.D == 1 else 0
     # A gradient pass costs about as much as sampling the answer.
     made = config.steps * step_answers(config)
+    opening = o.K * o.N * answer_pool.FEWER if still else step_answers(config)
     answers = made + 2 * (setup + points) + measured
     tokens = answers * config.generation.max_new_tokens
     read, read_minutes = most_read(config, votes)
@@ -303,6 +310,9 @@ def estimate_cost(
         improving_rounds=rounds,
         improving_answers=improving,
         improving_minutes=None if answer_seconds is None else improving * answer_seconds / 60,
+        first_answers=opening if still else opening + setup,
+        second_answers=opening + setup if still else opening,
+        answer_seconds=answer_seconds,
     )
 
 
@@ -394,6 +404,13 @@ def describe_cost(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         f"at most {plan.tokens:,} tokens"
     )
     yield "generation", made + _describe_minutes(plan.generation_minutes)
+    if kind == "people":
+        pace = None if plan.answer_seconds is None else plan.answer_seconds / 60
+        first, behind = (
+            f"{count:,} answers{_describe_minutes(pace and pace * count)}"
+            for count in (plan.first_answers, plan.second_answers)
+        )
+        yield "waiting", f"before the first pair {first}; before the second round {behind}"
     if config.guides and (count := plan.votes // EVERY):
         drawn = count * PROPOSED_ANSWERS
         yield "guiding", f"besides, {count} proposals by about {drawn:,} answers that nobody reads"

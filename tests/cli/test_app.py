@@ -509,6 +509,20 @@ def test_the_plan_counts_what_improving_draws_besides():
     assert "at most 5 rounds" in told and "minutes on this machine" in told
 
 
+def test_the_plan_says_what_people_wait_for():
+    """Eight rows of four candidates before the first pair; 256 answers once, behind it."""
+    config = settings_file.load(preset_name="people", sets=["model.name=smollm2"])
+    found = budget.estimate_cost(config, answer_seconds=0.3)
+    assert (found.first_answers, found.second_answers) == (32, 32 + 256)
+    assert dict(budget.describe_cost(found, config))["waiting"] == (
+        "before the first pair 32 answers, about 0.2 minutes on this machine, measured; "
+        "before the second round 288 answers, about 1.4 minutes on this machine, measured"
+    )
+    config = settings_file.load(preset_name="people", sets=["subspace.kind=features"])
+    found = budget.estimate_cost(config)
+    assert (found.first_answers, found.second_answers) == (found.setup_answers + 64, 64)
+
+
 def test_init_never_overwrites_unasked(tmp_path, capsys):
     file = tmp_path / "run.toml"
     file.write_text("mine")
