@@ -58,13 +58,13 @@ class PromptReader(Protocol):
         """Log-probability of each whole answer after the prompt at the start, nats (answers,)."""
 
 
-def draw_others(prompts: int, seed: int) -> Ints:
+def draw_others(prompts: int, seed: int, others: int = OTHERS) -> Ints:
     """Draw for each prompt the other prompts after which its answers are read.
 
     ``seed`` is the same for all policies that are compared.
 
     Returns:
-        (prompts, others): `OTHERS` different prompts, or all others where there are fewer.
+        (prompts, others): so many different prompts, or all others where there are fewer.
 
     >>> draw_others(3, 0).tolist()  # all others of three
     [[1, 2], [2, 0], [1, 0]]
@@ -72,7 +72,7 @@ def draw_others(prompts: int, seed: int) -> Ints:
     rows = []
     for own in range(prompts):
         key = seeds.derive(seed, "other prompts", k=own)
-        drawn = seeds.permutation(key, prompts - 1)[:OTHERS]
+        drawn = seeds.permutation(key, prompts - 1)[:others]
         rows.append(drawn + (drawn >= own))
     return np.array(rows, np.int64).reshape(prompts, -1)
 
@@ -83,14 +83,15 @@ def answer_margins(
     answers: Sequence[Sequence[Answer]],
     *,
     seed: int,
+    others: int = OTHERS,
     read: Callable[[], None] = lambda: None,
 ) -> list[Floats]:
     """The margin of each answer in nats; nan for an empty answer.
 
-    Prompts: at least two, all different. ``seed`` draws the other prompts; it is the same before
+    Prompts: at least two, all different. ``seed`` draws the ``others``; it is the same before
     and after tuning. ``read`` is called after each prompt.
     """
-    drawn = draw_others(len(prompts), seed)
+    drawn = draw_others(len(prompts), seed, others)
     found = [np.full((len(row), 1 + drawn.shape[1]), np.nan) for row in answers]
     spoken = [[i for i, answer in enumerate(row) if answer.text] for row in answers]
     for i, prompt in enumerate(prompts):
@@ -128,7 +129,11 @@ def measure_margin(
 
 
 def margins_in_turn(
-    policy: object, asked: Sequence[Prompt], answers: Sequence[Answer], seed: int
+    policy: object,
+    asked: Sequence[Prompt],
+    answers: Sequence[Answer],
+    seed: int,
+    others: int = OTHERS,
 ) -> list[float | None]:
     """The margin of one answer to each prompt, in nats; prompts may repeat.
 
@@ -142,7 +147,7 @@ def margins_in_turn(
         return margins
     places = [[i for i, own in enumerate(asked) if own == prompt] for prompt in prompts]
     found = answer_margins(
-        policy, prompts, [[answers[i] for i in row] for row in places], seed=seed
+        policy, prompts, [[answers[i] for i in row] for row in places], seed=seed, others=others
     )
     for row, values in zip(places, found, strict=True):
         for i, value in zip(row, values.tolist(), strict=True):

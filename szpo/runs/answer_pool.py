@@ -49,8 +49,11 @@ EVEN: Final = 0.15
 
 def draw(
     run: Services, at: Position, step: int, prompts: Sequence[Prompt]
-) -> tuple[tuple[Comparison, ...], dict[str, Any]]:
-    """The rows of a step, one for each prompt, and what the record keeps of their choice."""
+) -> tuple[tuple[Comparison, ...], dict[str, Any], list[tuple[Prompt, Answer]]]:
+    """The rows of a step, one for each prompt; what the record keeps of their choice; candidates.
+
+    The first candidates of all rows come first, then their second ones, and so on.
+    """
     planned = read_step(run.ledger, step)
     settings = planned.settings(run.settings)
     named, query = settings.features, planned.query(settings)
@@ -71,7 +74,7 @@ def draw(
     hidden, even = withdrawn(run.ledger), run.evens and not length_matters(named, found)
     rows: list[Comparison] = []
     noted: dict[str, list[Any]] = {"candidates": [], "worth": []}
-    for i, (prompt, drawn) in enumerate(zip(prompts, pools, strict=True)):
+    for i, (prompt, candidates) in enumerate(zip(prompts, pools, strict=True)):
         k, n = divmod(i, settings.section.N)
         key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
         rank = sum(not row.identical for row in rows)
@@ -83,7 +86,7 @@ def draw(
             noted["candidates"].append([])
             noted["worth"].append(None)
             continue
-        pool = [[clean_answer(each) for each in answers] for answers in drawn]
+        pool = [[clean_answer(each) for each in answers] for answers in candidates]
         fit = [[each for each in answers if each.text not in hidden] for answers in pool]
         if i in checks:
             fit = [answers[:1] for answers in fit]
@@ -107,7 +110,9 @@ def draw(
     by = {}
     if improved is not None:
         by = {"policy": improved.sha256, "checks": [rows[i].id for i in sorted(checks)]}
-    return tuple(rows), {"pool": {**noted, "after": at.state.step, **by}}
+    every = zip(*(itertools.chain(*pools[i]) for i in new), strict=True)
+    drawn = [(prompts[i], clean_answer(a)) for one in every for i, a in zip(new, one, strict=True)]
+    return tuple(rows), {"pool": {**noted, "after": at.state.step, **by}}, drawn
 
 
 def _places_of_checks(run: Services, settings: Settings, step: int) -> set[int]:

@@ -138,6 +138,8 @@ def run(services: Services) -> Outcome:
         with lease.hold(services.ledger) as held:
             return run(replace(services, lease=held))
     at = resume(services.ledger, services.settings, services.policy)
+    if at.step == 0 and services.check is not None:
+        _write(services, at, Stopwatch(services.timer), then_open=False)
     while True:
         pauses.pause_if_due(services.ledger, at.step)
         end = outcome_if_paused(services, at) or _outcome_if_done(services, at)
@@ -149,12 +151,17 @@ def run(services: Services) -> Outcome:
         at = found
 
 
+def _write(run: Services, at: Position, watch: Stopwatch, *, then_open: bool) -> None:
+    """Plan the next step and write its answers, unless they are stored."""
+    run.guide(at.step, run.epoch)
+    if sample_batches.plan(run, at, at.step):
+        sample_batches.generate(run, at, at.step, watch, then_open=then_open)
+
+
 def _do_step(run: Services, at: Position) -> Position | Outcome:
     """Do one step; returns an outcome if the run was paused while the step was open."""
     watch, step = Stopwatch(run.timer), at.step
-    run.guide(step, run.epoch)
-    if sample_batches.plan(run, at, step):
-        sample_batches.generate(run, at, step, watch, then_open=run.lag == 0 or step == 0)
+    _write(run, at, watch, then_open=run.lag == 0 or step == 0)
     if run.lag:
         run.guide(step + 1, run.epoch)  # a step is planned as the one before it opens
     sample_batches.open_stored(run, at, step)

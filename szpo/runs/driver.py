@@ -53,7 +53,7 @@ def prepare(
 ) -> Services:
     """Make what the loop needs to run until the settings' votes or steps are used up.
 
-    For people, sample answers are checked before the first sheet, which may pause the run and
+    For people, the first round's answers are checked before it opens, which may pause the run and
     reports through ``say``. While they vote, the next step's answers are generated, but where
     the caller asks and tells them ``by_hand``.
     """
@@ -61,8 +61,9 @@ def prepare(
     assemble.require_counted(parts)
     people = config.panel.kind == "people"
 
-    if people:
-        samples.check_once(ledger, parts, say)
+    check = partial(samples.check_once, ledger, parts.policy, say) if people else None
+    if check is not None:
+        check()  # a run that goes on although its samples are refused
     minutes, service = config.panel.deadline_minutes, VoteService(ledger)
     panel = LedgerEvaluator(service) if parts.panel is None else parts.panel.evaluator(service)
     if isinstance(panel, Telling):
@@ -86,6 +87,7 @@ def prepare(
         checks=CHECKS,
         aside=services.set_aside(parts.prompts.train, ledger.root_seed)[1],
         evens=people,
+        check=check,
     )
 
 

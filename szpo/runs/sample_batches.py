@@ -100,7 +100,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     ledger, settings = run.ledger, run.settings
     prompts = _prompts(run, step)
     if settings.picks_pairs:
-        (comparisons, pool), seconds = watch.time(
+        (comparisons, pool, drawn), seconds = watch.time(
             "generation_s", lambda: answer_pool.draw(run, at, step, prompts)
         )
     else:
@@ -114,7 +114,11 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
             "generation_s", lambda: run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
         )
         comparisons = compare(settings, step, asked, batches)
+        rows = [row for each in comparisons for row in each.rows]
+        drawn = [(row.prompt, answer) for row in rows for answer in (row.plus, row.minus)]
     failpoint("cp3")
+    if run.check is not None and step == 0:
+        run.check(drawn)
     figures = {**guards.figures(comparisons), "generation_s": seconds}
     if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
         figures["batch_rows"] = run.policy.halved_rows  # the batch's shape changes last bits

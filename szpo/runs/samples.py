@@ -3,9 +3,9 @@
 The weights are recomputed from the ledger's updates, never stored. "base" is this ledger's θ₀;
 "current" is the policy after all applied steps.
 
-Before its first sheet a run for people draws `SAMPLES` answers to its own prompts, counts those
-that nobody can judge, and records both. Shares beyond `szpo.models.answer_shares.BOUNDS` pause the
-run; the operator may still go on, which is recorded.
+Before its first sheet opens, a run for people reads the answers that were drawn for it, counts
+those that nobody can judge, and records both. Shares beyond `szpo.models.answer_shares.BOUNDS`
+pause the run; the operator may still go on, which is recorded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ PROMPTS = 6
 COMPARISONS = 20
 """Default number of comparisons of a final order."""
 
-SAMPLES: Final = 20
+SAMPLES: Final = 12
+"""Most answers of the first round that are read and shown as samples."""
+OTHERS: Final = 2
+"""Other prompts after which a sample is read: with seven, reading takes longer than writing."""
 DRAWN_EVENT: Final = "sample check"
 ACCEPTED: Final = "samples accepted"
 PAUSED_BY: Final = "the sample check"
@@ -241,21 +244,24 @@ class SampleCheck:
         return f"people could not judge these answers: {'; '.join(beyond)}"
 
 
-def check_once(ledger: Ledger, parts: RunParts, say: Say) -> None:
-    """Draw, show and record the samples of a run for people, once; pause it if they are refused.
+def check_once(
+    ledger: Ledger, policy: Policy, say: Say, drawn: Sequence[tuple[Prompt, Answer]] = ()
+) -> None:
+    """Record and show the samples of a run for people, once; pause it while they are refused.
 
-    Nothing is drawn once its first round is over.
+    ``drawn``: the answers of its first round, where they were just written; once that is over,
+    nothing is checked.
     """
     if ledger.last_applied() is not None:
         return
     found = read_check(ledger)
-    if found is None:
-        ledger.record_event(DRAWN_EVENT, "run", _draw(ledger, parts))
+    if found is None and drawn:
+        ledger.record_event(DRAWN_EVENT, "run", _read_samples(ledger, policy, drawn[:SAMPLES]))
         found = read_check(ledger)
         assert found is not None, "it was just recorded"
         for line in describe_check(found):
             say(line)
-    if found.refusal and lease.controller(ledger)["paused_by"] != PAUSED_BY:
+    if found is not None and found.refusal and lease.controller(ledger)["paused_by"] != PAUSED_BY:
         say(f"{found.refusal}; {ADVICE}, or {HOW_TO_OPEN}")
         pauses.pause(ledger, PAUSED_BY, found.refusal)
 
@@ -317,15 +323,15 @@ def describe_check(found: SampleCheck) -> list[str]:
     return [*lines, f"{many} sample answers: {shares}; read all of them on the operator's page"]
 
 
-def _draw(ledger: Ledger, parts: RunParts) -> dict[str, Any]:
-    """Draw sample answers and measure their margins; returns the event's body."""
-    key = seeds.derive(ledger.root_seed, "sample check")
-    pool, seed = parts.prompts.train, seeds.as_seed(key)
-    asked = [pool[i] for i in seeds.endless_order(len(pool), SAMPLES, lambda lap: key)]
-    answers, _ = sample_answers(ledger, parts, asked, until=None, seed=seed)
-    margins = text_guards.margins_in_turn(parts.policy, asked, answers, seed)
+def _read_samples(
+    ledger: Ledger, policy: Policy, drawn: Sequence[tuple[Prompt, Answer]]
+) -> dict[str, Any]:
+    """The event's body: samples and their margins."""
+    seed = seeds.as_seed(seeds.derive(ledger.root_seed, "sample check"))
+    asked, answers = [prompt for prompt, _ in drawn], [answer for _, answer in drawn]
+    margins = text_guards.margins_in_turn(policy, asked, answers, seed, OTHERS)
     rows = [
         [prompt.text, answer.text, answer.end, margin]
-        for prompt, answer, margin in zip(asked, answers, margins, strict=True)
+        for (prompt, answer), margin in zip(drawn, margins, strict=True)
     ]
     return {"samples": rows, "topic": any(margin is not None for margin in margins)}

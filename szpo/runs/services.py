@@ -22,7 +22,7 @@ from szpo.optim.optimizer import State, rule_of
 from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.runs.guards import Bands
-from szpo.types import Prompt, Theta
+from szpo.types import Answer, Prompt, Theta
 from szpo.voting import shown_features
 from szpo.voting.evaluator import Evaluator
 from szpo.voting.lease import Lease
@@ -185,6 +185,9 @@ class Services:
     """The prompts of these rows, as from `set_aside`."""
     evens: bool = False
     """Pairs of about equally long answers come first, while votes are not about length."""
+    check: Callable[[Sequence[tuple[Prompt, Answer]]], None] | None = None
+    """Reads the first round's answers before they are stored, and may pause the run, which writes
+    them even while it is paused; None: they are not read."""
     lease: Lease | None = None
     """A lease that the caller holds; None: the run takes its own and gives it back."""
 
