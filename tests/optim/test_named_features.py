@@ -296,6 +296,16 @@ def test_an_explanation_by_two_features_is_drawn_as_often_as_both():
     }  # fmt: skip
 
 
+def test_all_named_coordinates_together_are_drawn_as_often_as_one():
+    # Two features, then four coordinates with names: .3 of the first alone, .1 of all.
+    eye = tuple(map(tuple, (UNIT * np.eye(4, dtype=int)).tolist()))
+    named = replace(AXES, components=0, coordinates=("a", "b", "c", "d"), axes=eye)
+    found = fit_of(((0,), 0.2, [1.0]), ((2,), 0.3, [1.0]), ((2, 3, 4, 5), 0.1, [1.0] * 4))
+    plain = {way.regressors: way.chance / CHANCE_UNITS for way in explanations_of(found, named)}
+    assert plain[2,] == pytest.approx(0.3 / 0.6, abs=1e-4)
+    assert plain[2, 3, 4, 5] == pytest.approx(0.1 / 0.6, abs=1e-4)
+
+
 def test_votes_that_say_nothing_leave_the_directions_of_the_seed():
     assert explanations_of(fit_of(((), 0.4, []), ((0,), 0.6, [1e-12])), AXES) == ()
     settings = replace(settings_of(), asking_noise=NOISE)

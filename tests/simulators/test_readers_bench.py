@@ -49,6 +49,16 @@ def test_other_readers_tastes_help_where_they_are_alike_and_are_never_fitted_on_
 
     assert gain(alike=others["alike"], other=first) > 0.1
     assert abs(gain(alike=others["alike"], noise=others["noise"])) < 0.05
+    # What others said of pairs set aside makes no difference.
+    aside = np.random.default_rng(readers.SEED).permutation(len(first))[: len(first) // 3]
+    turned = first.copy()
+    turned[aside] *= -1
+    one = {**spec, "draws": 1}
+    both = [
+        readers.foretell_knowing(replace(read, verdicts={"alike": first, "other": other}), one)
+        for other in (first, turned)
+    ]
+    assert both[0] == both[1]
     # The same reader twice is no other reader: only the noise is known beside it.
     same = gain(alike=first, alike2=others["alike2"], noise=others["noise"])
     assert same == gain(alike=first, noise=others["noise"])

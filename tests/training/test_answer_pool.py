@@ -13,7 +13,8 @@ from szpo.optim import informative, named_features
 from szpo.optim.informative import NOISE
 from szpo.replay import replay, verification
 from szpo.runs import answer_pool, services
-from szpo.types import Answer, Comparison, Prompt
+from szpo.taste import Explanation, Feature, Taste
+from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt
 from szpo.voting import blind, counting, withdrawals
 from szpo.voting.blind import NEEDED, factor_against
 from szpo.voting.service import VoteService
@@ -144,6 +145,10 @@ def test_check_rows_ask_about_prompts_set_aside_and_rows_that_come_again_about_t
         assert again and not checks & {each.id for each in again}
 
 
+LIKED = Taste(
+    (Feature("exclamations", FEATURE_GRID, -FEATURE_GRID, FEATURE_GRID, 0),),
+    (Explanation(1, ((0, FEATURE_GRID),)),), (), "",
+)  # fmt: skip
 NAMED = {"features": named_run.with_names(), "kl_radius": 2.0, "asking_noise": NOISE}
 
 
@@ -156,7 +161,9 @@ def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(
         policy = MovingMarks(settings)
         drive(settings, ledger, policy, until_step=2, checks=0.25, aside=aside)
         more = {"z": np.ones(5, dtype=np.float32)}  # of every mark
-        theta.append_adopted(ledger, more, named_run.adoption(ledger, 2))
+        figures = {"score_before": 0.0, "score": 1.0, "nats": 1.0, "guards": []}
+        body = {**named_run.adoption(ledger, 2), "taste": LIKED.to_json(), **figures}
+        theta.append_adopted(ledger, more, body)
         drive(settings, ledger, policy, until_step=12, checks=0.25, aside=aside)
         every, by = pools(ledger), theta.read_adopted(ledger).sha256
         assert [pool.get("policy") for pool in every] == [None] * 2 + [by] * 10
@@ -180,6 +187,7 @@ def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(
         after = blind.read_checks(ledger)
         pairs = [each.new + each.start + each.same for each in (before, after)]
         assert pairs[0] - hers == pairs[1]
+        assert [each.checks for each in improvement.rounds(ledger)] == [after]
         assert verification.verify(ledger).ok
         spoilt = [*every[2]["checks"], "none"]
     change_event(

@@ -238,6 +238,7 @@ def test_a_run_that_was_left_after_a_point_was_drawn_back_ends_the_same(tmp_path
     [
         (lambda reach: reach.update(share=reach["share"] + 1), "share of the way is not the one"),
         (lambda reach: reach.update(limit=0.6), "share of the way is not the one"),
+        (lambda reach: reach.update(limit=0.5001), "share of the way is not the one"),
         (lambda reach: reach["readings"][0].update(kl=0.1), "share of the way is not the one"),
     ],
 )

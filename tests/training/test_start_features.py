@@ -39,7 +39,7 @@ from szpo.voting.step import read_step
 from tests.support import folder_run
 from tests.support.named_run import MARKS, Likes
 from tests.support.quadratic import QuadraticPolicy, go, history, new_ledger, panel_of
-from tests.support.tampering import failure_of, forge, rewrite
+from tests.support.tampering import change_event, failure_of, forge, rewrite
 
 ENTRIES = [BY_NAME[name] for name in MARKS]
 PROMPTS = [Prompt.user(f"Question {i}?") for i in range(40)]
@@ -255,6 +255,19 @@ def test_features_that_come_twice_or_late_do_not_verify(tmp_path):
     forge(tmp_path / "run.db", "UPDATE events SET event = ? WHERE event = -1", (last,))
     rewrite(tmp_path / "run.db")
     assert "before the first fit" in str(failure_of(tmp_path / "run.db"))
+
+
+def test_one_forged_value_among_a_step_s_true_ones_is_found(tmp_path):
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        drive(settings, ledger, until_step=3)
+
+    def change(body: Any) -> None:
+        body["features"][0][0][0] += 1
+
+    change_event(tmp_path / "run.db", "regressors", 1, change)
+    rewrite(tmp_path / "run.db")
+    assert failure_of(tmp_path / "run.db").problem == "features are not those of its texts"
 
 
 def test_groups_scales_and_what_is_left_out():

@@ -56,6 +56,7 @@ def test_a_sheet_by_keyboard_alone_stores_each_verdict_for_the_right_policy(stag
     assert not stage.ledger.votes() and ann.evaluate(HERE) == "1"
     sides = ann.locator(".sz-row:first-child .sz-option").all_inner_texts()
     for number, key in enumerate(("ArrowLeft", "ArrowRight", "ArrowDown", "s", "h"), 2):
+        ann.clock.fast_forward(20_000)
         ann.keyboard.press(key)
         assert ann.evaluate(HERE) == str(number)
     for _ in range(4):
@@ -79,6 +80,8 @@ def test_a_sheet_by_keyboard_alone_stores_each_verdict_for_the_right_policy(stag
         ("A", 0), ("B", 0), ("tie", 0), ("skip", 0), ("skip", 0), ("A", 1), ("tie", 0), ("A", 0),
         ("B", 0),
     ]  # fmt: skip
+    # Each of the first five took twenty seconds, counted from the verdict before it.
+    assert all(20_000 <= vote["dwell_ms"] < 40_000 for vote in stage.ledger.votes()[:5])
     counted = stage.site.service.counted(0)
     assert len(counted) == 6 and missing(stage.ledger, 0) == 8
     assert counted[0].verdict == ("plus" if PLUS in sides[0] else "minus")
