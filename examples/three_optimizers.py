@@ -78,7 +78,10 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or WAYS:
         WAYS[name](1, most=2)  # loads the library
         began = time.process_time()
-        votes = sorted(WAYS[name](seed) for seed in range(1, 12))
+        votes = []
+        for seed in range(1, 12):
+            print(f"{name}: run {seed} of 11", end="\r", file=sys.stderr, flush=True)
+            votes = sorted([*votes, WAYS[name](seed)])
         seconds = (time.process_time() - began) / sum(votes)
         print(
             f"{name}: {votes[5]} votes in the median, {votes[0]} to {votes[-1]} over 11 seeds; "
