@@ -263,7 +263,8 @@ def _examine(look: Examination, also: Sequence[Check]) -> Report:
     except sqlite3.OperationalError as error:
         raise StorageError(f"verify: no room for its own table of hashes ({error})") from None
     except (
-        SzpoError, ArithmeticError, LookupError, TypeError, ValueError, sqlite3.Error
+        SzpoError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+        sqlite3.Error,
     ) as error:  # fmt: skip
         undecodable = checks.find_undecodable(look.ledger)
         return look.report(undecodable or Failure("file", look.ledger.path.name, str(error)))
@@ -293,7 +294,7 @@ def check_updates(look: Examination) -> None:
                 f"values of {', '.join(lack[:3])}{more} are recorded, not recomputed: the code "
                 "that counts them is not szpo's, or is of another version"
             )
-    done, after = 0, dict[int, str]()
+    done, total, after = 0, 0, dict[int, str]()
     for number, step in enumerate(steps):
         if step["step"] != number:
             raise Broken("steps", number, "is missing")
@@ -327,6 +328,8 @@ def check_updates(look: Examination) -> None:
             if weights is not None:
                 weights.check(rows)
             counts = count(votes, ledger.comparisons(number))
+            total += len(votes.counted)
+            counts["total_votes"] = total
             _check_figures(number, bodies[number], rows[0], counts)
             done += 1
             look.steps.append(StepCheck(number, promise, counts["votes"]))

@@ -244,6 +244,20 @@ def test_own_features_are_drawn_with_the_others_and_belong_to_the_taste(tmp_path
             run_taste.read(ledger)
 
 
+def test_a_features_event_of_another_shape_is_a_failure_and_no_crash(tmp_path):
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        drive(settings, ledger, until_step=2)
+        (number,) = (event["event"] for event in ledger.events(FEATURES))
+        body = json.loads(
+            ledger.query("SELECT body FROM events WHERE event = ?", (number,))[0]["body"]
+        )
+    changed = json.dumps({**body, "states": 7}, sort_keys=True, separators=(",", ":"))
+    forge(tmp_path / "run.db", "UPDATE events SET body = ? WHERE event = ?", (changed, number))
+    rewrite(tmp_path / "run.db")
+    assert failure_of(tmp_path / "run.db") is not None
+
+
 def test_features_that_come_twice_or_late_do_not_verify(tmp_path):
     settings, ledger = begin(tmp_path)
     with ledger:
