@@ -76,11 +76,12 @@ WAYS = {"szpo": by_szpo, "cmaes": by_cmaes, "optuna": by_optuna}
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # Optuna marks its study as experimental
     for name in sys.argv[1:] or WAYS:
+        print(f"{name}: loading the library", end="\r", file=sys.stderr, flush=True)
         WAYS[name](1, most=2)  # loads the library
         began = time.process_time()
         votes = []
         for seed in range(1, 12):
-            print(f"{name}: run {seed} of 11", end="\r", file=sys.stderr, flush=True)
+            print(f"{name}: run {seed} of 11      ", end="\r", file=sys.stderr, flush=True)
             votes = sorted([*votes, WAYS[name](seed)])
         seconds = (time.process_time() - began) / sum(votes)
         print(

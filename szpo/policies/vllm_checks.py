@@ -4,9 +4,9 @@ Answers have the same distribution as the local engine's, for members rounded to
 dtype. The tokens differ: a server samples with its own random numbers, from one seed per row.
 
 A server rounds adapters to the dtype of its model. The files hold the rounded values, so both
-sides use the same numbers. vLLM servers read one rank and one scale for all weights and ignore
-PEFT's ``rank_pattern`` and ``alpha_pattern``: the scale is multiplied into B, and smaller ranks
-are padded with zeros.
+sides use the same numbers. Some vLLM servers (not 0.32) ignore PEFT's ``rank_pattern`` and
+``alpha_pattern``, so the files have one rank and one scale for all weights: the scale is
+multiplied into B, and smaller ranks are padded with zeros.
 
 No field of a reply proves which adapter wrote it, but its log-probabilities come from that
 adapter. So this model computes the log-probabilities of the same tokens under the requested
