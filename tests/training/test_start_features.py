@@ -21,6 +21,7 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.failpoints import InjectedError, arm
 from szpo.features.dictionary import BY_NAME
 from szpo.features.own import Description, choose
+from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import FEATURES, recorded_settings
 from szpo.optim import named_features, regression
@@ -248,12 +249,10 @@ def test_a_features_event_of_another_shape_is_a_failure_and_no_crash(tmp_path):
     settings, ledger = begin(tmp_path)
     with ledger:
         drive(settings, ledger, until_step=2)
-        (number,) = (event["event"] for event in ledger.events(FEATURES))
-        body = json.loads(
-            ledger.query("SELECT body FROM events WHERE event = ?", (number,))[0]["body"]
-        )
-    changed = json.dumps({**body, "states": 7}, sort_keys=True, separators=(",", ":"))
-    forge(tmp_path / "run.db", "UPDATE events SET body = ? WHERE event = ?", (changed, number))
+        (drawn,) = ledger.events(FEATURES)
+    changed = canonical.canonical({**drawn["body"], "states": 7})
+    where = "UPDATE events SET body = ? WHERE event = ?"
+    forge(tmp_path / "run.db", where, (changed, drawn["event"]))
     rewrite(tmp_path / "run.db")
     assert failure_of(tmp_path / "run.db") is not None
 
