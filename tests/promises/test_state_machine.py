@@ -102,6 +102,7 @@ class File:
         counted = counting.counted(ledger, step)
         votes = counting.StepVotes(ledger, step)
         counts = step_record.count(votes, ledger.comparisons(step))
+        counts["total_votes"] = state.votes + len(counted)
         digests = {
             "votes_sha256": canonical.votes_sha256(counted),
             "theta_sha256": parameters.digest(theta, ledger.layout),
