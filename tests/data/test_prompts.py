@@ -58,8 +58,10 @@ def test_every_format_gives_the_same_prompt(tmp_path):
     plain = load(write(tmp_path, "h.txt", "Why, oh why?\n\n"), heldout=0)
     assert plain.with_system("Be brief.").train == (expected,)
     # A prompt's own system text stands before the run's.
-    found = PromptSet((expected, Prompt.user("How?")), ()).with_system("Be kind.")
+    asked = expected, Prompt.user("How?")
+    found = PromptSet(asked, asked[::-1]).with_system("Be kind.")
     assert found.train == (expected, Prompt((("system", "Be kind."), ("user", "How?"))))
+    assert found.heldout == found.train[::-1]
 
 
 def test_several_turns_stay_together_and_a_given_split_stands(tmp_path):

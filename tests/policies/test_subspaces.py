@@ -230,6 +230,20 @@ def test_the_default_adapts_the_output_of_the_mlp(name, target):
     assert all(s.name.endswith(target) and s.rank == 1 and s.scale == 1 for s in sites)
 
 
+def test_factors_of_a_lower_rank_are_those_of_the_product_with_its_scale():
+    """Rank 2 of two singular values 6 and 1, at scale 3: the largest is 18."""
+    model = tiny_models.build("llama")
+    (found,) = find_sites(model, lora.lora_config(model, layers=(1,), rank=2))
+    site = replace(found, scale=3.0)
+    a, b = np.zeros((2, site.inputs)), np.zeros((site.outputs, 2))
+    a[0, 0], a[1, 1], b[0, 0], b[1, 1] = 2, 1, 3, 1
+    factors, (low,) = lora.truncate({site.a: a, site.b: b}, [site], 1)
+    product = low.scale * factors[site.b] @ factors[site.a]
+    wanted = np.zeros((site.outputs, site.inputs))
+    wanted[0, 0] = 18
+    np.testing.assert_allclose(product, wanted, atol=1e-5)
+
+
 def test_what_cannot_be_set_up_is_refused(model):
     for make, words in (
         (lambda: lora.lora_config(model.model, targets=["query"]),

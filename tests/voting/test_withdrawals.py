@@ -219,6 +219,12 @@ def test_adopted_weights_are_recommended_from_the_step_on_after_which_they_came(
         now = theta.recommended_digests(ledger)
         assert now[:2] == before[:2] == theta.updated_digests(ledger)[:2]
         assert now[2:] == [theta.recommended_digest(ledger)] != before[2:]
+        drive(settings, ledger, 4)
+        again = {name: 3 * value for name, value in moved.items()}
+        theta.append_adopted(ledger, again, named_run.adoption(ledger, 4))
+        for until, wanted in ((2, moved), (3, moved), (4, again), (None, again)):
+            found = replay.fold(ledger, until)
+            assert all((found[name] == value).all() for name, value in wanted.items()), until
 
 
 def test_the_mix_adopted_again_has_learned_from_who_voted_only_after_what_it_replaces(tmp_path):
