@@ -328,9 +328,8 @@ def check_updates(look: Examination) -> None:
             if weights is not None:
                 weights.check(rows)
             counts = count(votes, ledger.comparisons(number))
-            total += len(votes.counted)
-            counts["total_votes"] = total
-            _check_figures(number, bodies[number], rows[0], counts)
+            total += counts["votes"]
+            _check_figures(number, bodies[number], rows[0], {**counts, "total_votes": total})
             done += 1
             look.steps.append(StepCheck(number, promise, counts["votes"]))
     for number in rows_of:
