@@ -203,7 +203,7 @@ class Model(Section):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="Format of the base weights: fp32, bf16, fp16, or auto (bf16; fp16 on mps "
-        "and on GPUs without bf16, fp32 on CPUs without it).",
+        "and on GPUs without bf16, fp32 on CPUs where it is quicker).",
     )
     quantization: Literal["nf4", "fp4"] | None = Field(
         None, description="4-bit base weights: nf4 or fp4; default: none."

@@ -542,7 +542,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **found: int) -> None:
 )
 def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch, found, capability, fast, device, dtype):
     pretend(monkeypatch, **found)
-    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: fast)
+    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: True)
+    monkeypatch.setattr(devices, "cpu_is_quicker_in_bf16", lambda: fast)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     chosen = devices.choose()
     assert (chosen.device, chosen.dtype) == (device, dtype)
@@ -581,6 +582,12 @@ def test_bf16_is_taken_on_a_cpu_that_has_instructions_for_it(
     name = "_is_mkldnn_bf16_supported"
     monkeypatch.setattr(torch.ops.mkldnn, name, lambda: mkldnn, raising=False)
     assert devices.cpu_computes_in_bf16() == fast
+
+
+@pytest.mark.parametrize("quick", [torch.float32, torch.bfloat16])
+def test_a_cpu_computes_in_what_multiplies_quicker(monkeypatch, quick):
+    monkeypatch.setattr(devices, "_product_seconds", lambda dtype: 1.0 if dtype == quick else 1.1)
+    assert devices.cpu_is_quicker_in_bf16.__wrapped__() == (quick == torch.bfloat16)
 
 
 def test_what_is_named_is_taken_as_it_stands(monkeypatch):
