@@ -133,7 +133,7 @@ def margins_in_turn(
     asked: Sequence[Prompt],
     answers: Sequence[Answer],
     seed: int,
-    others: int = OTHERS,
+    others: int,
 ) -> list[float | None]:
     """The margin of one answer to each prompt, in nats; prompts may repeat.
 

@@ -69,12 +69,13 @@ def draw(
     pools = _sample(run, settings, query, prompts, each, new, theta)
     if not all(sum(map(len, pools[i])) == each for i in new):
         raise RunError(f"step {step}: the policy left prompts unanswered")
+    pools = [tuple([clean_answer(a) for a in answers] for answers in pool) for pool in pools]
     joint = at.state.carried.fit
     found = None if joint is None else joint.named
     hidden, even = withdrawn(run.ledger), run.evens and not length_matters(named, found)
     rows: list[Comparison] = []
     noted: dict[str, list[Any]] = {"candidates": [], "worth": []}
-    for i, (prompt, candidates) in enumerate(zip(prompts, pools, strict=True)):
+    for i, (prompt, pool) in enumerate(zip(prompts, pools, strict=True)):
         k, n = divmod(i, settings.section.N)
         key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
         rank = sum(not row.identical for row in rows)
@@ -86,7 +87,6 @@ def draw(
             noted["candidates"].append([])
             noted["worth"].append(None)
             continue
-        pool = [[clean_answer(each) for each in answers] for answers in candidates]
         fit = [[each for each in answers if each.text not in hidden] for answers in pool]
         if i in checks:
             fit = [answers[:1] for answers in fit]
@@ -111,7 +111,7 @@ def draw(
     if improved is not None:
         by = {"policy": improved.sha256, "checks": [rows[i].id for i in sorted(checks)]}
     every = zip(*(itertools.chain(*pools[i]) for i in new), strict=True)
-    drawn = [(prompts[i], clean_answer(a)) for one in every for i, a in zip(new, one, strict=True)]
+    drawn = [(prompts[i], answer) for one in every for i, answer in zip(new, one, strict=True)]
     return tuple(rows), {"pool": {**noted, "after": at.state.step, **by}}, drawn
 
 

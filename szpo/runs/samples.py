@@ -46,7 +46,7 @@ COMPARISONS = 20
 
 SAMPLES: Final = 12
 """Most answers of the first round that are read and shown as samples."""
-OTHERS: Final = 2
+READ_AFTER: Final = 2
 """Other prompts after which a sample is read: with seven, reading takes longer than writing."""
 DRAWN_EVENT: Final = "sample check"
 ACCEPTED: Final = "samples accepted"
@@ -329,7 +329,7 @@ def _read_samples(
     """The event's body: samples and their margins."""
     seed = seeds.as_seed(seeds.derive(ledger.root_seed, "sample check"))
     asked, answers = [prompt for prompt, _ in drawn], [answer for _, answer in drawn]
-    margins = text_guards.margins_in_turn(policy, asked, answers, seed, OTHERS)
+    margins = text_guards.margins_in_turn(policy, asked, answers, seed, READ_AFTER)
     rows = [
         [prompt.text, answer.text, answer.end, margin]
         for (prompt, answer), margin in zip(drawn, margins, strict=True)
