@@ -33,7 +33,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
 from szpo.replay import replay
-from szpo.runs import assemble, status
+from szpo.runs import assemble, setup_progress, status
 from szpo.runs.callbacks import as_callback
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.types import Answer, Detail, Prompt, Row, Say
@@ -65,15 +65,8 @@ def measure_run(
     """
     if config.panel.kind == "people":
         raise UsageError("panel.kind is people; a demo needs bt70, or use: szpo serve --demo")
-    began = time.monotonic()
-    stages: set[str] = set()
-
-    def show(stage: str, done: int, of: int) -> None:
-        if stage not in stages:
-            stages.add(stage)
-            say(f"set-up: {stage}")
-
-    with closing(assemble.build(config, say=say, progress=show)) as parts:
+    began, tell = time.monotonic(), setup_progress.telling(say)
+    with closing(assemble.build(config, say=say, progress=tell)) as parts:
         return _measure(parts, path, say, on_step, began)
 
 

@@ -8,7 +8,6 @@ simulated panel and a function answer at once, people on their page.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,7 +35,6 @@ from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.runs.samples import fulfil_final, policy_at
-from szpo.runs.setup_progress import Countdown, Stage
 from szpo.types import Answer, Passing, Progress, Prompt, Row, Say, unseen
 from szpo.voting import step_record
 from szpo.voting.blind import PAIRS
@@ -147,17 +145,10 @@ def _attempt(m: Measuring, measure: Callable[[Measuring], None]) -> None:
 @contextmanager
 def _telling(m: Measuring) -> Iterator[Measuring]:
     """Yield what is measured with its progress told: beside the run's file, and in lines."""
-    countdown, told = Countdown(), time.monotonic()
-    with setup_progress.writing(m.ledger.path, setup_progress.MEASURING) as write:
-
-        def progress(name: str, done: int, of: int) -> None:
-            nonlocal told
-            write(name, done, of)
-            line = countdown.describe(Stage(name, done, of))
-            if time.monotonic() >= told + TELL_S:
-                told = time.monotonic()
-                m.say(Passing(f"measuring on held-out prompts: {line}"))
-
+    tell = setup_progress.telling(
+        lambda line: m.say(Passing(line)), TELL_S, of="measuring on held-out prompts"
+    )
+    with setup_progress.writing(m.ledger.path, setup_progress.MEASURING, tell) as progress:
         yield replace(m, progress=progress)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -27,11 +27,10 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.optim.optimizer import rule_of
 from szpo.optim.parameters import NO_COORDINATES
-from szpo.optim.regression import BUDGET
+from szpo.optim.regression import BUDGET, Findings
 from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
-from szpo.types import Progress
 from szpo.voting import (
     lease,
     panel_evaluator,
@@ -230,7 +229,8 @@ def _create(
     """Set up a new run and write its ledger; the caller closes ledger and parts."""
     from szpo.runs import assemble
 
-    with _show_setup(path, as_json=as_json) as progress:
+    show = console.stages("set-up", as_json=as_json)
+    with setup_progress.writing(path, tell=show) as progress:
         parts = assemble.build(
             checked.config, say=console.complain, checked=checked, progress=progress
         )
@@ -242,19 +242,6 @@ def _create(
             stack.pop_all()
     console.complain(assemble.describe_new(parts, path))
     return ledger, parts
-
-
-@contextlib.contextmanager
-def _show_setup(path: Path, *, as_json: bool) -> Iterator[Progress]:
-    """Show the stages of a set-up, and write them for the page of szpo serve."""
-    show = console.stages("set-up", as_json=as_json)
-    with setup_progress.writing(path) as write:
-
-        def report(stage: str, done: int, of: int) -> None:
-            show(stage, done, of)
-            write(stage, done, of)
-
-        yield report
 
 
 def _drive(
@@ -408,7 +395,7 @@ def say_result(ledger: Ledger, *, goes_on: bool = True) -> None:
     if helped.last is not None:
         console.say(helped.last.line)
     more = taught.more_votes(ledger, lesson) if goes_on else ""
-    _say_next(ledger, measured, more, compared=helped.share is not None)
+    _say_next(ledger, measured, found, more, compared=helped.share is not None)
 
 
 def warn_of_drift(config: Config, kl: float | None) -> str | None:
@@ -442,9 +429,12 @@ def _note(ledger: Ledger, report: step_record.StepReport, score: Score | None) -
 
 
 def _say_next(
-    ledger: Ledger, measured: guards.HeldOut | None, more: str, *, compared: bool
-) -> None:
-    path, moves = ledger.path, not theta.is_still(ledger)
+    ledger: Ledger, measured: guards.HeldOut | None, found: Findings | None, more: str, *,
+    compared: bool,
+) -> None:  # fmt: skip
+    path, config, moves = ledger.path, recorded_config(ledger), not theta.is_still(ledger)
+    people = config is not None and config.panel.kind == "people"
+    spent = config is not None and config.is_spent(int(ledger.votes_applied()))
     moves = moves and ledger.row["base_sha256"] != NO_BASE
     texts = {
         "sample": "the base and the tuned model answer side by side",
@@ -456,23 +446,17 @@ def _say_next(
     }
     if find_doubt(ledger):
         del texts["export"]
-    last = None if moves else taught.last_findings(ledger)
-    if last is not None and last.shown and last.chance < taught.LIKELY:
+    if not moves and found is not None and found.shown and found.chance < taught.LIKELY:
         every = {"taste": "what is liked, and the answers that show it", **every}
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
     if pairs := orders.asked(ledger):
         page = f"its page asks {pairs} blind pairs of start and end; the operator's closes them"
         every = {"serve": page, **every}
-    elif moves and not compared and _asks_people(ledger) and budget.is_spent(ledger):
+    elif moves and not compared and people and spent:
         page = "its operator's page orders blind pairs of start and end, for people"
         every = {"serve": page, **every}
     for command, what in {**(texts if moves else {}), **every}.items():
         console.say(f"  szpo {command} {quoted(path)}  # {what}")
     if more:
         console.say(f"  {more}  # the same run goes on")
-
-
-def _asks_people(ledger: Ledger) -> bool:
-    config = recorded_config(ledger)
-    return config is not None and config.panel.kind == "people"

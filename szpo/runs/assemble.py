@@ -38,6 +38,7 @@ from szpo.policies import teachable
 from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
 from szpo.runs import callbacks, doctor, guards, known_addresses, run_engine, taste_files
+from szpo.taste import Direction
 from szpo.types import Answer, Detail, Progress, Prompt, Say, unseen
 from szpo.voting import shown_features
 from szpo.voting.panel_evaluator import FUNCTION
@@ -85,6 +86,8 @@ class RunParts:
     """Asks the run's judge for features that are still to be drawn; None where none is rated."""
     maker: run_engine.PolicyFactory | None = None
     """Builds another package's policy again; None for a language model."""
+    earlier: Sequence[Direction] = ()
+    """Of the tastes of features.prior, while the run's features are still to be drawn."""
 
     @property
     def state_layer(self) -> int | None:
@@ -165,6 +168,8 @@ class CheckedConfig:
     """None for people."""
     policy_factory: run_engine.PolicyFactory | None
     """None for a language model."""
+    earlier: Sequence[Direction]
+    """Of the tastes of features.prior."""
     notes: tuple[str, ...] = ()
     """Lines for the user about values chosen by `check`, and about the prompts."""
 
@@ -182,7 +187,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     config.require_used()
     callbacks.check_tracker(config.run.tracker)
     own.choose(config.features.own, config.features.drop)
-    taste_files.read_directions(config.features.prior)
+    earlier = taste_files.read_directions(config.features.prior)
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory = panel or load_factory(config.panel.kind)
     notes: tuple[str, ...] = ()
@@ -212,7 +217,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
             notes = (*notes, line) if line else notes
     notes = (*notes, *(f"warning: {warning}" for warning in prompts.warnings))
     check_rate(config, (*prompts.train, *prompts.heldout))
-    return CheckedConfig(config, prompts, panel_factory, policy_factory, notes)
+    return CheckedConfig(config, prompts, panel_factory, policy_factory, earlier, notes)
 
 
 def build(
@@ -253,8 +258,13 @@ def build(
         settings = config.optimizer_settings(space.layout, space.scale, named)
         policy = language_model.make_policy(config, base, settings)
         rate = find_rate(config, host)
-        parts = RunParts(config, settings, policy, prompts, base=base, given=given, rate=rate)
-        taste_files.require_fitting(config.features.prior, parts.language, parts.state_layer)
+        parts = RunParts(
+            config, settings, policy, prompts, base=base, given=given, rate=rate,
+            earlier=found.earlier,
+        )  # fmt: skip
+        taste_files.require_fitting(
+            config.features.prior, found.earlier, parts.language, parts.state_layer
+        )
         if named is not None and (still := set(config.features.own).difference(named.names)):
             say(warn_of_still(still, space.report.get("samples", 0)))
         if found.panel_factory is not None:
@@ -473,7 +483,11 @@ def reopen(
         base = language_model.restore(host, ledger)
         policy = language_model.make_policy(config, base, settings)
         rate = find_rate(config, host) if panel else None
-        parts = RunParts(config, settings, policy, prompts, base=base, given=given, rate=rate)
+        draws = panel and settings.awaits_features
+        parts = RunParts(
+            config, settings, policy, prompts, base=base, given=given, rate=rate,
+            earlier=taste_files.read_directions(config.features.prior) if draws else (),
+        )  # fmt: skip
         return _at_head(ledger, parts, until, panel=panel)
 
 

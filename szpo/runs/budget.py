@@ -99,18 +99,12 @@ def usual_more(config: Config) -> int:
     return max(USUAL_VOTES_ADDED, config.votes_per_step)
 
 
-def is_spent(ledger: Ledger) -> bool:
-    """Whether a run of `szpo run` has ended: its votes are given."""
-    config = recorded_config(ledger)
-    return config is not None and config.is_spent(int(ledger.votes_applied()))
-
-
 def describe_more(ledger: Ledger) -> str:
     """How a run gets more votes, in words: those it has left, or added ones; "": it gets none."""
     config = recorded_config(ledger)
     if config is None:
         return ""
-    more = usual_more(config) if is_spent(ledger) else 0
+    more = usual_more(config) if config.is_spent(int(ledger.votes_applied())) else 0
     again = shown_features.to_give_again(ledger)
     if config.panel.kind == "function":
         added = f", more_votes={more}" if more else ""

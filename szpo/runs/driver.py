@@ -107,7 +107,7 @@ def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
         parts.policy, parts.prompts.train, parts.settings.root_seed, *chosen,
         layer=parts.state_layer,
     )  # fmt: skip
-    found = taste_files.with_prior(found, parts.config.features.prior)
+    found = taste_files.with_prior(found, parts.earlier)
     if still := {each.name for each in chosen[1]}.difference(found.names):
         say(assemble.warn_of_still(still, start_features.ANSWERS))
     return parts.config.with_said(found)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from szpo.files import private, try_lock
-from szpo.types import Progress, Say
+from szpo.types import Progress, Say, unseen
 
 SUFFIX: Final = "-setup"
 IMPROVING: Final = "-improving"
@@ -89,24 +89,25 @@ def telling(say: Say, every_s: float = 30.0, *, of: str = "set-up") -> Progress:
 
     ``of``: what it is the progress of; each line begins with it.
     """
-    told, last = -math.inf, ""
+    told, last, countdown = -math.inf, "", Countdown()
 
     def report(name: str, done: int, parts: int) -> None:
         nonlocal told, last
-        new = name != last
+        line, new = countdown.describe(Stage(name, done, parts)), name != last
         if new or time.monotonic() > told + every_s:
             told = time.monotonic()
-            say(f"{of}: {name if new else Stage(name, done, parts)}")
+            say(f"{of}: {name if new else line}")
         last = name
 
     return report
 
 
 @contextlib.contextmanager
-def writing(run: Path, suffix: str = SUFFIX) -> Iterator[Progress]:
+def writing(run: Path, suffix: str = SUFFIX, tell: Progress = unseen) -> Iterator[Progress]:
     """Yield the function that writes the stages of a set-up; ``run`` is the run's future file.
 
-    If the small file cannot be written, the set-up goes on without it.
+    If the small file cannot be written, the set-up goes on without it. What is written is also
+    given to ``tell``.
     """
     place, stages = _file_of(run, suffix), dict[str, tuple[int, int]]()
     with contextlib.ExitStack() as stack:
@@ -126,6 +127,7 @@ def writing(run: Path, suffix: str = SUFFIX) -> Iterator[Progress]:
                 with contextlib.suppress(OSError):
                     os.ftruncate(file.fileno(), 0)
                     file.write(text.encode())
+            tell(name, done, of)
 
         yield report
 

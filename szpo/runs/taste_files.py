@@ -55,13 +55,17 @@ def read_directions(files: Sequence[str]) -> list[Direction]:
     return found
 
 
-def require_fitting(files: Sequence[str], policy: LoraPolicy, layer: int | None) -> None:
+def require_fitting(
+    files: Sequence[str], ways: Sequence[Direction], policy: LoraPolicy, layer: int | None
+) -> None:
     """Refuse earlier tastes of other states than the layer's of this policy's model.
+
+    ``ways`` are read from the ``files``.
 
     Raises:
         UsageError: one is of another model or layer.
     """
-    for file, way in zip(files, read_directions(files), strict=True):
+    for file, way in zip(files, ways, strict=True):
         try:
             way.require_model(policy.loaded.sha256, policy.loaded.name)
         except UsageError as error:
@@ -73,12 +77,11 @@ def require_fitting(files: Sequence[str], policy: LoraPolicy, layer: int | None)
             )
 
 
-def with_prior(named: NamedFeatures, files: Sequence[str]) -> NamedFeatures:
+def with_prior(named: NamedFeatures, ways: Sequence[Direction]) -> NamedFeatures:
     """A run's features with the directions of earlier tastes, where it has states."""
-    if named.states is None or not files:
+    if named.states is None or not ways:
         return named
-    earlier = in_scale(read_directions(files), named.states)
-    return replace(named, states=replace(named.states, earlier=earlier))
+    return replace(named, states=replace(named.states, earlier=in_scale(ways, named.states)))
 
 
 def in_scale(ways: Sequence[Direction], scale: StateScale) -> tuple[tuple[int, ...], ...]:

@@ -83,7 +83,8 @@ def test_who_waits_for_a_measurement_is_told_how_many_answers_are_written_and_re
         end = measuring.measurements(ledger)[1]
     written = (2, 3, 5, 6, 8, 10, 12)  # of the start, of the policy, two each of the start
     begun = [f"answers written {done}/12" for done in written]
-    begun += [f"prompts read {done}/6" for done in range(7)] + ["counting right answers"]
+    begun += ["prompts read", *(f"prompts read {done}/6" for done in range(1, 7))]
+    begun += ["counting right answers"]
     told = [line.removeprefix("measuring on held-out prompts: ") for line in said]
     assert told[-len(begun) :] == begun and all(isinstance(line, Passing) for line in said)
     assert [(each.done, each.of) for each in stages][-8:-1] == [(done, 6) for done in range(7)]
@@ -111,11 +112,11 @@ def test_a_measurement_that_fails_is_a_warning_unless_the_run_cannot_go_on(error
         report = SimpleNamespace(step=0, total_votes=8)
         if error is RunError:
             measuring.after_step(m, report)
-            assert said == ["warning: held-out prompts were not measured: no answer"]
+            assert said[-1] == "warning: held-out prompts were not measured: no answer"
         else:
             with pytest.raises(error, match="no answer"):
                 measuring.after_step(m, report)
-            assert not said
+            assert all(isinstance(line, Passing) for line in said)
 
 
 class Told(Terse):

@@ -367,7 +367,7 @@ def drive_on_states(
         found = start_features.draw(
             policy, PROMPTS, settings.root_seed, ENTRIES, layer=policy.usual_layer
         )
-        return taste_files.with_prior(found, prior)
+        return taste_files.with_prior(found, taste_files.read_directions(prior))
 
     go(settings, ledger, policy, panel, features=drawn, until_step=until_step)
     return policy
@@ -407,15 +407,16 @@ def test_earlier_tastes_of_other_states_are_refused_by_name(tmp_path):
         (tmp_path / name).write_text(json.dumps(liked.to_json()))
         return str(tmp_path / name)
 
-    def refuse(file: str, words: str) -> None:
+    def read(file: str) -> None:
         loaded = SimpleNamespace(sha256="digest", name="mine")
-        with pytest.raises(UsageError, match=words):
-            taste_files.require_fitting([file], SimpleNamespace(loaded=loaded), 3)
+        ways = taste_files.read_directions([file])
+        taste_files.require_fitting([file], ways, SimpleNamespace(loaded=loaded), 3)
 
-    taste_files.require_fitting(
-        [write("a.json", layer=3)],
-        SimpleNamespace(loaded=SimpleNamespace(sha256="digest", name="mine")), 3,
-    )  # fmt: skip
+    def refuse(file: str, words: str) -> None:
+        with pytest.raises(UsageError, match=words):
+            read(file)
+
+    read(write("a.json", layer=3))
     refuse(write("b.json"), r"prior: .*b\.json is about named features alone")
     refuse(write("c.json", model="0"), r"c\.json: .* mine is another model, or has other weights")
     refuse(write("d.json", layer=4), r"d\.json is of layer 4, the run of layer 3; set features\.l")
