@@ -6,16 +6,20 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from szpo import seeds
 from szpo.errors import UsageError
 from szpo.types import Floats
 
 Z = 1.96
 """Half width of a 95 % interval, in standard errors."""
+DRAWS: Final = 10_000
+"""Resamples of a bootstrap."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -253,3 +257,29 @@ def win_rate(outcomes: ArrayLike) -> Share:
     even *= (Z / special.stdtrit(n - 1, 0.975)) ** 2
     cases = min(max(n, float(even)), n * answers)
     return Share(won, n, *wilson(won / n * cases, cases))
+
+
+def gain(before: ArrayLike, after: ArrayLike, *, seed: int) -> tuple[float, float, float]:
+    """Mean gain of rewards (prompts, samples) on the same prompts, and its 95 % interval.
+
+    The interval is a paired bootstrap of `DRAWS` resamples of the prompts, drawn by ``seed``.
+    """
+    diff = np.asarray(after, np.float64).mean(1) - np.asarray(before, np.float64).mean(1)
+    random = seeds.generator(seeds.derive(seed, "bootstrap"))
+    index = random.integers(len(diff), size=(DRAWS, len(diff)))
+    low, high = np.quantile(diff[index].mean(1), (0.025, 0.975))
+    return float(diff.mean()), float(low), float(high)
+
+
+def pool(parts: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
+    """Mean and standard error of all cases, from parts: cases, mean, standard error of each.
+
+    The error of a single case is nan.
+
+    >>> pool([(2, 1.0, 1.0), (1, 4.0, float("nan"))])  # 0, 2 and 4
+    (2.0, 1.1547005383792515)
+    """
+    n, means, errors = np.array(parts, np.float64).T
+    of, mean = n.sum(), float(n @ means / n.sum())
+    squares = np.nan_to_num((n - 1) * n * errors**2) + n * (means - mean) ** 2
+    return mean, math.sqrt(squares.sum() / (of - 1) / of) if of > 1 else math.nan

@@ -102,3 +102,15 @@ def test_a_win_rates_interval_holds_the_truth(spread, least):
 
 def test_prompts_that_agree_by_luck_make_no_narrow_interval():
     assert metrics.win_rate(np.ones((10, 8))).low < 0.75
+
+
+def test_gains_are_paired_by_prompt():
+    """A constant gain has no spread, however different the prompts are."""
+    base = np.linspace(-1, 1, 40)[:, None] * np.ones((1, 8))
+    mean, low, high = metrics.gain(base, base + 0.25, seed=0)
+    assert (mean, low, high) == pytest.approx((0.25, 0.25, 0.25))
+    # Mean .1 and deviation 1 over 64 prompts: about 1.96/8 to each side.
+    diff = np.random.default_rng(1).normal(size=(64, 1))
+    diff = 0.1 + (diff - diff.mean()) / diff.std()
+    mean, low, high = metrics.gain(np.zeros((64, 1)), diff, seed=0)
+    assert (mean, low, high) == pytest.approx((0.1, 0.1 - 1.96 / 8, 0.1 + 1.96 / 8), abs=0.03)

@@ -16,11 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
-from szpo import plugins
-from szpo.analysis import measuring, taught
+from szpo import metrics, plugins
+from szpo.analysis import improvement, measuring, taught
 from szpo.cli import console as to_user
 from szpo.cli import run_paths
 from szpo.cli.app import call
@@ -32,10 +33,8 @@ from szpo.files import quoted
 from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
-from szpo.replay import replay
-from szpo.runs import assemble, setup_progress, status
+from szpo.runs import assemble, guards, setup_progress, status
 from szpo.runs.callbacks import as_callback
-from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.types import Answer, Detail, Prompt, Row, Say
 from szpo.visible_text import visible
 from szpo.voting import blind, step_record
@@ -85,8 +84,9 @@ def _measure(
     samples = config.evaluation.samples
     ready = time.monotonic()
     level = heldout.load_or_read(policy, held, samples)
-    before = level.measurement(held, liked.score)
-    say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
+    rows = zip(held, level.answers, strict=True)
+    before = np.array([[liked.score(prompt, answer) for answer in row] for prompt, row in rows])
+    say(f"held-out {config.panel.reward} before: {before.mean():.3f}")
     measured = time.monotonic()
     reports: list[step_record.StepReport] = []
 
@@ -98,48 +98,41 @@ def _measure(
         from szpo import whole_run  # late: it loads torch
 
         outcome = whole_run.drive(ledger, parts, [as_callback(note)], measured=False, say=say)
-        policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
-    tuned = time.monotonic()
-    say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
-    drawn, kl = policy.sample_with_kl(held, samples, seed=heldout.SEED)
-    after = heldout.measure_drawn(policy, held, drawn, kl, liked.score, seed=heldout.SEED)
-    shown = held[: measuring.TEXTS]
-    spoken = level.likeliest, policy.likeliest(shown)
-    kept = measure_right(policy, config.guards.keep)
-    done = time.monotonic()
-    mean, low, high = heldout.gain(before, after, seed=config.run.root_seed)
-    guards = (*text_guards.guards(before, after), *kept[1])
-    gap = text_guards.topic_gap(before, after)
-    with Ledger.open(path) as ledger:
-        rows = make_evaluation_rows(before, after, config.panel.reward, (mean, low, high))
-        rows += map(dict, kept[0])
-        found = HeldOut(tuple(rows), guards, gap, policy.digest())
-        for ended, at, said in zip((0, outcome.steps), (before, after), spoken, strict=True):
-            first = [(p.text, answer.text) for p, answer in zip(shown, said, strict=True)]
-            rewards: list[list[float]] = at.rewards[:, :samples].tolist()
-            votes = outcome.votes if ended else 0
-            measuring.record(ledger, "szpo demo", ended, votes, rewards, at.tokens, at.kl, first)
-        record_held_out(ledger, "szpo demo", found)
+        tuned = time.monotonic()
+        say(
+            f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each"
+        )
+        base = measuring.Base(level.figures, before, level.likeliest, heldout.SEED)
+        asked = measuring.Measuring(
+            ledger, parts, held, samples, frozenset(), liked.score, False, say, base=base
+        )
+        drawn, kl = measuring.measure_end(asked, outcome.steps, outcome.votes)
+        done = time.monotonic()
         pairs = _pair(held, drawn, level.answers)
         measuring.compare_blind(ledger, parts, liked.score, pairs)
         lesson, last = taught.read(ledger), blind.read(ledger)
-    levels = {name: interval(at.rewards.mean(1).tolist())
-              for name, at in (("before", before), ("after", after))}  # fmt: skip
-    near = text_rewards.find_nearest(held, before.texts, before.rewards)
+        helped, found = improvement.read(ledger), guards.read_held_out(ledger)
+        after = np.array(improvement.measurements(ledger)[outcome.steps]["rewards"])
+    assert found is not None, "it was just recorded"
+    mean, low, high = metrics.gain(before, after, seed=config.run.root_seed)
+    levels = {name: interval(rewards.mean(1).tolist())
+              for name, rewards in (("before", before), ("after", after))}  # fmt: skip
+    texts = [[answer.text for answer in row] for row in level.answers]
+    near = text_rewards.find_nearest(held, texts, before)
     return {
         "seed": config.run.root_seed,
         "reward": config.panel.reward,
         "subspace": config.coordinates,
         "rule": parts.settings.section.rule,
         "outcome": asdict(outcome),
-        "before": float(before.rewards.mean()),
-        "after": float(after.rewards.mean()),
+        "before": float(before.mean()),
+        "after": float(after.mean()),
         **{f"{name}_interval": [level["low"], level["high"]] for name, level in levels.items()},
         "gain": mean,
         "interval": [low, high],
-        "guards": [asdict(guard) for guard in guards],
-        "topic": gap,
-        "kl": [after.kl, after.kl_stderr],
+        "guards": [asdict(guard) for guard in found.guards],
+        "topic": found.gap,
+        "kl": list(kl),
         "votes": reports[-1].total_votes if reports else 0,
         "answers_read": sum(report.answers_read for report in reports),
         "panel": str(parts.panel),
@@ -148,8 +141,8 @@ def _measure(
         "taught": "" if lesson is None else str(lesson),
         "last_pairs": "" if last is None else last.line,
         "texts": [
-            {"prompt": p.text, "before": b.text, "after": a.text}
-            for p, b, a in list(zip(shown, *spoken, strict=True))[:3]
+            {"prompt": prompt, "before": start, "after": end}
+            for prompt, start, end in helped.before_after[:3]
         ],
         "seconds": {
             "setup": ready - began,
@@ -172,26 +165,6 @@ def _pair(
         for j in range(len(tuned[0]))
         for p, of, start in zip(prompts, tuned, base, strict=True)
     ]
-
-
-def make_evaluation_rows(
-    before: heldout.Measurement,
-    after: heldout.Measurement,
-    reward: str,
-    gained: tuple[float, float, float],
-) -> list[dict[str, str]]:
-    """The two measurements as rows of the report's table."""
-    mean, low, high = gained
-    change = f"{mean:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"
-    rows = [
-        as_row(f"mean {reward}", before.rewards.mean(), after.rewards.mean(), change),
-        *text_rows(before, after, after.kl, f"± {after.kl_stderr:.2f}"),
-    ]
-    if before.margin is not None and after.margin is not None:
-        name = f"own prompt over the best of {after.others} others, nats (median)"
-        share = f"{after.margin / before.margin:.0%} of the base's" if before.margin > 0 else ""
-        rows.append(as_row(name, before.margin, after.margin, share))
-    return rows
 
 
 @command.command("demo")

@@ -70,7 +70,7 @@ class Yardstick:
             return self.score(prompt, answer)
 
         found = heldout.measure(policy, self.prompts, score, samples=self.samples, seed=self.seed)
-        mean, low, high = heldout.gain(self.base, found, seed=self.seed)
+        mean, low, high = metrics.gain(self.base.rewards, found.rewards, seed=self.seed)
         learned = None if proxy is None else proxy([p for p, _ in seen], [a for _, a in seen])
         return {
             "share": share,

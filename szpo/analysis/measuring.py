@@ -8,13 +8,16 @@ simulated panel and a function answer at once, people on their page.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from szpo import seeds
-from szpo.analysis.improvement import MEASURED, mean_reward, measurements
+import numpy as np
+
+from szpo import metrics, seeds
+from szpo.analysis.improvement import MEASURED, measurements
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import (
@@ -35,7 +38,7 @@ from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.runs.samples import fulfil_final, policy_at
-from szpo.types import Answer, Passing, Progress, Prompt, Row, Say, unseen
+from szpo.types import Answer, Floats, Passing, Progress, Prompt, Row, Say, unseen
 from szpo.voting import step_record
 from szpo.voting.blind import PAIRS
 from szpo.voting.evaluator import Judge
@@ -51,6 +54,20 @@ WRITTEN, READ, RIGHT = "answers written", "prompts read", "counting right answer
 """Stages of a measurement: answers are written, then read after this many prompts."""
 TELL_S: Final = 5.0
 """Seconds between two lines on how far a measurement is."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What answers of the start measure that were drawn before the run."""
+
+    figures: text_guards.TextFigures
+    """Of as many answers to each prompt as are measured at the end."""
+    rewards: Floats
+    """Shape (prompts, answers), of all that were drawn."""
+    likeliest: tuple[Answer, ...]
+    """To the first `TEXTS` prompts, for readers."""
+    seed: int
+    """Of the answers, before and at the end."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,8 @@ class Measuring:
     say: Say
     progress: Progress = unseen
     """Told how far a measurement is."""
+    base: Base | None = None
+    """None where the start is drawn with the run."""
 
 
 def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> Measuring | None:
@@ -108,7 +127,7 @@ def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
     if m.people and theta.is_still(m.ledger):  # nobody waits for what is the start's own
         return
     if outcome.steps not in measurements(m.ledger):
-        _attempt(m, lambda told: _measure_end(told, outcome.steps, outcome.votes))
+        _attempt(m, lambda told: _compare_and_measure(told, outcome.steps, outcome.votes))
     if m.people and not _is_compared(m.ledger):
         body = {"comparisons": PAIRS} if m.parts.settings.section.D == 1 else {}
         orders.place_order(m.ledger, "final", "szpo run", body)
@@ -117,7 +136,12 @@ def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
 def after_improving(m: Measuring | None, steps: int, votes: int) -> None:
     """Measure weights that the run has just adopted; its last measurement is of others."""
     if m is not None:
-        _attempt(m, lambda told: _measure_end(told, steps, votes))
+        _attempt(m, lambda told: _compare_and_measure(told, steps, votes))
+
+
+def _compare_and_measure(m: Measuring, steps: int, votes: int) -> None:
+    compare_blind(m.ledger, m.parts, m.score)
+    measure_end(m, steps, votes)
 
 
 def _is_compared(ledger: Ledger) -> bool:
@@ -154,7 +178,7 @@ def _telling(m: Measuring) -> Iterator[Measuring]:
 
 def _counting(m: Measuring, samples: int) -> Callable[[int], None]:
     """What counts written answers, of so many to each prompt, and those to the start."""
-    done, fresh = 0, 0 not in measurements(m.ledger)
+    done, fresh = 0, m.base is None and 0 not in measurements(m.ledger)
     of = len(m.prompts) * (samples + fresh * m.samples)
 
     def count(more: int) -> None:
@@ -170,7 +194,13 @@ def _measure_start(m: Measuring, count: Callable[[int], None]) -> None:
     if 0 in measurements(m.ledger):
         return
     policy: Any = m.parts.policy
-    if m.ledger.last_applied() is None:
+    if m.base is not None:
+        texts = zip(m.prompts, m.base.likeliest, strict=False)
+        record(
+            m.ledger, "run", 0, 0, m.base.rewards[:, : m.samples].tolist(), m.base.figures.tokens,
+            0.0, [(p.text, clean_answer(a).text) for p, a in texts],
+        )  # fmt: skip
+    elif m.ledger.last_applied() is None:
         _record(m, 0, 0, policy, _write(m, policy, m.samples, count))
     elif _is_language_model(m):  # which can still answer as the base
         _record(m, 0, 0, policy, _write(m, policy, m.samples, count, base=True), base=True)
@@ -204,46 +234,65 @@ def _measure(m: Measuring, steps: int, votes: int) -> None:
         _record(m, steps, votes, policy, _write(m, policy, 1, count))
 
 
-def _measure_end(m: Measuring, steps: int, votes: int) -> None:
-    """Measure with all samples; for a language model also the KL and the guards."""
+def measure_end(
+    m: Measuring, steps: int, votes: int
+) -> tuple[list[list[Answer]], tuple[float, float]]:
+    """Measure with all samples; for a language model also the KL and the guards.
+
+    Returns:
+        The answers to each prompt, and the mean KL of the first ones to the start with its
+        standard error, nats; nan where it is not measured.
+    """
     few = text_guards.READ_AGAIN
-    count = _counting(m, m.samples + few * _is_language_model(m))
+    count = _counting(m, m.samples + few * (_is_language_model(m) and m.base is None))
     _measure_start(m, count)
-    compare_blind(m.ledger, m.parts, m.score)
     with policy_at(m.ledger, m.parts, None) as found:
         policy: Any = found
         if not _is_language_model(m):
-            _record(m, steps, votes, policy, _write(m, policy, m.samples, count))
-            return
+            drawn = _write(m, policy, m.samples, count)
+            _record(m, steps, votes, policy, drawn)
+            return drawn, (math.nan, math.nan)
         drawn, kl = _write_with_kl(m, policy, count)
-        _record(m, steps, votes, policy, drawn, kl)
-        base = _write(m, policy, few, count, base=True)
-        was, now = _read(m, policy, base, [row[:few] for row in drawn])
+        _record(m, steps, votes, policy, drawn, kl[0])
+        if m.base is None:
+            base = _write(m, policy, few, count, base=True)
+            was, now = _read(m, policy, base, [row[:few] for row in drawn])
+        else:
+            was, (now,) = m.base.figures, _read(m, policy, drawn)
         digest = policy.digest()
         m.progress(RIGHT, 0, 0)
         kept = _measure_right(m, policy)
+    rows = (*_reward_row(m, steps), *text_rows(was, now, kl), *kept[0])
+    held, gap = (*text_guards.guards(was, now), *kept[1]), text_guards.topic_gap(was, now)
+    record_held_out(m.ledger, "szpo run", HeldOut(rows, held, gap, digest))
+    return drawn, kl
+
+
+def _reward_row(m: Measuring, steps: int) -> list[dict[str, str]]:
+    """The panel's mean reward of the start and of the policy; none where no reward is known."""
     done = measurements(m.ledger)
-    first, last = (mean_reward(done[i]["rewards"]) for i in (0, steps))
-    rows = text_rows(was, now, kl)
-    if first is not None and last is not None:
-        rows.insert(0, as_row("mean reward of the panel", first, last))
-    guards, gap = text_guards.guards(was, now), text_guards.topic_gap(was, now)
-    held = HeldOut((*rows, *kept[0]), (*guards, *kept[1]), gap, digest)
-    record_held_out(m.ledger, "szpo run", held)
+    first = done[0]["rewards"] if m.base is None else m.base.rewards
+    if first is None or (last := done[steps]["rewards"]) is None:
+        return []
+    mean, low, high = metrics.gain(first, last, seed=m.ledger.root_seed)
+    change = f"{mean:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"
+    return [
+        as_row("mean reward of the panel", float(np.mean(first)), float(np.mean(last)), change)
+    ]
 
 
 def _write_with_kl(
     m: Measuring, policy: Any, count: Callable[[int], None]
-) -> tuple[list[list[Answer]], float]:
-    """`_write` of all samples, and the mean KL of the first answer to each prompt, nats."""
+) -> tuple[list[list[Answer]], tuple[float, float]]:
+    """`_write` of all samples; see `measure_end`."""
     drawn: list[list[Answer]] = []
-    kl = 0.0
+    parts: list[tuple[int, float, float]] = []
     for places in _parts(m, m.samples):
         asked = [m.prompts[i] for i in places]
-        more, (mean, _) = policy.sample_with_kl(asked, m.samples, seed=_seed(m), places=places)
-        drawn, kl = [*drawn, *more], kl + mean * len(places) / len(m.prompts)
+        more, kl = policy.sample_with_kl(asked, m.samples, seed=_seed(m), places=places)
+        drawn, parts = [*drawn, *more], [*parts, (len(places), *kl)]
         count(len(places) * m.samples)
-    return drawn, kl
+    return drawn, metrics.pool(parts)
 
 
 def _read(
@@ -304,6 +353,8 @@ def _is_language_model(m: Measuring) -> bool:
 
 
 def _seed(m: Measuring) -> int:
+    if m.base is not None:
+        return m.base.seed
     return seeds.as_seed(seeds.derive(m.ledger.root_seed, "evaluation"))
 
 

@@ -123,15 +123,26 @@ def as_row(
 
 
 def text_rows(
-    before: TextFigures, after: TextFigures, kl: float, change: str = ""
+    before: TextFigures, after: TextFigures, kl: tuple[float, float]
 ) -> list[dict[str, str]]:
-    """Figures of the answers of a policy's start and of the policy, ``kl`` nats away."""
-    return [
+    """Figures of the answers of a policy's start and of the policy.
+
+    ``kl``: between them, nats an answer, and its standard error; nan where it is not known.
+    """
+    found = [
         as_row(text_guards.FLUENCY, before.logprob, after.logprob),
         as_row("distinct-2", before.distinct2, after.distinct2),
         as_row("tokens per answer", before.tokens, after.tokens),
-        as_row("KL to the start, nats per answer", 0.0, kl, change),
-    ]
+        as_row(
+            "KL to the start, nats per answer", 0.0, kl[0],
+            "" if math.isnan(kl[1]) else f"± {kl[1]:.2f}",
+        ),
+    ]  # fmt: skip
+    if before.margin is not None and after.margin is not None:
+        name = f"own prompt over the best of {after.others} others, nats (median)"
+        share = f"{after.margin / before.margin:.0%} of the base's" if before.margin > 0 else ""
+        found.append(as_row(name, before.margin, after.margin, share))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,12 @@ from szpo import cache
 from szpo.analysis.measuring import TEXTS
 from szpo.policies import text_guards
 from szpo.policies.text_guards import TextFigures
-from szpo.seeds import derive, generator
 from szpo.types import Answer, Floats, Prompt
 
 if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy
 
 
-DRAWS: Final = 10_000
 SAMPLES: Final = 8
 """Answers of the base to each prompt."""
 SEED: Final = 0
@@ -86,19 +84,6 @@ def measure(
         drawn, kl = policy.sample_with_kl(prompts, samples, seed=seed)
     else:
         drawn, kl = policy.sample(prompts, samples, seed=seed), (0.0, 0.0)
-    return measure_drawn(policy, prompts, drawn, kl, score, seed=seed)
-
-
-def measure_drawn(
-    policy: Measurable,
-    prompts: Sequence[Prompt],
-    drawn: Sequence[Sequence[Answer]],
-    kl: tuple[float, float],
-    score: Callable[[Prompt, Answer], float],
-    *,
-    seed: int,
-) -> Measurement:
-    """`measure` from answers that were already drawn, and their KL with its standard error."""
     rewards = [[score(p, a) for a in row] for p, row in zip(prompts, drawn, strict=True)]
     return Measurement(
         rewards=np.array(rewards),
@@ -107,18 +92,6 @@ def measure_drawn(
         kl=kl[0],
         kl_stderr=kl[1],
     )
-
-
-def gain(before: Measurement, after: Measurement, *, seed: int) -> tuple[float, float, float]:
-    """Mean gain in reward on the same prompts, and the ends of its 95 % interval.
-
-    The interval is a paired bootstrap of `DRAWS` resamples of the prompts, drawn by ``seed``.
-    """
-    diff = after.rewards.mean(1) - before.rewards.mean(1)
-    random = generator(derive(seed, "bootstrap"))
-    index = random.integers(len(diff), size=(DRAWS, len(diff)))
-    low, high = np.quantile(diff[index].mean(1), (0.025, 0.975))
-    return float(diff.mean()), float(low), float(high)
 
 
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "base"
@@ -135,19 +108,6 @@ class BaseLevel:
     """Figures of the first ``compared`` answers to each prompt."""
     likeliest: tuple[Answer, ...]
     """To the first `szpo.analysis.measuring.TEXTS` prompts, for readers."""
-
-    def measurement(
-        self, prompts: Sequence[Prompt], score: Callable[[Prompt, Answer], float]
-    ) -> Measurement:
-        """The same as a measurement of the policy at its start, scored by ``score``."""
-        rows = zip(prompts, self.answers, strict=True)
-        return Measurement(
-            rewards=np.array([[score(p, answer) for answer in row] for p, row in rows]),
-            texts=tuple(tuple(answer.text for answer in row) for row in self.answers),
-            **asdict(self.figures),
-            kl=0.0,
-            kl_stderr=0.0,
-        )
 
 
 def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -> BaseLevel:
