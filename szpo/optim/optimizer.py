@@ -250,7 +250,8 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     budget = "none" if s.kl_budget is None else f"{s.kl_budget:g} nats"
     votes = step_votes(o.K, o.N, o.M, o.D, own=s.own_share == 1)
     if s.own_share == 1:
-        return f"rule {o.rule}, votes on pairs, {end}", f"a step: {votes}; KL budget {budget}"
+        limit = "" if s.idle else f"; KL budget {budget}"  # improving has its own
+        return f"rule {o.rule}, votes on pairs, {end}", f"a step: {votes}{limit}"
     if s.own_share:
         how += "; every other pair is of the policy's own answers"
     return (
