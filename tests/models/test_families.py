@@ -40,6 +40,18 @@ def test_each_family_is_decoded_and_read_as_by_transformers(name, tmp_path, capf
         assert "Be brief." in loaded.tokenizer.decode(loading.encode(loaded.tokenizer, SYSTEM))
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_familys_states_and_gradient_are_those_of_plain_passes(name, tmp_path):
+    folder = families.write(name, tmp_path)
+    if name == "Gemma 2":  # it squeezes its logits
+        with pytest.raises(UsageError, match="take the best of several answers"):
+            families.force(folder)
+        return
+    states, gradient = families.force(folder)
+    assert states < 1e-5 and gradient < 1e-4
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize(
     "name",

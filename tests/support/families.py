@@ -26,6 +26,8 @@ from szpo.cli.app import call
 from szpo.models import loading
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
 from szpo.models.engines import engine_for
+from szpo.models.forced import Forced
+from szpo.models.logprobs import Sample
 from szpo.models.lora import lora_config
 from szpo.models.sampling import Sampling, draw
 from tests.support import folder_run
@@ -214,6 +216,39 @@ def decode(folder: Path) -> Decoded:
     return Decoded(type(engine).__name__, equal, len(made), worst)
 
 
+def force(folder: Path) -> tuple[float, float]:
+    """How far states, and a gradient of log-probability, are off those of plain passes.
+
+    Largest differences, as shares of the largest number.
+    """
+    loaded = loading.load(str(folder), dtype="fp32")
+    model, sites = loaded.model, find_sites(loaded.model, lora_config(loaded.model, rank=2))
+    g = torch.Generator().manual_seed(3)
+    A = {s.name: torch.randn(s.rank, s.inputs, generator=g) / s.inputs**0.5 for s in sites}
+    B = {s.name: torch.randn(1, s.outputs, s.rank, generator=g) * 0.3 for s in sites}
+    texts = [Sample(tuple(range(100, 104 + n)), tuple(range(120, 126 - n))) for n in (0, 2, 3)]
+    forced = Forced(loaded.adapt(sites), texts, layer=1)
+    theta = {s.a: A[s.name].numpy() for s in sites} | {s.b: B[s.name][0].numpy() for s in sites}
+    moving = [s.b for s in sites]
+    gradient, _ = forced.gradient(theta, moving, np.ones((len(texts), 1)))
+    total, states = torch.zeros(()), []
+    B = {name: value.requires_grad_() for name, value in B.items()}
+    for text in texts:
+        ids, start = torch.tensor([[*text.prompt, *text.answer]]), len(text.prompt)
+        with torch.inference_mode():
+            read = model(ids, use_cache=False, output_hidden_states=True).hidden_states[1]
+        states.append(read[0, start:].mean(0).numpy())
+        with attach_deltas(model, sites, Deltas(A, B)):
+            logits = model(ids, use_cache=False).logits[0, start - 1 : -1]
+        total = total + logits.log_softmax(-1).gather(1, ids[0, start:, None]).sum()
+    total.backward()
+    plain = np.concatenate([B[s.name].grad[0].numpy().ravel() for s in sites])
+    mine = np.concatenate([gradient[name].ravel() for name in moving])
+    pairs = ((forced.states, np.stack(states)), (mine, plain))
+    a, b = (float(np.abs(x - y).max() / np.abs(y).max()) for x, y in pairs)
+    return a, b
+
+
 def vote_and_export(folder: Path) -> tuple[float, float]:
     """Sixteen votes on the model of a folder, then exports: how far PEFT and the merge are off.
 
@@ -241,18 +276,19 @@ def vote_and_export(folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    print("| family | traits | engine | log-probabilities off by | merged off by |")
-    print("|---|---|---|---|---|")
+    print(
+        "| family | traits | engine | log-probabilities, states, gradient, merged off by |"
+    )  # Gemma 2 has no gradient
+    print("|---|---|---|---|")
     for name, family in FAMILIES.items():
         said = io.StringIO()
         with tempfile.TemporaryDirectory() as place, redirect_stdout(said), redirect_stderr(said):
             folder = write(name, Path(place, "model"))
             found, (_, merged) = decode(folder), vote_and_export(folder)
+            read = () if name == "Gemma 2" else force(folder)  # it squeezes its logits
         engine = "own" if found.engine == "FlatEngine" else "`generate`"
-        print(
-            f"| {name} | {family.traits} | {engine} | {found.worst:.0e} | {merged:.0e} |",
-            flush=True,
-        )
+        off = ", ".join(f"{each:.0e}" for each in (found.worst, *read, merged))
+        print(f"| {name} | {family.traits} | {engine} | {off} |", flush=True)
 
 
 if __name__ == "__main__":
