@@ -12,9 +12,9 @@ from szpo.cli import adapters, console, run_paths
 from szpo.cli import taste as tastes
 from szpo.cli.run_paths import SETS
 from szpo.cli.taste import FEATURE
+from szpo.config.tables import IMPROVE_NATS
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.regression import BUDGET
 from szpo.types import Say
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def improve(
     run: str | None = run_paths.RUN,
-    nats: float = typer.Option(BUDGET, "--nats", help="Most KL to the start, an answer."),
+    nats: float = typer.Option(IMPROVE_NATS, "--nats", help="Most KL to the start, an answer."),
     taste: str | None = typer.Option(
         None, "--taste", help="Instead of a run: a taste on file (taste.json)."
     ),

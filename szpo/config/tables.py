@@ -19,6 +19,8 @@ RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
 
 SCORER: Final = ".safetensors"
 """How the file of a scorer ends, which `judge.model` names."""
+IMPROVE_NATS: Final = 2.5
+"""How far improving goes unless it is told; further reads worse."""
 RUN_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,63}$"
 
 SERVER: Final = re.compile(r"https?://[^\s@?#/]+(/[^\s@?#]*)?")
@@ -173,8 +175,8 @@ class Improve(Section):
     nats: Positive | None = Field(
         None,
         description="Move the policy on the taste of the votes, up to this KL to its start, "
-        "nats per answer (rule regression, named coordinates or none); default: not"
-        " in the run, but by szpo improve.",
+        "nats per answer (rule regression, named coordinates or none); default: not "
+        f"in the run; {IMPROVE_NATS:g} by szpo improve.",
     )
     when: Literal["doubling", "end"] = Field(
         "doubling",

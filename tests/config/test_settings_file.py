@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
+from szpo.config.tables import IMPROVE_NATS
 from szpo.errors import UsageError
 from szpo.runs import budget
 from tests.support.cases import case
@@ -95,6 +96,10 @@ def test_presets_are_valid_and_survive_the_written_file(name):
     assert settings_file.check(tomllib.loads(long)) == config
     assert settings_file.check(tomllib.loads(short)) == config
     assert len(short) < len(long) / 3
+
+
+def test_runs_for_people_improve_as_far_as_szpo_improve_does():
+    assert settings_file.load(preset_name="people").improve.nats == IMPROVE_NATS
 
 
 def test_people_wait_for_no_measurement_in_the_middle_of_a_run():
