@@ -27,14 +27,16 @@ from szpo.cli import run_paths
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
+from szpo.config.tables import IMPROVE_NATS
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import SzpoError, UsageError
 from szpo.files import quoted
 from szpo.ledger.database import Ledger
-from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
-from szpo.runs import assemble, guards, setup_progress, status
+from szpo.policies.text_guards import Guard
+from szpo.runs import assemble, setup_progress, status
 from szpo.runs.callbacks import as_callback
+from szpo.runs.guards import HeldOut, read_held_out
 from szpo.types import Answer, Detail, Prompt, Row, Say
 from szpo.visible_text import visible
 from szpo.voting import blind, step_record
@@ -111,7 +113,7 @@ def _measure(
         pairs = _pair(held, drawn, level.answers)
         measuring.compare_blind(ledger, parts, liked.score, pairs)
         lesson, last = taught.read(ledger), blind.read(ledger)
-        helped, found = improvement.read(ledger), guards.read_held_out(ledger)
+        helped, found = improvement.read(ledger), read_held_out(ledger)
         after = np.array(improvement.measurements(ledger)[outcome.steps]["rewards"])
     assert found is not None, "it was just recorded"
     mean, low, high = metrics.gain(before, after, seed=config.run.root_seed)
@@ -198,7 +200,7 @@ def demo(
     """
     own = [f"optimizer.rule={rule}", *GUIDED] if rule else []
     sets = [f"run.seed={seed}", f"panel.reward={text_rewards.find_asked(taste)}", *own, *sets]
-    sets += [f"improve.nats={BUDGET:g}", "improve.when=end"] if improve else []
+    sets += [f"improve.nats={IMPROVE_NATS:g}", "improve.when=end"] if improve else []
     config = settings_file.load(preset_name=preset, sets=sets)
     plugins.read_reward(config.panel.reward, lambda *_: 0.0)  # refused before it begins
     path = find_free_path(folder, f"demo-{config.run.root_seed}")
@@ -294,15 +296,15 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         f"votes {found['votes']}, answers read {found['answers_read']}; {found['panel']}",
         f"KL to the start {found['kl'][0]:.1f} ± {found['kl'][1]:.1f} nats per answer",
     ]
-    lines += [text_guards.Guard(**guard).line() for guard in found["guards"]]
-    lines += [] if found["topic"] is None else [f"no topic guard: {found['topic']}"]
+    held = HeldOut((), tuple(Guard(**guard) for guard in found["guards"]), found["topic"])
+    lines += held.lines
     for text in found["texts"]:
         before, after = _where_they_differ(text["before"], text["after"])
         lines += ["", visible(text["prompt"]), f"  before  {before}", f"  after   {after}"]
     taste = _describe_taste(found["nearest"], found["taught"], path)
     lines += ["", *filter(None, (*taste, found["last_pairs"]))]
-    if failed := [guard["name"] for guard in found["guards"] if not guard["ok"]]:
-        lines += [f"guard failed, so szpo export refuses the adapter: {'; '.join(failed)}"]
+    if held.failure:
+        lines += [f"szpo export refuses the adapter: of the guards {held.failure}"]
     seconds, machine = found["seconds"], found["machine"]
     return [
         *lines,

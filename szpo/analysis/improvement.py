@@ -21,6 +21,7 @@ from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest
 from szpo.metrics import Share
+from szpo.policies import text_guards
 from szpo.runs import status
 from szpo.voting import blind, counting, withdrawals
 from szpo.voting.blind import Blind
@@ -235,8 +236,8 @@ class Round:
     """The start's score on this taste; `score`: the policy's, on the same prompts."""
     score: float
     nats: float
-    failed: tuple[str, ...]
-    """Guards that changed with the taste."""
+    guards: str
+    """What came of them, in words."""
     checks: Blind
     """Verdicts on its check rows."""
     gained: float | None
@@ -269,7 +270,7 @@ def rounds(ledger: Ledger, score: Score | None = None) -> tuple[Round, ...]:
         cast, more = Counter(told.get(body["theta_sha256"])), gains.get(body["theta_sha256"])
         found.append(Round(
             liked.verdicts, liked.words, body["score_before"], body["score"], body["nats"],
-            tuple(each["name"] for each in body["guards"] if not each["ok"]),
+            text_guards.describe_adopted(body["guards"]),
             Blind(cast["plus"], cast["minus"], cast["tie"]),
             float(np.mean(more)) if more else None,
         ))  # fmt: skip

@@ -226,8 +226,8 @@ def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
         unknown.append(f"not known whether it is better than the base at scale {weights.scale:g}")
     if found is None or not found.guards:
         unknown.append("its guards on held-out prompts were not measured")
-    elif found.gap:
-        unknown.append(f"no topic guard: {found.gap}")
+    elif found.missing:
+        unknown.append(found.missing)
     return "; ".join(unknown)
 
 

@@ -109,10 +109,8 @@ def show(
     )
     if measured is not None and measured.guards:
         console.say()
-        for guard in measured.guards:
-            console.say(guard.line())
-        if measured.gap is not None:
-            console.say(f"no topic guard: {measured.gap}")
+        for line in measured.lines:
+            console.say(line)
     if lesson is not None:
         console.say()
         console.say(str(lesson))

@@ -371,8 +371,8 @@ def _make_weights(
         theta = weights.theta(ledger)
         kl, found = other_weights.measure(parts, theta, fitted=cluster is not None)
     console.complain(f"measured: KL to the run's start {kl:.2f} nats")
-    for guard in found.guards:
-        console.complain(guard.line())
+    for line in found.lines:
+        console.complain(line)
     return replace(weights, kl=kl, heldout=found)
 
 

@@ -38,7 +38,7 @@ from szpo.improvement.policy_search import PACE, Begun, Found, Improved, search_
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
-from szpo.policies import subspaces
+from szpo.policies import subspaces, text_guards
 from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.setup_progress import IMPROVING, STEPS
@@ -367,12 +367,11 @@ def describe_improving(found: Found) -> str:
     )
     if found.adopts is None:
         return f"nothing was adopted; {end}"
-    failed = [guard["name"] for guard in body["guards"] if not guard["ok"]]
-    guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
+    guards = text_guards.describe_adopted(body["guards"])
     if body["scale"] < 1:
         end = f"drawn back to {body['scale']:.0%} of its way by fresh answers; {end}"
     by = "the votes' mix again, in place of what was adopted before" if body["mix"] else "improved"
     return (
         f"{by}: by what the votes liked, fresh answers score {body['score']:+.2f} (start "
-        f"{body['score_before']:+.2f}), {body['nats']:.1f} nats away{guards} ({end})"
+        f"{body['score_before']:+.2f}), {body['nats']:.1f} nats away; {guards} ({end})"
     )

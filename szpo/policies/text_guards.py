@@ -14,9 +14,9 @@ and rewards are not used. `szpo.runs.guards` has the bands that pause a run.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -180,10 +180,29 @@ class Guard:
     limit: str
     ok: bool
 
+    @property
+    def figure(self) -> str:
+        """The value as it is shown."""
+        return f"{self.value:+.2f}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether it held, in a word."""
+        return "holds" if self.ok else "fails"
+
     def line(self) -> str:
         """The guard's result in one line."""
-        mark = "ok  " if self.ok else "FAIL"
-        return f"guard {mark} {self.name}: {self.value:+.2f} ({self.limit})"
+        return f"guard {self.verdict} {self.name}: {self.figure} ({self.limit})"
+
+
+def describe_adopted(recorded: Sequence[Mapping[str, Any]]) -> str:
+    """The guards of an improved policy as recorded: those that fail are what its taste is about.
+
+    >>> describe_adopted([{"name": "length", "ok": False}, {"name": "variety", "ok": True}])
+    'changed with the taste: length'
+    """
+    failed = [guard["name"] for guard in recorded if not guard["ok"]]
+    return f"changed with the taste: {', '.join(failed)}" if failed else "guards hold"
 
 
 def measure(

@@ -158,6 +158,16 @@ class HeldOut:
     """Digest of the measured weights; None where these are not the run's."""
 
     @property
+    def missing(self) -> str:
+        """That the topic's guard is missing, and why; "" if it is there."""
+        return "" if self.gap is None else f"no topic guard: {self.gap}"
+
+    @property
+    def lines(self) -> list[str]:
+        """The guards, one a line, and which is missing."""
+        return [*(guard.line() for guard in self.guards), *filter(None, [self.missing])]
+
+    @property
     def verdict(self) -> str:
         """How many guards hold, in words."""
         return self.failure or f"all {len(self.guards)} hold"

@@ -210,8 +210,8 @@ def test_each_guard_fails_alone(after, failing):
 def test_a_run_that_drifted_fails_by_its_share_of_the_base():
     """Medians of one run at 0, 3.5 and 9.7 nats: 20.0, 15.6 and 10.4, so .78 and .52."""
     held, lost = (guards(BASE, replace(BASE, margin=m))[-1] for m in (15.6, 10.4))
-    assert held.line() == f"guard ok   {text_guards.TOPIC}: +0.78 (at least 0.75)"
-    assert lost.line() == f"guard FAIL {text_guards.TOPIC}: +0.52 (at least 0.75)"
+    assert held.line() == f"guard holds {text_guards.TOPIC}: +0.78 (at least 0.75)"
+    assert lost.line() == f"guard fails {text_guards.TOPIC}: +0.52 (at least 0.75)"
 
 
 def test_fewer_prompts_are_named_and_none_leaves_the_guard_out():

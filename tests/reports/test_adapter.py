@@ -212,7 +212,7 @@ def test_a_scaled_adapter_that_fails_a_guard_leaves_the_run_only_anyway(
     line = ["export", str(run), "--scale", "0.5", "--out", str(out)]
     assert call(line) == 1 and not out.exists()
     said = capsys.readouterr().err
-    assert "guard FAIL distinct-2" in said and "1 of 3 fail: distinct-2" in said
+    assert "guard fails distinct-2" in said and "1 of 3 fail: distinct-2" in said
     assert call([*line, "--anyway"]) == 0
     assert "> **Exported anyway:** of the guards" in (out / "README.md").read_text("utf-8")
 

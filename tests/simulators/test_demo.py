@@ -61,7 +61,7 @@ def test_the_report_shows_the_held_out_table(demo_run):
     assert all(guard["name"] in page for guard in found["guards"])
     lost = [{**guard, "ok": False} for guard in found["guards"]]
     told = demo.describe({**found, "guards": lost}, path)
-    why = next(i for i, line in enumerate(told) if line.startswith("guard failed"))
+    why = next(i for i, line in enumerate(told) if line.startswith("szpo export refuses"))
     assert why < told.index("next:") and told[-1].startswith("  szpo init")
 
 

@@ -64,4 +64,4 @@ def test_a_measurement_is_read_back_and_shown(tmp_path):
         assert LAST.measured(ledger, LAST.digest(ledger)) is None, "they are of other weights"
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
     assert f">Guards: 1 of 2 fail: {TOPIC}</h2>" in page
-    assert '<td class="bad">fails</td>' in page and '<td class="good">ok</td>' in page
+    assert '<td class="bad">fails</td>' in page and '<td class="good">holds</td>' in page
