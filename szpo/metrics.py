@@ -54,17 +54,14 @@ class Share:
 class Estimate:
     """A number with its interval, from ``n`` observations."""
 
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
 
     def unsure(self, at: float = 0.0) -> bool:
         """The interval covers ``at``, or there is none."""
         return self.low is None or self.high is None or self.low <= at <= self.high
-
-
-NOTHING = Estimate(None, None, None, 0)
 
 
 def wilson(wins: float, votes: float, z: float = Z) -> tuple[float, float]:
@@ -100,7 +97,7 @@ def quantile(values: Sequence[float], q: float) -> Estimate:
     """
     ordered, n = sorted(values), len(values)
     if not n:
-        return NOTHING
+        return Estimate()
     place = q * (n - 1)
     below = math.floor(place)
     above = min(below + 1, n - 1)
@@ -123,7 +120,7 @@ def rate(count: int, hours: float) -> Estimate:
     from scipy.special import gammaincinv
 
     if hours <= 0:
-        return NOTHING
+        return Estimate()
     low = float(gammaincinv(count, 0.025)) if count else 0.0
     high = float(gammaincinv(count + 1, 0.975))
     return Estimate(count / hours, low / hours, high / hours, count)
@@ -165,7 +162,7 @@ def mean(values: Sequence[float]) -> Estimate:
     """A mean ± 1.96 standard errors; no interval for one value."""
     n = len(values)
     if not n:
-        return NOTHING
+        return Estimate()
     middle = math.fsum(values) / n
     if n == 1:
         return Estimate(middle, None, None, 1)

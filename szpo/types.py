@@ -37,6 +37,7 @@ Theta: TypeAlias = Mapping[str, NDArray[np.float32]]
 """The master coordinates: one fp32 array per name of a layout."""
 Grid: TypeAlias = tuple[int, ...]
 """A direction (d,) that does not come from the seed: 16-bit integers in units of 1/256."""
+Batch: TypeAlias = "tuple[Answer, ...]"
 
 
 class Detail(str):
@@ -100,9 +101,6 @@ class Answer:
     tokens: int = 0
     end_token: int | None = None
     """The token that ended it, if that is not its model's usual one; the record has none."""
-
-
-Batch: TypeAlias = tuple[Answer, ...]
 
 
 @dataclass(frozen=True, slots=True)

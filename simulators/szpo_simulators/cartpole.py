@@ -36,7 +36,7 @@ from szpo_simulators.study import (
     seed_range,
 )
 from szpo_simulators.worlds import world
-from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, SCALE, CartPole, Network
+from szpo_simulators.worlds.cartpole import HORIZON, SCALE, CartPole, Network
 from szpo_simulators.worlds.world import settings_for, train
 
 GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
@@ -53,6 +53,8 @@ EPISODES = 300
 """Episodes of each run with the notebook's settings."""
 AFTER = (8, 16, 32, 64, 96, 128, 192, 256)
 """Numbers of episodes at which learning curves are measured."""
+NOTEBOOK = Network(128, scaled=False)
+"""The notebook's net: 4 → 128 ReLU → 2, with its two logits as one; d = 769."""
 NETS: Mapping[str, Network] = {"linear": Network(), "notebook's net": NOTEBOOK}
 RATES = (0.003, 0.01, 0.03)
 """Learning rates of Adam that are tried for the gradient methods."""

@@ -54,6 +54,32 @@ SPENT: Final[Mapping[str, Any]] = {
     "length": number("length", ".1f"),
     "labels": number("agreement", ".0%"),
 }
+TABLE: Final[Mapping[str, Any]] = {
+    "group": "group",
+    "votes": "checkpoint",
+    "seeds": lambda row: f"{row['seeds']}/{row['of']}",
+    "read": number("answers_read", ".0f"),
+    "gain": lambda row: _interval(row),
+    "few": number("few", "+.3f"),
+    "lowest": number("lowest", "+.3f"),
+    "unseen": number("unseen", "+.3f"),
+    "wins": number("win_rate", ".0%"),
+    "KL": number("kl", ".2f"),
+    "most": number("kl_most", ".2f"),
+    "3 g.": number("first_three", ".0f"),
+    "4 g.": number("all_four", ".0f"),
+    "topic": number("topic", ".2f"),
+    "cpu s": number("cpu_seconds", ".0f"),
+}
+PAIRED: Final[Mapping[str, Any]] = {
+    "ours": "ours",
+    "theirs": "theirs",
+    "where": "where",
+    "seeds": lambda row: f"{row['seeds']}/{row['of']}",
+    "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
+    "difference": lambda row: _interval(row["difference"]),
+    "ratio": lambda row: _interval(row["ratio"], ".2f"),
+}
 command = typer.Typer(add_completion=False)
 """The entry point of `szpo.commands`."""
 NEEDED: Final = ("trl", "datasets")
@@ -235,38 +261,6 @@ def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
     if found["high"] == math.inf:  # a ratio whose divisor may be 0
         return f"{found['mean']:{form}} [{found['low']:.2f} or more]"
     return f"{found['mean']:{form}} [{found['low']:.2f}, {found['high']:.2f}]"
-
-
-def _seeds(row: Mapping[str, Any]) -> str:
-    return f"{row['seeds']}/{row['of']}"
-
-
-TABLE: Final[Mapping[str, Any]] = {
-    "group": "group",
-    "votes": "checkpoint",
-    "seeds": _seeds,
-    "read": number("answers_read", ".0f"),
-    "gain": _interval,
-    "few": number("few", "+.3f"),
-    "lowest": number("lowest", "+.3f"),
-    "unseen": number("unseen", "+.3f"),
-    "wins": number("win_rate", ".0%"),
-    "KL": number("kl", ".2f"),
-    "most": number("kl_most", ".2f"),
-    "3 g.": number("first_three", ".0f"),
-    "4 g.": number("all_four", ".0f"),
-    "topic": number("topic", ".2f"),
-    "cpu s": number("cpu_seconds", ".0f"),
-}
-PAIRED: Final[Mapping[str, Any]] = {
-    "ours": "ours",
-    "theirs": "theirs",
-    "where": "where",
-    "seeds": _seeds,
-    "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
-    "difference": lambda row: _interval(row["difference"]),
-    "ratio": lambda row: _interval(row["ratio"], ".2f"),
-}
 
 
 @command.command("compare")

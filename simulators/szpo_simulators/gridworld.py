@@ -39,12 +39,12 @@ from szpo_simulators.study import (
     seed_range,
 )
 from szpo_simulators.worlds import gridworld, rivals
-from szpo_simulators.worlds.gridworld import COURIER, DENSE, GridWorld
+from szpo_simulators.worlds.gridworld import Courier, GridWorld
 from szpo_simulators.worlds.rivals import Curve, trace_walks
 from szpo_simulators.worlds.world import settings_for
 from szpo_simulators.worlds.world import train as train_szpo
 
-WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": COURIER}
+WORLDS: Final[Mapping[str, GridWorld]] = {"dense": GridWorld(), "courier": Courier()}
 BLOCK: Final = 10
 """Repetitions of a rival that are computed together, few enough for their walks to fit in memory.
 

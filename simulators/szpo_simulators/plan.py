@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -30,15 +30,13 @@ KINDS: Final[Mapping[str, str]] = {
 """What a cell of each method is: a run of szpo with a ledger, a choice, a training."""
 Asking = Literal["batch", "pair"]
 """batch: each vote is on two batches of D answers; pair: D votes on single pairs instead."""
+Span: TypeAlias = Annotated[Sequence[int], AfterValidator(lambda ends: _span(ends))]
 
 
 def _span(found: Sequence[int]) -> Sequence[int]:
     if len(found) != 2 or not 0 <= found[0] < found[1]:
         raise ValueError(f"must be [from, to], from 0 up (got {[*found]})")
     return found
-
-
-Span = Annotated[Sequence[int], AfterValidator(_span)]
 
 
 class Group(Section):

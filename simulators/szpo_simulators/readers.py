@@ -67,6 +67,7 @@ KEYS: Final = (True, True, False, True, False, False, True, False)
 
 Coin = Callable[[int, np.random.Generator], Ints]
 """From a number of pairs to verdicts: 1 for A, −1 for B, 0 for the same."""
+_SAID: Final = {"a": 1, "b": -1, "same": 0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,9 +162,6 @@ def read_file(file: Path) -> list[dict[str, Any]]:
     if not found:
         raise UsageError(f"{file} has no pairs")
     return found
-
-
-_SAID: Final = {"a": 1, "b": -1, "same": 0}
 
 
 def prepare(study: Study, lines: Sequence[Mapping[str, Any]]) -> Read:

@@ -152,18 +152,15 @@ def _draws(seed: int, purpose: str, part: str, count: int) -> Callable[[int], in
     return lambda below: int(next(u) * below)
 
 
-SETS: Final[dict[str, Callable[[int, int, str], Pairs]]] = {
-    "two-users": two_users,
-    "pets": pets,
-    "two-attributes": partial(attributes, ("warm", "full")),
-    "four-attributes": partial(attributes, ("warm", "full", "helpful", "honest")),
-}
-"""Makers of the sets by name, called with n, seed and "train" or "test"."""
-
-
 def work(spec: Spec) -> dict[str, Any]:
     """Train one model on one set; its accuracy on new pairs and the use of its latent."""
-    make = SETS[spec["set"]]
+    sets: dict[str, Callable[[int, int, str], Pairs]] = {
+        "two-users": two_users,
+        "pets": pets,
+        "two-attributes": partial(attributes, ("warm", "full")),
+        "four-attributes": partial(attributes, ("warm", "full", "helpful", "honest")),
+    }
+    make = sets[spec["set"]]
     train, test = make(spec["n"], spec["seed"], "train"), make(TESTED, spec["seed"], "test")
     recipe = Recipe(kind=spec["model"], epochs=spec["epochs"], beta=spec["beta"])
     fitted = fit(train, recipe, spec["seed"])

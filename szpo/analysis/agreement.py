@@ -82,9 +82,6 @@ class Conduct:
     """Answers for the longer side, of those for a side where the two differ in length."""
 
 
-NOTHING: Final = Conduct()
-
-
 def soonest_ms(words: int) -> float:
     """The shortest time, in ms, in which somebody can look at a text of this many words.
 
@@ -103,7 +100,7 @@ def longest_run(sides: Sequence[str]) -> int:
     return max((len(list(run)) for side, run in groupby(sides) if side in ("A", "B")), default=0)
 
 
-def effort_flags(conduct: Conduct, panel: Conduct = NOTHING) -> tuple[tuple[str, str], ...]:
+def effort_flags(conduct: Conduct, panel: Conduct) -> tuple[tuple[str, str], ...]:
     """The flags of a panelist, code and sentence, in a fixed order; most panelists have none.
 
     ``panel``: the counts of the whole panel, this panelist included.
@@ -149,7 +146,7 @@ def _excess(hits: float, of: float, rest: float, others: float) -> float:
     return (hits / of - rest / others) / error if error else 0.0
 
 
-def at_random(conduct: Conduct, panel: Conduct = NOTHING) -> float:
+def at_random(conduct: Conduct, panel: Conduct) -> float:
     """Log-likelihood ratio of answering at random over answering as the panel does.
 
     The panel's shares are its own where they rest on at least `MIN_VOTES` votes. Else repeats and

@@ -9,7 +9,6 @@ from typing import Any
 from szpo.analysis import agreement
 from szpo.analysis.vote_rows import Evidence, RunFacts, VoteTotals
 from szpo.metrics import (
-    NOTHING,
     Estimate,
     correlation,
     mean,
@@ -136,8 +135,8 @@ def _cost(evidence: Evidence, done: dict[str, Any], pace: dict[str, Any]) -> dic
     measured = pace["median"].n >= ENOUGH_TIMED
     words = quantile(evidence.totals.words(), 0.5).value
     reading = (words or run.words_per_vote) * 60 / WORDS_PER_MINUTE
-    each = pace["median"] if measured else Estimate(reading, None, None, 0)
-    hours, end = NOTHING, NOTHING
+    each = pace["median"] if measured else Estimate(reading)
+    hours, end = Estimate(), Estimate()
     if left is not None:
         hours = rescale(each, lambda s: s * left / 3600)
         per_step = quantile(_paces(evidence), 0.5)

@@ -34,7 +34,7 @@ from szpo import seeds
 from szpo.analysis import posterior
 from szpo.analysis.features import Feature
 from szpo.analysis.posterior import BradleyTerry
-from szpo.data import preference_files, preference_formats, text_files
+from szpo.data import csv_tables, label_studio, preference_files, preference_formats, text_files
 from szpo.errors import UsageError
 from szpo.files import replace_whole
 from szpo.ledger.canonical import utf8
@@ -50,6 +50,8 @@ SCALED_ON = 10_000
 PARTICLES, STEPS = 200, 20
 HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
 """Columns of a sheet; `preference_formats.MESSAGES` is added where a prompt has several turns."""
+Differences: TypeAlias = "Callable[[list[Pair]], Floats]"
+"""A function from pairs to δ = φ(A) − φ(B), (pairs, features)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,6 @@ class Pair:
     def key(self) -> str:
         """The pair's identity, whichever answer stands first."""
         return pair_digest(self.prompt, *sorted((self.a, self.b)))
-
-
-Differences: TypeAlias = Callable[[list[Pair]], Floats]
-"""A function from pairs to δ = φ(A) − φ(B), (pairs, features)."""
 
 
 @dataclass(slots=True)
@@ -532,7 +530,7 @@ def write_sheet(questions: Sequence[Question], path: Path) -> None:
         names = [*HEAD, *[several] * any(several in row for row in rows)]
         for row in rows:
             row[several] = json.dumps(row[several], ensure_ascii=False) if several in row else ""
-        text_files.write_table(file, names, rows)
+        csv_tables.write_table(file, names, rows)
         text = file.getvalue()
     elif kind == ".json":
         text = json.dumps([_task(q) for q in questions], ensure_ascii=False, indent=1)
@@ -588,7 +586,7 @@ def _read_rankings(record: dict[str, Any], where: str) -> Iterator[Reply]:
     for number, annotation in enumerate(annotations if isinstance(annotations, list) else [], 1):
         if isinstance(annotation, dict) and annotation.get("result") == []:  # nobody answered
             continue
-        found = preference_formats.read_pairs({**record, "annotations": [annotation]}, where)
+        found = label_studio.read_pairs({**record, "annotations": [annotation]}, where)
         by = str(annotation.get("completed_by", number))
         for pair in found.pairs:
             bodies = {str(item["id"]): item["body"] for item in data["items"]}

@@ -33,6 +33,10 @@ from szpo.voting.step import read_step
 
 LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
+SLACK: Final[dict[str, int]] = {"verdicts": 0, "people": 0, "direction": 64}
+"""Units by which integers of a taste may differ from what its votes give, where it is not one.
+
+The range and mean of a direction add up the roundings of its weights."""
 
 
 def read(
@@ -180,12 +184,6 @@ def _is_of(found: Taste, named: NamedFeatures) -> bool:
 def _places(found: Taste) -> list[list[int]]:
     """The features that each explanation is about, which no rounding makes others."""
     return [[place for place, _ in each.weights] for each in found.explanations]
-
-
-SLACK: Final[dict[str, int]] = {"verdicts": 0, "people": 0, "direction": 64}
-"""Units by which integers of a taste may differ from what its votes give, where it is not one.
-
-The range and mean of a direction add up the roundings of its weights."""
 
 
 def _is_near(recorded: Any, mine: Any, slack: int = 1) -> bool:

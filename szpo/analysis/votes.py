@@ -12,7 +12,7 @@ from typing import IO, Any, Final
 
 from szpo import __version__
 from szpo.analysis.vote_rows import VoteRows, open_comparisons
-from szpo.data import text_files
+from szpo.data import csv_tables
 from szpo.errors import UsageError
 from szpo.failpoints import failpoint
 from szpo.files import private, write_whole
@@ -119,7 +119,7 @@ def write_csv(ledger: Ledger, file: IO[str]) -> int:
     first = next(rows, None)
     if first is None:
         return 0
-    return text_files.write_table(file, COLUMNS, itertools.chain([first], rows))
+    return csv_tables.write_table(file, COLUMNS, itertools.chain([first], rows))
 
 
 def write_table(ledger: Ledger, path: Path) -> int:

@@ -55,6 +55,8 @@ Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float
 """One number per answer: a learned reward, or a verifier (1 right, 0 wrong)."""
 Sides: TypeAlias = Callable[[bytes, int, int], Sequence[tuple[bytes, Letter]]]
 """(key, questions, judges) → for each question, its own key and the side of the first answer."""
+OnStep: TypeAlias = "Callable[[Moment], None]"
+"""Called after each step; the actor may be sampled and measured inside it (on no clock)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,6 @@ class Moment:
     cost: Cost
     figures: Mapping[str, float]
     """Logged figures of the step: loss, reward, KL, …"""
-
-
-OnStep: TypeAlias = Callable[[Moment], None]
-"""Called after each step; the actor may be sampled and measured inside it (on no clock)."""
 
 
 class Shared(TypedDict, total=False):

@@ -64,6 +64,19 @@ ARROWS: Final = {"A": "up", "B": "down", "C": "right", "D": "left"}
 ESCAPE_S: Final = 0.05
 """Seconds within which the rest of such a sequence follows."""
 LEAVE: Final = "q"
+_PLACES: Final = str.maketrans(
+    dict(
+        pair
+        for letters, places in (
+            ("йцукенгшщзфывапролдячсмитьіў", "qwertyuiopasdfghjklzxcvbnmso"),
+            ("ςερτυθιοπασδφγηξκλζχψωβνμ", "wertyuiopasdfghjklzxcvbnm"),
+            ("קראטוןםפשדגכעיחלךזסבהנמצ", "ertyuiopasdfghjklzxcvbnm"),
+            ("ضصثقفغعهخحشسيبلاتنمئءؤرىة", "qwertyuiopasdfghjklzxcvnm"),
+        )
+        for pair in zip(letters, places, strict=True)
+    )
+)
+"""Letters of Cyrillic, Greek, Hebrew and Arabic keyboards, as the Latin letter of the same key."""
 
 
 class _Visible(logging.Formatter):
@@ -420,21 +433,6 @@ def _text(answer: Answer) -> RenderableType:
     if cut or not answer.text.strip():
         written.append(f" … ({signs['cut']})" if cut else f"({signs['empty']})", "dim")
     return written
-
-
-_PLACES: Final = str.maketrans(
-    dict(
-        pair
-        for letters, places in (
-            ("йцукенгшщзфывапролдячсмитьіў", "qwertyuiopasdfghjklzxcvbnmso"),
-            ("ςερτυθιοπασδφγηξκλζχψωβνμ", "wertyuiopasdfghjklzxcvbnm"),
-            ("קראטוןםפשדגכעיחלךזסבהנמצ", "ertyuiopasdfghjklzxcvbnm"),
-            ("ضصثقفغعهخحشسيبلاتنمئءؤرىة", "qwertyuiopasdfghjklzxcvnm"),
-        )
-        for pair in zip(letters, places, strict=True)
-    )
-)
-"""Letters of Cyrillic, Greek, Hebrew and Arabic keyboards, as the Latin letter of the same key."""
 
 
 def at_place(key: str) -> str:

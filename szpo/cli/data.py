@@ -14,7 +14,7 @@ from szpo import files, seeds
 from szpo.baselines import asking
 from szpo.cli import console, run_paths
 from szpo.cli.run_paths import PRESET, SETS
-from szpo.data import preference_files, preference_formats
+from szpo.data import invented_prompts, label_studio, preference_files
 from szpo.data.preference_formats import Preferences
 from szpo.errors import RunError, UsageError
 from szpo.metrics import Z
@@ -75,7 +75,7 @@ def grow(
         return [answer for (answer,) in actor.sample(requests, 1, seed=key)]
 
     own = [prompt.text for prompt in (*read.train, *read.heldout)]
-    texts, counts = prompt_files.invent(own, count, ask, seed=seed)
+    texts, counts = invented_prompts.invent(own, count, ask, seed=seed)
     asked, copies, unreadable = counts.values()
     if not texts:
         raise RunError(
@@ -164,9 +164,7 @@ def rank(
 ) -> None:
     """Write Label Studio tasks and their page, for people to rank several answers to a prompt."""
     tasks = [
-        preference_formats.make_task(
-            prompt, answers, key=seeds.derive(seed, "ranking", step=place)
-        )
+        label_studio.make_task(prompt, answers, key=seeds.derive(seed, "ranking", step=place))
         for place, (prompt, answers) in enumerate(preference_files.read_groups(source))
     ]
     if not tasks:
@@ -175,7 +173,7 @@ def rank(
         draft.mkdir()
         text = json.dumps(tasks, ensure_ascii=False, indent=1)
         (draft / "tasks.json").write_text(text, encoding="utf-8")
-        (draft / "template.xml").write_text(preference_formats.TEMPLATE, encoding="utf-8")
+        (draft / "template.xml").write_text(label_studio.TEMPLATE, encoding="utf-8")
     console.answer(
         as_json,
         {"tasks": len(tasks), "folder": str(out)},

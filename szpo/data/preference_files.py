@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from szpo import files
-from szpo.data import preference_formats, text_files
+from szpo.data import csv_tables, label_studio, preference_formats, text_files
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.data.text_files import Limits
 from szpo.errors import UsageError
@@ -37,7 +37,7 @@ FORMATS: dict[str, Format] = {
     "trl": preference_formats.read_trl,
     "hh": preference_formats.read_hh_rlhf,
     "ultrafeedback": preference_formats.read_ultrafeedback,
-    "label-studio": preference_formats.read_pairs,
+    "label-studio": label_studio.read_pairs,
     "sheet": preference_formats.read_sheet,
 }
 DETECTED: Final = ("hh", "trl", "ultrafeedback", "label-studio", "sheet")
@@ -137,7 +137,7 @@ def read_records(
 ) -> Iterator[tuple[str, Any]]:
     """Yield each record's place in the file and its value; `text_files.Unreadable` if not JSON.
 
-    A .csv is a sheet that szpo wrote (``ours``), or another table; see `text_files.read_table`.
+    A .csv is a sheet that szpo wrote (``ours``), or another table; see `csv_tables.read_table`.
     ``first``: at most so many.
     """
     text_files.inspect_file(path, "preference file")
@@ -145,12 +145,12 @@ def read_records(
     names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     match names[-1:]:
         case [".csv"]:
-            found = text_files.read_table(path, preference_formats.COLUMNS, limits, ours=ours)
+            found = csv_tables.read_table(path, preference_formats.COLUMNS, limits, ours=ours)
             yield from islice(found, first)
         case [".json" | ".jsonl"]:
             cancelled = 0
             for where, record in islice(text_files.read_json(path, limits), first):
-                cancelled += preference_formats.count_cancelled(record)
+                cancelled += label_studio.count_cancelled(record)
                 yield where, record
             if cancelled:
                 logging.getLogger("szpo").warning(

@@ -48,6 +48,10 @@ from szpo.voting import lease, withdrawals
 from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.step_record import Outcome
 
+NO_LONGER: Final = (theta.RETURNED, withdrawals.EVENT)
+ENDED_BY: Final = (theta.ADOPTED, *NO_LONGER)
+"""Kinds of events after which what an improvement began from no longer holds."""
+
 
 def begin(ledger: Ledger, event: int | None = None) -> Begun:
     """What an improvement begins from that begins now, or began when ``event`` was the next."""
@@ -115,11 +119,6 @@ def allowed(config: Config, nats: float) -> float:
     [3.0, 1.0, 3.0]
     """
     return min(nats, config.guards.kl or nats)
-
-
-NO_LONGER: Final = (theta.RETURNED, withdrawals.EVENT)
-ENDED_BY: Final = (theta.ADOPTED, *NO_LONGER)
-"""Kinds of events after which what an improvement began from no longer holds."""
 
 
 class Improving:

@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 
 MOST_DRAWN: Final = 4
 """After so many times it is left where it is."""
+R = TypeVar("R", bound="Reading")
 
 
 class Reading(Protocol):
@@ -26,9 +27,6 @@ class Reading(Protocol):
     @property
     def stderr(self) -> float:
         """Of the KL."""
-
-
-R = TypeVar("R", bound=Reading)
 
 
 def draw_back(

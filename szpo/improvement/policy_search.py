@@ -65,6 +65,7 @@ FEWEST_CHECKED: Final = 3
 PATIENCE: Final = 12
 """After so many steps the last third of them must score more than the first."""
 PACE: Final = Pace()
+UNSURE: Final = f"it may have gained nothing by {FIRST_NATS:g} nats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,9 +483,6 @@ def _climb(
             ))  # fmt: skip
         report(state)
     return state
-
-
-UNSURE: Final = f"it may have gained nothing by {FIRST_NATS:g} nats"
 
 
 def _why_stopped(state: Improved) -> str:

@@ -38,6 +38,16 @@ from szpo.voting.service import VoteService
 
 REPLY_START = "Verdict:"
 """The start of a weighed reply; else small models most likely begin with pleasantries."""
+LABELS: Final = ("yes", "no")
+FINE: Final = 1000
+"""What a rating of p(yes) is multiplied by before it is rounded."""
+PARALLEL: Final = 4
+"""Comparisons that an endpoint judges in parallel."""
+AT_ONCE: Final = 32
+"""Answers in one batch of a local model."""
+MAX_BYTES = 4_000_000
+"""Largest file of principles or references, bytes."""
+_LIMITS = text_files.Limits(MAX_BYTES, MAX_BYTES, MAX_BYTES)
 
 
 @dataclass(frozen=True)
@@ -121,15 +131,6 @@ class Local:
         return Reply(failure=f"{len(ids)} tokens, but the model reads {reader.most}", final=True)
 
 
-LABELS: Final = ("yes", "no")
-FINE: Final = 1000
-"""What a rating of p(yes) is multiplied by before it is rounded."""
-PARALLEL: Final = 4
-"""Comparisons that an endpoint judges in parallel."""
-AT_ONCE: Final = 32
-"""Answers in one batch of a local model."""
-
-
 @dataclass(frozen=True)
 class Ratings:
     """Rates how far a sentence holds for answers: grades 1 to 5, or thousandths of p(yes)."""
@@ -161,11 +162,6 @@ class Ratings:
         parts = [pairs[at : at + size] for at in range(0, len(pairs), size)]
         with ThreadPoolExecutor(PARALLEL if remote else 1) as pool:
             return list(chain(*pool.map(rate, parts)))
-
-
-MAX_BYTES = 4_000_000
-"""Largest file of principles or references, bytes."""
-_LIMITS = text_files.Limits(MAX_BYTES, MAX_BYTES, MAX_BYTES)
 
 
 @dataclass(frozen=True)

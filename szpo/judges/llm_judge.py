@@ -36,6 +36,9 @@ REPLY_CHARACTERS: Final = 2000
 SHOWN_CHARACTERS: Final = 80
 """Of a reply in a message."""
 UNREADABLE: Final = "no clear verdict in the reply"
+Sides: TypeAlias = tuple[Choice, Choice]
+"""The answer in each order, as letters on screen."""
+Seat: TypeAlias = tuple[Comparison, str, Assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +216,6 @@ def shorten(text: str) -> str:
     return " ".join(text.split())[-SHOWN_CHARACTERS:]
 
 
-Sides: TypeAlias = tuple[Choice, Choice]
-"""The answer in each order, as letters on screen."""
-
-
 def combine_orders(orders: Sides) -> Choice:
     """The side that both orders name, else a tie.
 
@@ -277,9 +276,6 @@ def _add_cost(reply: Reply, before: Reply) -> Reply:
 
 def _derive_key(key: bytes, name: str) -> bytes:
     return seeds.derive(0, "judge question", name=f"{key.hex()}/{name}")
-
-
-Seat: TypeAlias = tuple[Comparison, str, Assignment]
 
 
 class JudgeEvaluator:

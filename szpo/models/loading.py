@@ -61,6 +61,8 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
 """Names under which configurations give the number of positions."""
 SANE = 10**8
 """Largest credible limit; tokenizers without one of their own give 10**30."""
+ModelFacts: TypeAlias = "Loaded | Described"
+"""A base model by its files; `Loaded` has the weights as well."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,6 @@ class Described:
     def sha256(self) -> str:
         """The digest of its identity; empty while the tensors are not known."""
         return self.identity.sha256
-
-
-ModelFacts: TypeAlias = Loaded | Described
-"""A base model by its files; `Loaded` has the weights as well."""
 
 
 def load(

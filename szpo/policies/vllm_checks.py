@@ -28,7 +28,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -68,6 +68,8 @@ PROMPT, CANARY_TOKENS, SEEDS = 8, 16, 8
 """Tokens of the canary's prompt; tokens of its answers; seeds, each used twice."""
 PEAKED = 1e-3
 """Equal answers for all seeds are accepted if the answer's probability is at least this."""
+Write: TypeAlias = "Callable[[Sequence[CastMember]], Mapping[str, str]]"
+"""Writes members to files; returns their folders by new adapter names, in members' order."""
 
 
 @dataclass(frozen=True)
@@ -238,10 +240,6 @@ class AdapterFolder:
         """Remove files that no server will read again."""
         for name in names:
             shutil.rmtree(self._own / name, ignore_errors=True)
-
-
-Write = Callable[[Sequence[CastMember]], Mapping[str, str]]
-"""Writes members to files; returns their folders by new adapter names, in members' order."""
 
 
 class Canary:

@@ -28,6 +28,7 @@ from szpo.types import Say
 from szpo.voting.step_record import Outcome, StepReport
 
 Value: TypeAlias = str | int | float | bool | None
+GivenCallback: TypeAlias = "Callback | Callable[[StepReport], Any]"
 
 SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "run": ("seed", "votes"),
@@ -93,9 +94,6 @@ class Callback(Protocol):
 
     def end(self, outcome: Outcome | None) -> None:
         """Called when the run ends or pauses; ``outcome`` is None where an error ended it."""
-
-
-GivenCallback: TypeAlias = Callback | Callable[[StepReport], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +225,15 @@ def check_tracker(kind: str | None) -> None:
 
 
 def _find(kind: str) -> Callable[[Path], object]:
-    if kind not in OWN:
-        make: Callable[[Path], object] = plugins.load(GROUP, kind, "tracker", builtin=tuple(OWN))
+    own: Mapping[str, tuple[Callable[[Path], Callback], tuple[str, ...]]] = {
+        "tensorboard": (TensorBoardTracker, ("tensorboard",)),
+        "wandb": (WandbTracker, ("wandb",)),
+        "mlflow": (MlflowTracker, ("mlflow", "sqlalchemy", "alembic")),
+    }
+    if kind not in own:
+        make: Callable[[Path], object] = plugins.load(GROUP, kind, "tracker", builtin=tuple(own))
         return make
-    tracker, modules = OWN[kind]
+    tracker, modules = own[kind]
     for module in modules:
         if find_spec(module) is None:
             raise UsageError(f"run.tracker {kind} needs {module}: {plugins.how_to_install(kind)}")
@@ -372,11 +375,3 @@ class MlflowTracker:
         if outcome is not None:
             self._client.set_tag(self._id, "szpo.outcome", outcome.status)
         self._client.set_terminated(self._id, state)
-
-
-OWN: Final[Mapping[str, tuple[Callable[[Path], Callback], tuple[str, ...]]]] = {
-    "tensorboard": (TensorBoardTracker, ("tensorboard",)),
-    "wandb": (WandbTracker, ("wandb",)),
-    "mlflow": (MlflowTracker, ("mlflow", "sqlalchemy", "alembic")),
-}
-"""szpo's own trackers, with the modules that each needs."""

@@ -147,12 +147,13 @@ def test_each_sign_has_an_edge():
 
 
 def test_a_run_is_longer_by_chance_in_a_longer_record_and_a_flag_says_what_was_counted():
-    assert "run" in codes(effort_flags(Conduct(run=15, left=(50, 100))))
-    assert "run" not in codes(effort_flags(Conduct(run=15, left=(500, 1000))))
-    assert effort_flags(Conduct(left=(30, 32))) == (
+    assert "run" in codes(effort_flags(Conduct(run=15, left=(50, 100)), Conduct()))
+    assert "run" not in codes(effort_flags(Conduct(run=15, left=(500, 1000)), Conduct()))
+    assert effort_flags(Conduct(left=(30, 32)), Conduct()) == (
         ("side", "chose the left side in 30 of 32 votes"),
     )
-    assert effort_flags(Conduct()) == () and at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
+    assert effort_flags(Conduct(), Conduct()) == ()
+    assert at_random(Conduct(rest=(3, 40), repeat=(0, 5)), Conduct()) == 0
     # One right and one wrong each: ln .5²/(.8 · .2) + ln .5²/(.6 · .4).
     half = Conduct(repeat=(1, 2), rest=(1, 2))
     assert at_random(half, PANEL) == pytest.approx(0.44629 + 0.04082, abs=1e-5)
@@ -177,7 +178,8 @@ def test_a_right_answer_never_speaks_for_chance(repeat, rest):
 def test_a_flag_meets_fewer_than_one_honest_panelist_in_a_hundred(name, honest):
     """Exactly, by the binomial distribution, after any number of answers up to eighty."""
     for n in range(1, 81):
-        met = [k for k in range(n + 1) if name in codes(effort_flags(Conduct(**{name: (k, n)})))]
+        flags = [effort_flags(Conduct(**{name: (k, n)}), Conduct()) for k in range(n + 1)]
+        met = [k for k, each in enumerate(flags) if name in codes(each)]
         assert binom.pmf(met, n, honest).sum() < 0.01, n
 
 

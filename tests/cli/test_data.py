@@ -8,7 +8,7 @@ import pytest
 
 from szpo.baselines import asking
 from szpo.cli import app
-from szpo.data import preference_files, prompts
+from szpo.data import invented_prompts, preference_files, prompts
 from szpo.data.preference_formats import Pair
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
@@ -181,14 +181,16 @@ def test_invented_prompts_are_new_and_asked_for_again_where_some_are_missing():
         texts = said if number == 0 else [f"Draw {number} boats"]
         return [Answer(texts[i % len(texts)]) for i in range(len(requests))]
 
-    texts, counts = prompts.invent(OWN, 3, ask, seed=0)
+    texts, counts = invented_prompts.invent(OWN, 3, ask, seed=0)
     assert texts == ["Name a fish.", "Draw 1 boats", "Draw 2 boats"] and rounds == [6, 4, 2]
     assert counts == {
         "asked": 12,
         "copies": 3 + 3 + 1,
         "unreadable": 2,
     }  # twice the street, and its like
-    none, few = prompts.invent(OWN, 9, lambda asked, n: [Answer(OWN[0])] * len(asked), seed=0)
+    none, few = invented_prompts.invent(
+        OWN, 9, lambda asked, n: [Answer(OWN[0])] * len(asked), seed=0
+    )
     assert none == [] and few["asked"] == few["copies"] == 4 * 18
 
 

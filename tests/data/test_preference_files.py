@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from szpo import seeds
 from szpo.analysis import rounds
-from szpo.data import messages, preference_files, preference_formats, prompts, text_files
+from szpo.data import (
+    csv_tables,
+    label_studio,
+    messages,
+    preference_files,
+    preference_formats,
+    prompts,
+)
 from szpo.data.preference_formats import Pair, order_by_rank
 from szpo.errors import StorageError, UsageError
 from szpo.types import Answer, Prompt
@@ -162,7 +169,7 @@ def export_of(task, order, **more):
 @given(st.permutations(range(3)), st.integers(0, 9), st.booleans())
 def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
     answers = ["Knock, knock.", "No.", "Why?"]
-    task = preference_formats.make_task(Prompt(TURNS), answers, key=seeds.derive(seed, "order"))
+    task = label_studio.make_task(Prompt(TURNS), answers, key=seeds.derive(seed, "order"))
     assert all(set(item) == {"id", "title", "body"} for item in task["data"]["items"])
     # People see "Answer 1", … in the order drawn, which says nothing of where an answer is from.
     titles = [item["title"] for item in task["data"]["items"]]
@@ -170,7 +177,7 @@ def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
     by_text = {item["body"]: item["id"] for item in task["data"]["items"]}
     order = [by_text[answers[place]] for place in best_first]
     record = json.loads(json.dumps(export_of(task, {"rank": order} if named else order)))
-    found = preference_formats.read_pairs(record, "here")
+    found = label_studio.read_pairs(record, "here")
     a, b, c = (answers[place] for place in best_first)
     assert texts(found) == [(a, b), (a, c), (b, c)]
     assert {pair.prompt for pair in found.pairs} == {Prompt(TURNS)}
@@ -178,7 +185,7 @@ def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
 
 
 def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path, caplog):
-    task = preference_formats.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
+    task = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
     record = export_of(task, ["0", "1"])
     record["annotations"] += export_of(task, ["1", "0"])["annotations"]
     record["annotations"] += export_of(task, ["0"], was_cancelled=True)["annotations"]
@@ -190,7 +197,7 @@ def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path, caplog):
     assert caplog.messages == [told] * 2
 
 
-TWO = preference_formats.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
+TWO = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
 RATED = {"response": "a", "score": 1}
 
 
@@ -264,7 +271,7 @@ def test_records_that_hold_no_preference_are_refused_with_their_place():
         with case(kind, record), pytest.raises(UsageError, match=f"^v:7: .*{re.escape(words)}"):
             preference_files.FORMATS[kind](record, "v:7")
     with pytest.raises(UsageError, match="at least two answers, all different"):
-        preference_formats.make_task(Prompt.user("Which?"), ["x", "x"], key=bytes(16))
+        label_studio.make_task(Prompt.user("Which?"), ["x", "x"], key=bytes(16))
 
 
 def test_refusals_name_the_first_bad_line_and_where_the_others_are(tmp_path):
@@ -361,15 +368,15 @@ RUN = ["=1+1", "+1", "-1", "@sum", "＝1", "  =1", "\ufeff=1", "\u200b@x", "'quo
 def test_what_a_spreadsheet_would_run_is_text_whatever_it_hides_behind_and_nothing_else():
     for text in [*RUN, *CONTROL, *(f"{first}=1+1" for first in CONTROL)]:
         with case(text):
-            assert text_files.guard(text) == f"'{text}"
+            assert csv_tables.guard(text) == f"'{text}"
     for sign in "=+-@＝＋－＠﹢﹣﹦﹫−⁼₌⁺":
         with case(sign):
             for before in ("", *UNSEEN, UNSEEN):
-                assert text_files.guard(f"{before}{sign}1+1") == f"'{before}{sign}1+1"
-                assert text_files.guard(f"{before}1{sign}1") == f"{before}1{sign}1"
+                assert csv_tables.guard(f"{before}{sign}1+1") == f"'{before}{sign}1+1"
+                assert csv_tables.guard(f"{before}1{sign}1") == f"{before}1{sign}1"
     for text in ["", "a", "Tea.", " two words", "3", "ß", "(=1)", "{}"]:
         with case(text):
-            assert text_files.guard(text) == text
+            assert csv_tables.guard(text) == text
 
 
 UNSEEN = (
@@ -379,17 +386,17 @@ UNSEEN = (
 
 @given(st.text(alphabet=st.sampled_from("'=+-@ \t\r\n\x00\x0b\x1b\ufeffa7−\u3164\ufe0f")))
 def test_the_guard_is_undone_exactly(text):
-    assert text_files.unguard(text_files.guard(text)) == text
+    assert csv_tables.unguard(csv_tables.guard(text)) == text
 
 
 @given(st.lists(st.text(alphabet=st.sampled_from("'=\t\r\n\x00\",a")), min_size=1, max_size=4))
 def test_a_table_comes_back_cell_by_cell(texts):
     file = io.StringIO(newline="")
     cells = ({"text": t, "number": -1} for t in texts)
-    count = text_files.write_table(file, ("text", "number"), cells)
+    count = csv_tables.write_table(file, ("text", "number"), cells)
     assert count == len(texts)
     rows = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
-    assert [text_files.unguard(row["text"]) for row in rows] == texts
+    assert [csv_tables.unguard(row["text"]) for row in rows] == texts
     assert {row["number"] for row in rows} == {"-1"}  # a number is no text
 
 
@@ -442,7 +449,7 @@ def test_other_readers_keep_a_system_prompt_as_well(tmp_path):
 
 def test_label_studios_own_templates_and_exports_are_read(tmp_path):
     two = {"prompt": "Which?", "answer1": "x", "answer2": "y"}
-    found = preference_formats.read_pairs(
+    found = label_studio.read_pairs(
         {"data": two, "annotations": [picked("right"), picked("left")]}, "here"
     )
     assert texts(found) == [("y", "x"), ("x", "y")]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from szpo.types import Floats
-from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network, play, start
+from szpo_simulators.cartpole import NOTEBOOK
+from szpo_simulators.worlds.cartpole import HORIZON, CartPole, Network, play, start
 from szpo_simulators.worlds.world import draws
 
 KEEN = np.array([0.0, 0.5, 8.0, 10.0, 0.0])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from szpo_simulators.cartpole import CLIP, FORMS, Learner, ppo, reinforce, returns
-from szpo_simulators.worlds.cartpole import NOTEBOOK, SCALE, Network
+from szpo_simulators.cartpole import CLIP, FORMS, NOTEBOOK, Learner, ppo, reinforce, returns
+from szpo_simulators.worlds.cartpole import SCALE, Network
 
 
 def lengths(learning, episodes: int) -> list[int]:

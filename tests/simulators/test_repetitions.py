@@ -13,7 +13,7 @@ from szpo_simulators.gridworld import value
 from szpo_simulators.track import TRUTH
 from szpo_simulators.worlds import rivals
 from szpo_simulators.worlds.cartpole import CartPole, Network
-from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld, ask
+from szpo_simulators.worlds.gridworld import Courier, GridWorld, ask
 from szpo_simulators.worlds.rivals import trace_walks
 from szpo_simulators.worlds.world import count_plus, draw_coins, settings_for, train, uniforms
 
@@ -73,9 +73,10 @@ def test_each_climbs_most_of_the_way_on_a_small_grid(train):
 
 
 def test_a_plan_on_the_true_reward_is_the_optimum_and_on_a_reversed_one_the_worst():
-    right = value(DENSE, DENSE.arrival[None])
-    assert right[0] == pytest.approx(DENSE.optimum())
-    assert value(DENSE, -DENSE.arrival[None])[0] < DENSE.value(np.zeros((1, 100)))[0]
+    world = GridWorld()
+    right = value(world, world.arrival[None])
+    assert right[0] == pytest.approx(world.optimum())
+    assert value(world, -world.arrival[None])[0] < world.value(np.zeros((1, 100)))[0]
 
 
 def test_votes_on_a_well_specified_reward_come_back_as_its_weights():

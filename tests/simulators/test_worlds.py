@@ -17,13 +17,13 @@ from szpo_simulators import track
 from szpo_simulators.panels.text_rewards import matrix, parse
 from szpo_simulators.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds import rivals, world
-from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
+from szpo_simulators.worlds.gridworld import Courier, GridWorld
 from szpo_simulators.worlds.world import draws
 from szpo_simulators.worlds.yard import COST, PIT, WELL, TabularPolicy, Yard, score_walk
 from tests.support.cases import case
 
 WORLDS: dict[str, tuple[Callable[[], Any], float | None]] = {
-    "dense grid": (lambda: DENSE, 2.845295459),
+    "dense grid": (GridWorld, 2.845295459),
     "courier": (Courier, 1.864197077),
     "no slip": (lambda: GridWorld(slip=0.0), None),
     "track, progress": (lambda: TRUTH, 0.665),
@@ -94,15 +94,15 @@ def test_nothing_beats_the_optimum():
     best = world.value(sharp).max()
     assert world.value(world.theta0[None])[0] < best <= world.optimum() + 1e-12
     # Of a 5 × 5 grid of the same rules by an independent program.
-    assert DENSE.optimum() == pytest.approx(7.552, abs=5e-4)
+    assert GridWorld().optimum() == pytest.approx(7.552, abs=5e-4)
 
 
 def test_numbers_are_shared_or_each_sides_own():
-    shared = draws(DENSE, [1, 2], 3, 0, 4)
-    assert np.array_equal(shared, draws(DENSE, [1, 2], 3, 0, 4))
-    assert np.array_equal(shared[1], draws(DENSE, [2], 3, 0, 4)[0])
+    shared = draws(GridWorld(), [1, 2], 3, 0, 4)
+    assert np.array_equal(shared, draws(GridWorld(), [1, 2], 3, 0, 4))
+    assert np.array_equal(shared[1], draws(GridWorld(), [2], 3, 0, 4)[0])
     for other in ((4, 0, 4), (3, 1, 4), (3, 0, 4, "plus"), (3, 0, 4, "minus")):
-        assert np.intersect1d(shared, draws(DENSE, [1, 2], *other)).size <= 3
+        assert np.intersect1d(shared, draws(GridWorld(), [1, 2], *other)).size <= 3
 
 
 SEEDS = range(12)

@@ -6,7 +6,6 @@ The page checks that the sender is an operator before it calls anything here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
@@ -78,7 +77,26 @@ def act(site: Site, by: str, command: Command) -> Reply | None:
         SzpoError: the command was refused and changed nothing; only an erasure may be half done,
             and then the error says so.
     """
-    return None if command.do == "look" else _ACTIONS[command.do](site, by, command)
+    if command.do == "look":
+        return None
+    controls = {
+        "start": _start,
+        "pause": _pause,
+        "pause-after": _pause,
+        "resume": _resume,
+        "close": _close,
+        "limits": _limits,
+        "more": _more,
+        "live": _live,
+        "final": _order,
+        "samples": _order,
+        "close-final": _close_final,
+        "invite": _invite,
+        "revoke": _revoke,
+        "erase": _erase,
+        "exclude": _exclude,
+    }
+    return controls[command.do](site, by, command)
 
 
 def is_live(ledger: Ledger) -> bool:
@@ -272,22 +290,3 @@ def _exclude(site: Site, by: str, command: Command) -> Reply:
         credentials.revoke(site.ledger, command.name, by)
         site.ledger.record_event(EXCLUDE, by, body)
     return Reply(f"{command.name} takes no part from now on. Past rounds stay as they are.")
-
-
-_ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {
-    "start": _start,
-    "pause": _pause,
-    "pause-after": _pause,
-    "resume": _resume,
-    "close": _close,
-    "limits": _limits,
-    "more": _more,
-    "live": _live,
-    "final": _order,
-    "samples": _order,
-    "close-final": _close_final,
-    "invite": _invite,
-    "revoke": _revoke,
-    "erase": _erase,
-    "exclude": _exclude,
-}

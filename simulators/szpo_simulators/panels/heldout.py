@@ -36,6 +36,8 @@ SAMPLES: Final = 8
 """Answers of the base to each prompt."""
 SEED: Final = 0
 """Seed of the answers, before and after tuning."""
+SHIPPED: Final = Path(__file__).parents[1] / "data" / "base"
+"""Folder of the shipped files; ``index.json`` there has the digest of each file by name."""
 
 
 class Measurable(Protocol):
@@ -92,10 +94,6 @@ def measure(
         kl=kl[0],
         kl_stderr=kl[1],
     )
-
-
-SHIPPED: Final = Path(__file__).parents[1] / "data" / "base"
-"""Folder of the shipped files; ``index.json`` there has the digest of each file by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,16 +31,6 @@ WORDED: dict[str, Callable[[str, str], bool]] = {
 }
 """Verifiers that take a text."""
 Kind = TypeVar("Kind")
-
-
-def _sentences(text: str) -> int:
-    return len(_SENTENCE_END.findall(text.strip()))
-
-
-def _has_cased(text: str) -> bool:
-    return text.lower() != text.upper()
-
-
 PLAIN: dict[str, Verifier] = {
     "lowercase": lambda text: _has_cased(text) and text == text.lower(),
     "uppercase": lambda text: _has_cased(text) and text == text.upper(),
@@ -55,7 +45,6 @@ PLAIN: dict[str, Verifier] = {
     "no_repeat": lambda text: len(set(w := words(text))) == len(w) > 0,
 }
 """Verifiers without an argument."""
-
 COUNTED: dict[str, Callable[[str, int], bool]] = {
     "words_at_least": lambda text, n: len(words(text)) >= n,
     "words_at_most": lambda text, n: 0 < len(words(text)) <= n,
@@ -65,6 +54,14 @@ COUNTED: dict[str, Callable[[str, int], bool]] = {
     "paragraphs": lambda text, n: len(re.findall(r"\S[\s\S]*?(?=\n\s*\n|\Z)", text)) == n,
 }
 """Verifiers that take a whole number."""
+
+
+def _sentences(text: str) -> int:
+    return len(_SENTENCE_END.findall(text.strip()))
+
+
+def _has_cased(text: str) -> bool:
+    return text.lower() != text.upper()
 
 
 def verifier(name: str) -> Verifier:

@@ -98,10 +98,6 @@ class Network:
         return np.asarray((2 * uniform(derive(seed, "net"), self.dim) - 1) * reach)
 
 
-NOTEBOOK = Network(128, scaled=False)
-"""The notebook's net: 4 → 128 ReLU → 2, with its two logits as one; d = 769."""
-
-
 def play(
     net: Network, theta: Reals, state: Floats, u: Reals
 ) -> Iterator[tuple[Floats, NDArray[np.bool_]]]:

@@ -37,7 +37,8 @@ Kind: TypeAlias = Literal["cells", "moves", "steps", "states"]
 class GridWorld:
     """A square grid; a walk starts in the upper left cell, number 0, and makes ``horizon`` moves.
 
-    The reward of a cell is 1 − (L1 distance to the lower right cell)/(2·size − 2).
+    The reward of a cell is 1 − (L1 distance to the lower right cell)/(2·size − 2). By default
+    V(θ = 0) = 2.845, optimum 7.552.
     """
 
     size: int = 5
@@ -142,10 +143,6 @@ def _edges(executed: Floats, sets: int) -> list[NDArray[np.float32]]:
     return [np.tile(inner[..., i], (1, sets)).ravel() for i in range(3)]
 
 
-DENSE = GridWorld()
-"""The default world: reward grows towards the far corner. V(θ = 0) = 2.845, optimum 7.552."""
-
-
 @dataclass(frozen=True)
 class Courier(GridWorld):
     """A grid on which the return counts deliveries, which no reward by cell can express.
@@ -177,10 +174,6 @@ class Courier(GridWorld):
     def arrival(self) -> Floats:
         """The reward (3 · cells,): 1 in states in which a delivery was just made, else 0."""
         return np.repeat([0.0, 0.0, 1.0], self.cells)
-
-
-COURIER = Courier()
-"""The default courier world: nine cells, a hundred moves."""
 
 
 def log_policy(theta: Floats, moves: int) -> Floats:
