@@ -264,7 +264,7 @@ def measure_end(
         kept = _measure_right(m, policy)
     rows = (*_reward_row(m, steps), *text_rows(was, now, kl), *kept[0])
     held, gap = (*text_guards.guards(was, now), *kept[1]), text_guards.topic_gap(was, now)
-    record_held_out(m.ledger, "szpo run", HeldOut(rows, held, gap, digest))
+    record_held_out(m.ledger, HeldOut(rows, held, gap, digest))
     return drawn, kl
 
 

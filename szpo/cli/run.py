@@ -130,15 +130,14 @@ def run(
     if not plan:
         assemble.free_path(config)
     checked = assemble.check(config)
-    new = None if plan else assemble.new_path(config)
-    if new is None:
+    if plan:
         _show_plan(checked, as_json=as_json)
         if not as_json:
             verb = "serve" if config.panel.kind == "people" else "run"
             console.complain(f"next: {shlex.join(['szpo', verb, *given])}")
         return 0
-    config = checked.config
-    stored = False
+    new = assemble.new_path(config)
+    config, stored = checked.config, False
     if checked.policy_factory is None and config.engine.is_local:
         from szpo.policies import subspace_setup
 
@@ -152,8 +151,7 @@ def run(
     with ledger:
         if accept_samples:
             samples.accept_samples(ledger, "szpo run --accept-samples")
-        own = config.features.own
-        return _drive(ledger, parts, as_json=as_json, stay=stay, features=own)
+        return _drive(ledger, parts, as_json=as_json, stay=stay, features=config.features.own)
 
 
 def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:

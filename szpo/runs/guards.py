@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from szpo import metrics
 from szpo.config.tables import Guards
@@ -17,10 +17,6 @@ from szpo.policies import text_guards
 from szpo.policies.protocol import Speaker
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Comparison, Prompt
-
-if TYPE_CHECKING:
-    pass
-
 
 Band = tuple[float, float]
 
@@ -197,7 +193,7 @@ def measure_right(
     return (row,), (text_guards.keep_right(before, after),)
 
 
-def record_held_out(ledger: Ledger, by: str, found: HeldOut) -> None:
+def record_held_out(ledger: Ledger, found: HeldOut) -> None:
     """Record a measurement as an event of kind ``evaluation``."""
     body: dict[str, Any] = {
         "rows": [dict(row) for row in found.rows],
@@ -205,7 +201,7 @@ def record_held_out(ledger: Ledger, by: str, found: HeldOut) -> None:
         "topic": found.gap,
         "theta_sha256": found.theta_sha256,
     }
-    ledger.record_event("evaluation", by, body)
+    ledger.record_event("evaluation", "szpo run", body)
 
 
 def read_held_out(ledger: Ledger) -> HeldOut | None:

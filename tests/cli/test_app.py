@@ -287,7 +287,7 @@ def test_the_end_of_a_run_names_guards_that_fail_on_held_out_prompts(tmp_path, c
     path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
         fine, bad = Guard("fluency", 0.1, "≤ 1", True), Guard("distinct-2", 0.8, "≥ 0.9", False)
-        guards.record_held_out(ledger, "test", guards.HeldOut((), (fine, bad)))
+        guards.record_held_out(ledger, guards.HeldOut((), (fine, bad)))
     assert call(["run", "--resume", str(path)]) == 0
     assert "guards on held-out prompts: 1 of 2 fail: distinct-2" in capsys.readouterr().out
 

@@ -56,11 +56,11 @@ def test_a_measurement_is_read_back_and_shown(tmp_path):
         guards = (Guard("length", 1.0, "0.80 to 1.20", True), topic)
         found = HeldOut((ROW,), guards, None, recommended_digest(ledger))
         assert read_held_out(ledger) is None
-        record_held_out(ledger, "szpo demo", found)
+        record_held_out(ledger, found)
         assert read_held_out(ledger) == found
         page = html_report.render(ledger)
         assert LAST.measured(ledger, LAST.digest(ledger)) == found
-        record_held_out(ledger, "szpo demo", replace(found, theta_sha256="cd" * 32))
+        record_held_out(ledger, replace(found, theta_sha256="cd" * 32))
         assert LAST.measured(ledger, LAST.digest(ledger)) is None, "they are of other weights"
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
     assert f">Guards: 1 of 2 fail: {TOPIC}</h2>" in page
