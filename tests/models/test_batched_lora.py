@@ -40,44 +40,43 @@ def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.nd
     return members, Deltas(A, B)
 
 
-def saved_alone(base, values, sites, name, folder):
-    adapters.save_adapter(folder, values, sites, base=name, conv1d=name == "gpt2")
-    return with_adapter(base, folder)
+def together_and_alone(make, name, rank, trains_a, owner, folder):
+    """Logits of rows with members of their own, and for each member all rows with it alone."""
+    model = make()
+    sites = find_sites(model, config(name, rank))
+    members, deltas = factors(sites, rank, trains_a)
+    ids = torch.arange(len(owner) * 7).reshape(-1, 7) % WORDS
+    with torch.inference_mode(), attach_deltas(model, sites, deltas, owner[:, None]):
+        mixed = model(ids).logits
+    alone = []
+    for member, values in enumerate(members):
+        place = folder / str(member)
+        adapters.save_adapter(place, values, sites, base=name, conv1d=name == "gpt2")
+        with torch.inference_mode():
+            alone.append(with_adapter(make(), place)(ids).logits)
+    return mixed, alone
 
 
 @pytest.mark.spine
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize(("rank", "trains_a"), [(1, False), (8, True)])
 def test_rows_equal_separately_loaded_adapters(name, rank, trains_a, tmp_path):
-    model = build(name)
-    sites = find_sites(model, config(name, rank))
-    members, deltas = factors(sites, rank, trains_a)
-    ids = torch.arange(6 * 7).reshape(6, 7) % WORDS
     owner = torch.tensor([2, 0, 1, 1, 0, 2])
-    with torch.inference_mode(), attach_deltas(model, sites, deltas, owner[:, None]):
-        mixed = model(ids).logits
-    for member, values in enumerate(members):
-        alone = saved_alone(build(name), values, sites, name, tmp_path / str(member))
-        with torch.inference_mode():
-            expected = alone(ids[owner == member]).logits
-        torch.testing.assert_close(mixed[owner == member], expected, rtol=1e-5, atol=1e-5)
+    mixed, alone = together_and_alone(lambda: build(name), name, rank, trains_a, owner, tmp_path)
+    for member, each in enumerate(alone):
+        mine = owner == member
+        torch.testing.assert_close(mixed[mine], each[mine], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("kind", "rank", "trains_a"), [("nf4", 8, False), ("fp4", 1, True)])
 def test_rows_equal_separately_loaded_adapters_on_four_bits(kind, rank, trains_a, tmp_path):
-    model = quantised(tmp_path / "base", kind)
-    sites = find_sites(model, config("llama", rank))
-    assert sites[0].inputs == 64
-    members, deltas = factors(sites, rank, trains_a)
-    ids = torch.arange(3 * 7).reshape(3, 7) % WORDS
-    with torch.inference_mode(), attach_deltas(model, sites, deltas, torch.arange(3)[:, None]):
-        mixed = model(ids).logits
-    for member, values in enumerate(members):
-        base = quantised(tmp_path / "base", kind)
-        alone = saved_alone(base, values, sites, "llama", tmp_path / str(member))
-        with torch.inference_mode():
-            expected = alone(ids).logits[member]
+    def make():
+        return quantised(tmp_path / "base", kind)
+
+    mixed, alone = together_and_alone(make, "llama", rank, trains_a, torch.arange(3), tmp_path)
+    for member, each in enumerate(alone):
+        expected = each[member]
         # The 4-bit product may itself round to bf16 (and then by batch, so all rows go along).
         scale = float(expected.abs().max())
         torch.testing.assert_close(mixed[member], expected, rtol=0, atol=1e-3 * scale)

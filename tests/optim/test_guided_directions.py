@@ -14,6 +14,7 @@ from szpo.optim.guided_directions import NAME, Span, in_force
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.types import Tally
+from tests.support.cases import case
 
 LAYOUT = (("a", (3, 2)), ("b", (4,)))
 MIXING = ((1.0, 0.5), (0.0, 2.0))
@@ -127,26 +128,24 @@ def test_every_sum_is_of_products_that_were_rounded_to_fp32():
         np.testing.assert_array_equal(value, wanted)
 
 
-@pytest.mark.parametrize("mixing", [(), ((1.0,),), ((1.0, 0.0),) * 3, ((np.nan, 0.0),)])
-def test_a_span_of_other_proposals_is_refused(mixing):
-    with pytest.raises(UsageError, match="span: "):
-        Span(0, 0.5, proposals(), mixing)
+ONES = {name: np.ones(shape, np.float32) for name, shape in LAYOUT}
+"""An axis of a multiple of it has that multiple as its root mean square."""
+REFUSED = [
+    *((0.5, proposals(), mixing, "span: ")
+      for mixing in ((), ((1.0,),), ((1.0, 0.0),) * 3, ((np.nan, 0.0),))),
+    # 1e300 is finite as a double, and infinite in fp32, in which directions are made.
+    *((noise, proposals(), ((1.0, 0.0),), "its noise is not from 0 to 1")
+      for noise in (-0.1, 1.5, 1e300, float("nan"), float("inf"))),
+    *((0.5, (ONES,), ((size,),), "span: an axis is .* long; 16 at most")
+      for size in (17, 1e6, 3e38)),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("noise", [-0.1, 1.5, 1e300, float("nan"), float("inf")])
-def test_a_gaussian_part_that_is_no_share_is_refused(noise):
-    """1e300 is finite as a double, and infinite in fp32, in which directions are made."""
-    with pytest.raises(UsageError, match="its noise is not from 0 to 1"):
-        Span(0, noise, proposals(), ((1.0, 0.0),))
-
-
-@pytest.mark.parametrize("size", [17, 1e6, 3e38])
-def test_an_axis_far_longer_than_any_that_was_measured_is_refused(size):
-    """Proposals of ones: the axis has this root mean square, and 16 is the most."""
-    ones = {name: np.ones(shape, np.float32) for name, shape in LAYOUT}
-    assert Span(0, 0.5, (ones,), ((-16.0,),)).axes
-    with pytest.raises(UsageError, match=r"span: an axis is .* long; 16 at most"):
-        Span(0, 0.5, (ones,), ((size,),))
+def test_a_span_of_other_proposals_of_no_share_or_of_an_endless_axis_is_refused():
+    assert Span(0, 0.5, (ONES,), ((-16.0,),)).axes
+    for noise, proposed, mixing, words in REFUSED:
+        with case(noise, mixing), pytest.raises(UsageError, match=words):
+            Span(0, noise, proposed, mixing)
 
 
 def test_guides_need_a_share_and_weights_as_coordinates():

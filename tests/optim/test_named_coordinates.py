@@ -327,8 +327,14 @@ def test_settings_without_names_are_written_as_before_and_with_names_read_back()
 
 
 def test_rows_too_are_asked_about_along_what_votes_say_where_policies_are_perturbed():
-    config = settings_file.load(sets=["subspace.kind=features"])
-    layout, bare = (("z", (DIM,)),), replace(table(), coordinates=(), axes=())
-    assert config.optimizer.D == 1
-    assert config.optimizer_settings(layout, 1.0, table()).asking_noise == NOISE
-    assert config.optimizer_settings(layout, 1.0, bare).asking_noise is None
+    """Batches are wherever features have names, rows where coordinates have."""
+    layout, bare = (("z", (DIM,)),), replace(table(), coordinates=(), axes=(), components=1)
+    rows, batches = (
+        settings_file.load(sets=["subspace.kind=features", *more])
+        for more in ((), ("optimizer.D=8",))
+    )
+    assert rows.optimizer.D == 1
+    for config, features, noise in (
+        (rows, table(), NOISE), (rows, bare, None), (batches, bare, NOISE), (batches, None, None)
+    ):  # fmt: skip
+        assert config.optimizer_settings(layout, 1.0, features).asking_noise == noise

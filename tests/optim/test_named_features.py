@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.config import settings_file
 from szpo.config.optimizer import make_settings, record_settings
 from szpo.errors import UsageError
 from szpo.optim import all_votes, named_features, optimizer, parameters
@@ -70,13 +69,20 @@ def less_of_wanted(shown: Floats) -> Floats:
     return -3.0 * shown[:, WANTED]
 
 
-def walk(settings: Settings, steps: int, seed: int, logit=less_of_wanted) -> State:
-    """Steps whose voter has this logit of the shown differences."""
+def walk(
+    settings: Settings, steps: int, seed: int, logit=less_of_wanted, shows: Settings | None = None
+) -> State:
+    """Steps whose voter has this logit of the shown differences.
+
+    ``shows``: the settings of the texts, where a rule sees their moves alone.
+    """
     state, rng = optimizer.init(settings), np.random.default_rng(seed)
     for _ in range(steps):
         query = optimizer.ask(state)
-        inputs, shown = texts(settings, query, rng)
+        inputs, shown = texts(shows or settings, query, rng)
         plus = rng.random(settings.section.K) < special.expit(logit(shown))
+        if shows:
+            inputs = StepInputs(centre=inputs.centre)
         state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
     return state
 
@@ -97,19 +103,8 @@ def test_forty_votes_find_the_feature_and_go_along_its_natural_gradient():
     assert np.mean(found) > 0.9
     # A flat fit of the coordinates, from the same votes' moves alone, stays behind.
     flat = make_settings(3, LAYOUT, rule="regression", D=ROWS)
-    shares = [cosine(_plain(flat, settings, seed), way) for seed in range(3)]
-    assert np.mean(shares) < np.mean(found) - 0.2
-
-
-def _plain(flat: Settings, settings: Settings, seed: int) -> Floats:
-    state, rng = optimizer.init(flat), np.random.default_rng(seed)
-    for _ in range(5):
-        query = optimizer.ask(state)
-        inputs, shown = texts(settings, query, rng)
-        plus = rng.random(flat.section.K) < special.expit(-3.0 * shown[:, WANTED])
-        seen = StepInputs(centre=inputs.centre)
-        state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=seen)
-    return np.asarray(state.carried.recommended)
+    behind = [walk(flat, 5, seed, shows=settings).carried.recommended for seed in range(3)]
+    assert np.mean([cosine(each, way) for each in behind]) < np.mean(found) - 0.2
 
 
 def test_votes_by_chance_keep_the_recommendation_at_the_start():
@@ -249,36 +244,35 @@ def test_a_direction_has_its_share_of_noise_and_the_laws_length():
         assert np.mean(np.square(cosines)) == pytest.approx(wanted, abs=0.06)
 
 
-@pytest.mark.full
-def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says():
+def senses(quarters: dict[int, int], steps: int) -> Counter[tuple[int, bool]]:
+    """How often a direction goes most along each axis, and whether to more of it.
+
+    ``quarters``: the chances of the regressors, in quarters.
+    """
     ways = [
-        Explanation(3 * CHANCE_UNITS // 4, (0,), (LARGEST_WEIGHT,)),
-        Explanation(CHANCE_UNITS // 4, (2,), (LARGEST_WEIGHT,)),
+        Explanation(share * CHANCE_UNITS // 4, (at,), (LARGEST_WEIGHT,))
+        for at, share in quarters.items()
     ]
     seen = Counter[tuple[int, bool]]()
-    for step in range(600):
+    for step in range(steps):
         v = draw_direction(SPACE, AXES, ways, 0.01, step, 0)
         axis = int(np.argmax(np.abs(v)))
         seen[axis, v[axis] > 0] += 1
+    return seen
+
+
+@pytest.mark.full
+def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says():
+    seen = senses({0: 3, 2: 1}, 600)
     assert {axis for axis, _ in seen} == {0}  # the component is the first coordinate as well
     assert seen[0, True] == pytest.approx(300, abs=50)  # four standard errors
-    other = [
-        Explanation(3 * CHANCE_UNITS // 4, (0,), (LARGEST_WEIGHT,)),
-        Explanation(CHANCE_UNITS // 4, (1,), (LARGEST_WEIGHT,)),
-    ]
-    drawn = [draw_direction(SPACE, AXES, other, 0.01, step, 0) for step in range(600)]
-    axes = Counter(int(np.argmax(np.abs(v))) for v in drawn)
+    axes = Counter(axis for axis, _ in senses({0: 3, 1: 1}, 600).elements())
     assert axes[0] == pytest.approx(450, abs=45) and axes[0] + axes[1] == 600
 
 
 def test_whatever_way_is_drawn_its_sense_is_a_coin_of_its_own():
     """Else a voter who knows one way's sense would know which side is plus."""
-    ways = [Explanation(CHANCE_UNITS // 2, (at,), (LARGEST_WEIGHT,)) for at in (0, 1)]
-    seen = Counter[tuple[int, bool]]()
-    for step in range(100):
-        v = draw_direction(SPACE, AXES, ways, 0.01, step, 0)
-        axis = int(np.argmax(np.abs(v)))
-        seen[axis, v[axis] > 0] += 1
+    seen = senses({0: 2, 1: 2}, 100)
     # A quarter of a hundred each, give or take three standard errors of 4.3.
     assert len(seen) == 4 and all(12 <= count <= 38 for count in seen.values()), seen
 
@@ -347,10 +341,3 @@ def test_a_shift_goes_along_its_own_grid_with_the_radius_of_the_law():
     for wrong in ((1, 2), (2**15, 0, 0, 0)):
         with pytest.raises(UsageError, match="4 integers of 16 bits"):
             parameters.shift(settings.space, theta, Shift(1, 0, 1, 0.5, wrong))
-
-
-def test_directions_follow_the_votes_in_coordinates_of_named_features_alone():
-    layout = (("z", (4,)),)
-    config = settings_file.load(sets=["subspace.kind=features", "optimizer.D=8"])
-    assert config.optimizer_settings(layout, 1.0, AXES).asking_noise == NOISE
-    assert config.optimizer_settings(layout, 1.0).asking_noise is None

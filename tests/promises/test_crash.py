@@ -3,10 +3,7 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -34,13 +31,13 @@ from tests.support.quadratic import (
 )
 
 
-def _forever(path):
+def _forever(path, told):
     """In a child: say after each step that it is done, and never end."""
     settings = settings_of(N=2, D=1)
     with Ledger.open(path) as ledger:
         go(
             settings, ledger, QuadraticPolicy(settings), until_step=10**6,
-            on_step=lambda report: print(report.step, report.theta_sha256, flush=True),
+            on_step=lambda report: told.send((report.step, report.theta_sha256)),
         )  # fmt: skip
 
 
@@ -49,21 +46,11 @@ def test_kill_9_loses_no_step_that_was_reported(tmp_path):
     settings = settings_of(N=2, D=1)
     path = tmp_path / "run.db"
     new_ledger(path, settings).close()
-    code = (
-        "import sys; from pathlib import Path; from tests.promises.test_crash import _forever; "
-        "_forever(Path(sys.argv[1]))"
-    )
-    acked = {}
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    for _ in range(5):
-        step, digest = child.stdout.readline().split()
-        acked[int(step)] = digest
+    hearing, telling = children.pipe()
+    child = children.start(_forever, path, telling)
+    acked = dict(hearing.recv() for _ in range(5))
     os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+    child.join()
     with Ledger.open(path) as ledger:
         stored = {step: theta for step, _, theta in history(ledger)}
         assert acked.items() <= stored.items()

@@ -55,14 +55,6 @@ def test_only_hashes_are_stored_and_shown(ledger):
     assert hashes == {sha256(made.token), sha256(plain_code(made.code)), sha256(session)}
 
 
-def test_a_session_ends_with_its_invitation(ledger):
-    made = credentials.invite(ledger, "panelist", days=1 / 24)
-    session, _ = credentials.redeem(ledger, made.token)
-    assert credentials.identify(ledger, session) is not None
-    ledger.clock.now += 2 * HOUR
-    assert credentials.identify(ledger, session) is None
-
-
 def test_secrets_are_long_and_codes_are_read_as_they_are_misread(ledger):
     tokens, codes = set(), set()
     for _ in range(20):
