@@ -2,15 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from szpo.baselines import NAMES, dpo, recipes, reward_model, trainer
+from szpo.baselines import NAMES, dpo, recipes
 from szpo.baselines.asking import Meter, Trained, read_recorded_pairs
 from szpo.config.optimizer import make_settings
 from szpo.data import preference_files
@@ -23,7 +21,7 @@ from szpo.voting import counting, steps
 from szpo.voting.service import VoteService
 from tests.support import quadratic
 from tests.support.asking import ROW, open_run
-from tests.support.baseline_actors import pairs, tiny_actor
+from tests.support.baseline_actors import TRAIN, pairs, tiny_actor
 from tests.support.cases import case
 
 FIELDS = [
@@ -63,43 +61,27 @@ LONG = Prompt.user(" ".join(f"w{i}" for i in range(20, 80)))
 HOW = {"steps": 1, "batch": 4, "learning_rate": 1e-3}
 
 
-def of_pairs(training: Any, recipe: Any) -> Callable[[Sequence[Pair], int], tuple[Trained, Any]]:
-    def train(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
-        actor = tiny_actor()
-        how = recipe(**HOW, max_length=limit)
-        done = training(actor, Preferences(data), how, seed=0)
+OF_PAIRS = ("dpo", "simpo", "reward-model", "sft")
+
+
+def train(method: str, data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
+    """What a step on these pairs gives, and the weights after it."""
+    actor, fields = tiny_actor(), {"batch": 4, "max_length": limit}
+    done = TRAIN[method](actor, 1e-3, 1, data=data, fields=fields)
+    if method != "reward-model":
         return done, actor.theta()
-
-    return train
-
-
-def of_rewards(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
-    recipe = recipes.RewardModel(**HOW, rank=2, max_length=limit)
-    model, done = reward_model.train(tiny_actor().loaded, Preferences(data), recipe, seed=0)
+    model, done = done
     return done, {**model.factors, "head": model.head}
 
 
-def of_examples(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
-    actor = tiny_actor()
-    examples = [(pair.prompt, pair.chosen) for pair in data]
-    done = trainer.train_sft(actor, examples, recipes.Sft(**HOW, max_length=limit), seed=0)
-    return done, actor.theta()
-
-
-TRAIN = {
-    "dpo": of_pairs(dpo.train, recipes.Dpo), "simpo": of_pairs(dpo.train_simpo, recipes.Simpo),
-    "reward-model": of_rewards, "sft": of_examples,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("method", TRAIN)
+@pytest.mark.parametrize("method", OF_PAIRS)
 def test_what_has_no_room_is_left_out_and_counted(method):
     """A prompt as long as the limit changes nothing: not the weights, not the loss."""
     size = len(encode(tiny_actor().loaded.tokenizer, LONG))
     short = pairs()[:4]
     long = Pair(LONG, short[0].chosen, short[0].rejected)
-    plain, weights = TRAIN[method](short, size)
-    done, others = TRAIN[method]([*short[:2], long, *short[2:]], size)
+    plain, weights = train(method, short, size)
+    done, others = train(method, [*short[:2], long, *short[2:]], size)
     assert done.remark == "1 of 5 do not fit into max_length and were left out"
     assert plain.remark == "" and done.pairs == plain.pairs == 4
     assert done.log[0]["loss"] == plain.log[0]["loss"]
@@ -121,11 +103,11 @@ def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round():
     assert done.pairs == 8  # asked for, and paid for
 
 
-@pytest.mark.parametrize("method", TRAIN)
+@pytest.mark.parametrize("method", OF_PAIRS)
 def test_where_nothing_fits_a_line_says_how_long_the_shortest_is(method):
     words = rf"{method}: nothing to learn from: none of 4 fits into max_length 2; the shortest "
     with pytest.raises(RunError, match=words + r"needs \d+ tokens; raise max_length$"):
-        TRAIN[method](pairs()[:4], 2)
+        train(method, pairs()[:4], 2)
 
 
 ROWS = (
@@ -134,16 +116,6 @@ ROWS = (
     Row(Prompt.user("And the soup?"), Answer("Good."), Answer("Salty.")),
 )
 ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
-
-
-@contextmanager
-def voted_ledger(path: Path) -> Iterator[Ledger]:
-    """A ledger with one open step of two comparisons with two votes each."""
-    settings = make_settings(7, (("z", (2,)),), K=1, N=2, D=3, M=2)
-    with quadratic.new_ledger(path, settings) as made:
-        made.execute("UPDATE controller SET epoch = 1")
-        quadratic.open_step(made, settings, ASKED, mu=1.0, epoch=1)
-        yield made
 
 
 def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None) -> None:
@@ -162,7 +134,10 @@ def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None
 
 @pytest.fixture
 def ledger(tmp_path):
-    with voted_ledger(tmp_path / "run.db") as made:
+    """A ledger with one open step of two comparisons with two votes each."""
+    settings = make_settings(7, (("z", (2,)),), K=1, N=2, D=3, M=2)
+    with quadratic.new_ledger(tmp_path / "run.db", settings) as made:
+        quadratic.open_step(made, settings, ASKED)
         yield made
 
 

@@ -1,7 +1,8 @@
 """Small actors and pairs for the tests of the gradient methods."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -111,32 +112,39 @@ def lengthy(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> l
     return [verdict(len(row.plus.text) - len(row.minus.text)) for (row,) in questions]
 
 
-def _train(method: str, actor: Actor, rate: float, steps: int, **shared: Any) -> Any:
-    """Train an actor with the method of this name at this learning rate."""
-    shared = {"seed": 0, **shared}
+def _train(
+    method: str, actor: Actor, rate: float, steps: int, *,
+    data: Sequence[Pair] | None = None, fields: Mapping[str, Any] = MappingProxyType({}),
+    **shared: Any,
+) -> Any:  # fmt: skip
+    """Train an actor with the method of this name at this learning rate.
+
+    ``data``: pairs for the methods that take some; ``fields``: more of such a method's recipe.
+    """
+    shared, data = {"seed": 0, **shared}, pairs() if data is None else data
     match method:
         case "dpo" | "simpo":
             simple = method == "simpo"
             train, recipe = (
                 (dpo.train_simpo, recipes.Simpo) if simple else (dpo.train, recipes.Dpo)
             )
-            how = recipe(steps=steps, learning_rate=rate)
-            return train(actor, Preferences(pairs()), how, **shared)
+            how = recipe(steps=steps, learning_rate=rate, **fields)
+            return train(actor, Preferences(data), how, **shared)
         case "iterative-dpo":
             recipe = recipes.Dpo(steps=1, learning_rate=rate)
             plan = recipes.Rounds(rounds=steps, questions=4, recipe=recipe)
             return dpo.iterative(actor, PROMPTS, lengthy, plan, **shared)
         case "sft":
-            examples = [(pair.prompt, pair.chosen) for pair in pairs()]
-            how = recipes.Sft(steps=steps, learning_rate=rate)
+            examples = [(pair.prompt, pair.chosen) for pair in data]
+            how = recipes.Sft(steps=steps, learning_rate=rate, **fields)
             return trainer.train_sft(actor, examples, how, **shared)
         case "ppo":
             one = {"prompts": 4, "samples": 4, "epochs": 1, "minibatches": 1}
             how = recipes.Ppo(steps=steps, rate=rate, **one)
             return ppo.train(actor, PROMPTS, length, how, **shared)
         case "reward-model":
-            how = recipes.RewardModel(steps=steps, learning_rate=rate)
-            return reward_model.train(actor.loaded, Preferences(pairs()), how, **shared)
+            how = recipes.RewardModel(steps=steps, learning_rate=rate, **fields)
+            return reward_model.train(actor.loaded, Preferences(data), how, **shared)
         case _:
             kind: Any = recipes.Grpo if method == "grpo" else recipes.Rloo
             how = kind(steps=steps, prompts=4, samples=4, learning_rate=rate)
