@@ -16,12 +16,11 @@ import math
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -45,7 +44,6 @@ from szpo.voting import blind, panel_evaluator
 from szpo.voting.step_record import StepReport
 from szpo_simulators import start
 from szpo_simulators.panels import text_rewards
-from szpo_simulators.panels.heldout import Measurable
 from szpo_simulators.records import Spec, write_record
 from szpo_simulators.start import (
     MEASURING,
@@ -55,7 +53,9 @@ from szpo_simulators.start import (
     even_shares,
     load_config,
 )
-from szpo_simulators.study import measure_machine
+
+if TYPE_CHECKING:
+    from szpo.baselines.actor import Actor
 
 REWARD_PREFIX: Final = "rm_"
 """Prefix of the settings that belong to the reward model."""
@@ -88,7 +88,7 @@ class Training:
             votes // rounds, rows, self.spec["seed"], purpose="compare",
         )  # fmt: skip
 
-    def note(self, actor: Measurable, first: float = 0.0, share: float = 1.0) -> OnStep:
+    def note(self, actor: Actor, first: float = 0.0, share: float = 1.0) -> OnStep:
         """The callback of a training that covers the run from ``first`` to ``first + share``."""
 
         def note(moment: Moment) -> None:
@@ -100,7 +100,11 @@ class Training:
         return note
 
 
-def make_offline(train: Callable[..., Any], name: str) -> Callable[[Training], dict[str, Any]]:
+Runner: TypeAlias = Callable[[Training], dict[str, Any]]
+"""Runs a method and records its checkpoints; returns further fields of the cell's record."""
+
+
+def make_offline(train: Callable[..., Any], name: str) -> Runner:
     """A method that asks once about the base model's answers, then trains on the pairs."""
 
     def run(cell: Training) -> dict[str, Any]:
@@ -128,9 +132,7 @@ def run_iterative_dpo(cell: Training) -> dict[str, Any]:
     return {"pairs": done.pairs, "ties": done.ties}
 
 
-def make_with_reward_model(
-    train: Callable[..., Any], name: str
-) -> Callable[[Training], dict[str, Any]]:
+def make_with_reward_model(train: Callable[..., Any], name: str) -> Runner:
     """A method that fits a reward model to votes and maximises it, once or in several rounds.
 
     Each round asks about the current policy's answers, fits a new reward model to all votes so far
@@ -173,8 +175,6 @@ def make_with_reward_model(
     return run
 
 
-Runner: TypeAlias = Callable[[Training], dict[str, Any]]
-"""Runs a method and records its checkpoints; returns further fields of the cell's record."""
 RUNNERS: Final[dict[str, Runner]] = {
     "dpo": make_offline(dpo.train, "dpo"),
     "iterative-dpo": run_iterative_dpo,
@@ -435,27 +435,18 @@ def expected_best(rewards: Floats, keys: Floats, n: int) -> float:
     return float((ordered @ weights).mean())
 
 
-def spent_since(wall: float, cpu: float) -> dict[str, Any]:
-    """Seconds since these two clock readings, the machine, and this checkout's commit or None."""
-    here = str(Path(__file__).parent)
-    command = ["git", "-C", here, "rev-parse", "--short=10", "HEAD"]
+def find_commit() -> str | None:
+    """This checkout's commit; None without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=10", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        commit = done.stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        commit = None
-    return {
-        "elapsed": time.monotonic() - wall,
-        "cpu_seconds": time.process_time() - cpu,
-        "commit": commit,
-        "machine": measure_machine(),
-    }
+        return None
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the cell on stdin, write its record to the given path; returns the exit code."""
     spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
-    began = time.monotonic(), time.process_time()
 
     def report(share: float) -> None:
         print(f"{share:.4f}", flush=True)
@@ -465,7 +456,7 @@ def main(arguments: Sequence[str]) -> int:
     except SzpoError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    write_record(path, spec, {**found, **spent_since(*began)})
+    write_record(path, spec, {**found, "commit": find_commit()})
     return 0
 
 

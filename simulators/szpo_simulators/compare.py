@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import typer
 
 from szpo.analysis import improvement
 from szpo.cli import console, run_paths
-from szpo.drawing import COLOURS
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.plugins import how_to_install
 from szpo.runs import status
 from szpo.voting.panel_factory import load_factory
-from szpo.voting.step_record import StepReport, plain
+from szpo.voting.step_record import plain
 from szpo_simulators import plan as plans
 from szpo_simulators import start, summary
-from szpo_simulators.panels import text_rewards
 from szpo_simulators.plan import Plan
 from szpo_simulators.records import Cell, Store, run_cells
 from szpo_simulators.study import Study, describe_machine, number
 
-CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the start, nats",
-         "shown": "mean reward of the answers shown"}  # fmt: skip
 FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
     "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
     "steps": "steps", "votes": "votes", "answers read": "answers_read",
@@ -50,7 +43,6 @@ SPENT: Final[Mapping[str, Any]] = {
     "s": number("seconds", ".0f"),
     "set-up": number("setup_seconds", ".0f"),
     "peak MiB": number("peak_bytes", ".0f", MIB),
-    "added": number("added_bytes", ".0f", MIB),
     "length": number("length", ".1f"),
     "labels": number("agreement", ".0%"),
 }
@@ -82,14 +74,10 @@ PAIRED: Final[Mapping[str, Any]] = {
 }
 command = typer.Typer(add_completion=False)
 """The entry point of `szpo.commands`."""
-NEEDED: Final = ("trl", "datasets")
-"""Modules of gradient methods, which are installed with an extra."""
 
 
-def compare_runs(
-    runs: Sequence[str], folder: Path | None, *, figure: Path | None = None, as_json: bool = False
-) -> int:
-    """Print and draw runs; the figure is written beside the first run and copied to ``figure``."""
+def compare_runs(runs: Sequence[str], folder: Path | None, *, as_json: bool = False) -> int:
+    """Print runs side by side by what their ledgers say."""
     if len(runs) < 2:
         raise UsageError("compare: one run alone; give two or more")
     paths = [run_paths.find(run, folder or Path("runs")) for run in runs]
@@ -101,17 +89,12 @@ def compare_runs(
         if len(empty) == len(found):
             raise RunError(f"{line}; collect some, or name other runs")
         console.complain(line)
-    study = Study("compare", paths[0].parent, figures=figure)
+    study = Study("compare", paths[0].parent)
     study.console.quiet = as_json
     _print_table(study, found)
     for row in found:
         for line in row["evaluation"]:
             study.console.print(f"{row['name']}: {line}", markup=False)
-    wanted = [name for name in CURVES if any(row["curves"][name] for row in found)]
-    if wanted:
-        names = "-".join(path.stem for path in paths)[:80]
-        _draw_runs(study, f"compare-{names}", found, wanted)
-        study.console.print(f"figure: {paths[0].parent / f'compare-{names}.svg'}", markup=False)
     if as_json:
         print(json.dumps(found, indent=1))
     return 0
@@ -131,76 +114,23 @@ def _print_table(study: Study, runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Read a run from its ledger: totals, held-out rows, curves over votes and answers read."""
+    """Read a run from its ledger: totals, held-out rows, whether it helped."""
     with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
-        total = status.read_results(ledger)
-        facts = total.table
+        total, helped = status.read_results(ledger), improvement.read(ledger)
         measured = [event["body"]["rows"] for event in ledger.events("evaluation")
                     if "rows" in event["body"]]  # fmt: skip
-        shown, helped = _mean_rewards_shown(ledger, facts), improvement.read(ledger)
     last = measured[-1] if measured else []
     lines = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
-    spent = np.cumsum([(f.votes, f.answers_read) for f in facts], axis=0).tolist()
-    # A measurement stands after its number of applied steps.
-    read = [0, *(answers for _, answers in spent)]
-    points = [(p, [p.votes, read[min(p.steps, len(facts))]]) for p in helped.points]
-    applied = [(f, at) for f, at in zip(facts, spent, strict=True) if f.state == "applied"]
-    kl = [[*at, f.kl] for f, at in applied if f.kl is not None]
-    if helped.kl_measured:  # of the exported point; steps note that of the centre
-        kl = [[*at, p.kl or 0.0] for p, at in points if p.kl is not None or not p.steps]
-    lengths = [f.length for f, _ in applied if f.length is not None]
-    curves: dict[str, list[list[float]]] = {
-        "heldout": [
-            [*at, p.wins.value]
-            for p, at in points
-            if p.wins is not None and p.wins.value is not None
-        ],
-        "kl": kl,
-        "shown": [[*at, y] for at, y in zip(spent, shown, strict=True) if y is not None],
-    }  # fmt: skip
+    lengths = [f.length for f in total.table if f.state == "applied" and f.length is not None]
     return {
         **total.as_dict(),
-        "kl": kl[-1][2] if kl else None,
+        "kl": helped.kl,
         "length": lengths[-1] if lengths else None,
         "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else _levels(helped),
         "better": helped.short,
         "improvement": helped.as_dict(),
         "evaluation": [helped.sentence, *lines],
-        "curves": curves,
     }
-
-
-def _mean_rewards_shown(ledger: Ledger, facts: Sequence[StepReport]) -> list[float | None]:
-    """Mean true reward of each step's answers; None for each step if people vote."""
-    panel = ledger.spec.get("config", {}).get("panel", {})
-    try:
-        if panel.get("kind", "people") == "people":
-            raise UsageError("people have no reward")
-        score = text_rewards.parse(str(panel["reward"])).score
-    except (UsageError, KeyError):
-        return [None] * len(facts)
-    found: list[float | None] = []
-    for fact in facts:
-        rows = [row for one in ledger.comparisons(fact.step) for row in one.rows]
-        values = [score(row.prompt, side) for row in rows for side in (row.plus, row.minus)]
-        found.append(float(np.mean(values)) if values else None)
-    return found
-
-
-def _draw_runs(study: Study, part: str, found: Sequence[Any], wanted: Sequence[str]) -> None:
-    with study.figure(part, columns=2 * len(wanted), height=3.8) as axes:
-        for i, name in enumerate(wanted):
-            for j, label in enumerate(("votes", "answers read")):
-                at = axes[2 * i + j]
-                for k, row in enumerate(found):
-                    points = row["curves"][name]
-                    colour = COLOURS[k % len(COLOURS)]
-                    x, y = ([p[column] for p in points] for column in (j, 2))
-                    at.plot(x, y, color=colour, marker="", label=row["name"])
-                at.set(xlabel=label)
-            axes[2 * i].set_ylabel(CURVES[name])
-        handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
 
 
 def _levels(helped: improvement.Improvement) -> str | None:
@@ -285,9 +215,6 @@ def compare(
         "--folder",
         help="Folder of cells and tables; for runs: the folder of the runs.",
     ),
-    figures: Path | None = typer.Option(
-        None, "--figures", help="Also copy the runs' figure here."
-    ),
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON document instead of a table."
     ),
@@ -301,7 +228,7 @@ def compare(
     if len([each for each in (runs, preset, plan) if each]) > 1:
         raise UsageError("compare: give a preset, a plan or runs, not several")
     if runs:
-        return compare_runs(runs, folder, figure=figures, as_json=as_json)
+        return compare_runs(runs, folder, as_json=as_json)
     if preset is None and plan is None:
         raise UsageError(
             "compare: give --preset tiny, published or smollm2, a --plan, or two runs or more"
@@ -332,7 +259,6 @@ def run_plan(
     wanted = plans.cells(frozen, only, () if seeds is None else plans.read_seeds(seeds))
     failures = []
     if not shown:
-        require_modules(wanted)
         check_settings(wanted)
         failures = run_cells(study.console, store, wanted, jobs)
         for one in wanted if frozen.base_answers else ():
@@ -344,8 +270,8 @@ def run_plan(
     return found, failures
 
 
-def check_settings(wanted: Iterable[Cell]) -> None:
-    """Refuse a group's settings, panel or reward before the first cell starts."""
+def check_settings(wanted: Sequence[Cell]) -> None:
+    """Refuse a missing module, settings, a panel or a reward before the first cell starts."""
     for one in {cell.label: cell for cell in wanted}.values():
         try:
             config = start.load_config(one.spec)
@@ -353,14 +279,7 @@ def check_settings(wanted: Iterable[Cell]) -> None:
                 panel.check(config, ())
         except UsageError as error:
             raise UsageError(f"compare: group {one.label}: {error}") from None
+    if methods := sorted({one.spec["method"] for one in wanted if one.spec["kind"] == "gradient"}):
+        from szpo.baselines.trainer import require_trl  # late: it loads torch
 
-
-def require_modules(wanted: Iterable[Cell]) -> None:
-    """Check before the start that all modules of the methods are installed."""
-    methods = sorted({one.spec["method"] for one in wanted if one.spec["kind"] == "gradient"})
-    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if methods and lacking:
-        raise UsageError(
-            f"compare: {', '.join(methods)} need {' and '.join(lacking)}: "
-            f"{how_to_install('baselines')}, or leave them out with --only"
-        )
+        require_trl(f"compare: {', '.join(methods)}")

@@ -28,7 +28,7 @@ from szpo.optim.joint_fit import fit_joint
 from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive, generator
-from szpo.types import Answer, Floats, Ints, Prompt
+from szpo.types import Floats, Ints
 from szpo_simulators.records import Spec
 from szpo_simulators.study import REPORTED, Study
 from szpo_simulators.summary import bootstrap
@@ -155,7 +155,8 @@ def main(
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     study = Study("preferences", folder / digest[:12], quick)
     if model:
-        judged = replace(judged, states=_by_file(study, found.pairs))
+        pairs = [(p.prompt, p.chosen.text, p.rejected.text) for p in found.pairs]
+        judged = replace(judged, states=study.states(pairs))
     votes = [each for each in VOTES if each <= fewest]
     work = partial(score_fit, judged)
     specs = [
@@ -258,27 +259,3 @@ def foretell(
     mean, variance = found.moments(asked, asked_for)
     told = special.expit(mean / np.sqrt(1 + np.pi / 8 * variance))
     return np.asarray(found.signal * told + (1 - found.signal) / 2)
-
-
-def _by_file(study: Study, pairs: Sequence[Pair]) -> Floats:
-    """Differences of states (V, width), computed once and kept in the study's folder."""
-    from szpo.models import loading, states
-
-    file = study.folder / "states.npy"
-    if not file.exists():
-        model = loading.load("smollm2")
-        places: dict[tuple[str, str], int] = {}
-        texts: list[tuple[Prompt, Answer]] = []
-        of = []
-        for pair in pairs:
-            for answer in (pair.chosen, pair.rejected):
-                place = places.setdefault((pair.prompt.text, answer.text), len(places))
-                if place == len(texts):
-                    texts.append((pair.prompt, answer))
-                of.append(place)
-        layer = states.usual_layer(len(states.layers_of(model.model)))
-        study.console.print(f"reading layer {layer} of smollm2 for {len(texts)} answers")
-        found = states.of_texts(model, texts, layer)
-        study.folder.mkdir(parents=True, exist_ok=True)
-        np.save(file, found[of[::2]] - found[of[1::2]])
-    return np.asarray(np.load(file, allow_pickle=False))

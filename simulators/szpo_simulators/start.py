@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from szpo import memory, metrics, seeds
+from szpo.analysis.features import Score
 from szpo.baselines.asking import JudgesAsk
+from szpo.baselines.asking import Score as Proxy
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet, load_configured
@@ -29,6 +31,7 @@ from szpo_simulators.records import Spec, hash_spec, make_once, read_record, wri
 
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
+    from szpo.policies.lora_policy import LoraPolicy
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_ONLY: Final = "5"
@@ -37,8 +40,6 @@ MEASURING: Final = 0
 """Seed of the held-out random numbers; all cells use it, so that policies are paired."""
 MANY_AT_ONCE: Final = 10
 """Answers to each prompt in one call of `draw_many`."""
-Proxy = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
-"""A learned reward: one number per answer."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,12 @@ class Yardstick:
 
     prompts: tuple[Prompt, ...]
     samples: int
-    seed: int
-    score: Callable[[Prompt, Answer], float]
+    score: Score
     base: heldout.Measurement
     """Measurement of the model before any vote."""
 
     def row(
-        self, policy: heldout.Measurable, share: float, cost: Mapping[str, Any],
+        self, policy: LoraPolicy, share: float, cost: Mapping[str, Any],
         proxy: Proxy | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """A checkpoint as plain JSON: reward, gain with its interval over prompts, guards, cost.
@@ -69,8 +69,8 @@ class Yardstick:
             seen.append((prompt, answer))
             return self.score(prompt, answer)
 
-        found = heldout.measure(policy, self.prompts, score, samples=self.samples, seed=self.seed)
-        mean, low, high = metrics.gain(self.base.rewards, found.rewards, seed=self.seed)
+        found = heldout.measure(policy, self.prompts, score, samples=self.samples, seed=MEASURING)
+        mean, low, high = metrics.gain(self.base.rewards, found.rewards, seed=MEASURING)
         learned = None if proxy is None else proxy([p for p, _ in seen], [a for _, a in seen])
         return {
             "share": share,
@@ -114,10 +114,7 @@ class Checkpoints:
     proxy: Proxy | None = None
     """A learned reward that is measured beside the true one; None until one is trained."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Begin to count what the machine spends."""
-        self.machine = MachineMeter()
+    machine: MachineMeter = field(default_factory=lambda: MachineMeter())
 
     def record(self, policy: Any, share: float, cost: Mapping[str, float]) -> None:
         """Measure the policy if a checkpoint is due; the method is not charged for measuring.
@@ -151,40 +148,35 @@ class MachineMeter:
     """
 
     def __init__(self) -> None:
-        self.before = _read_status("VmRSS:")
-        """Resident memory in bytes."""
         self._began = self._now()
         self._apart = (0.0, 0.0)
         self._peak = 0
-        self._exact = _reset_peak()
+        _reset_peak()
 
     @staticmethod
     def _now() -> tuple[float, float]:
         return time.monotonic(), time.process_time()
 
     def cost(self) -> dict[str, float]:
-        """Seconds, cpu_seconds, peak_bytes and added_bytes, without what was spent in `aside`.
+        """Seconds, cpu_seconds and peak_bytes, without what was spent in `aside`.
 
         If the system cannot reset the peak, it is that of the whole process.
         """
         now = self._now()
         wall, cpu = (now[i] - self._began[i] - self._apart[i] for i in (0, 1))
-        peak = max(_read_status("VmHWM:"), self._peak if self._exact else memory.peak_bytes())
         return {
-            "seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak,
-            "added_bytes": peak - self.before,
+            "seconds": wall, "cpu_seconds": cpu, "peak_bytes": max(_read_peak(), self._peak),
         }  # fmt: skip
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Charge nothing within the block."""
         since = self._now()
-        self._peak = max(self._peak, _read_status("VmHWM:"))
+        self._peak = max(self._peak, _read_peak())
         try:
             yield
         finally:
-            if self._exact:
-                _reset_peak()
+            _reset_peak()
             now = self._now()
             self._apart = (
                 self._apart[0] + now[0] - since[0],
@@ -192,23 +184,19 @@ class MachineMeter:
             )
 
 
-def _read_status(name: str) -> int:
-    """A field of the process in bytes; the peak if the system does not report it."""
+def _read_peak() -> int:
+    """The peak of resident memory since `_reset_peak`, in bytes."""
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
         return memory.peak_bytes()
-    found = [line.split()[1] for line in lines if line.startswith(name)]
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
     return int(found[0]) * 1024 if found else memory.peak_bytes()
 
 
-def _reset_peak() -> bool:
-    """Reset the peak of resident memory; returns whether the system can do so."""
-    try:
+def _reset_peak() -> None:
+    with suppress(OSError):  # a system that cannot do so reports the process's whole peak
         CLEAR.write_text(PEAK_ONLY)
-    except OSError:
-        return False
-    return True
 
 
 def load_config(spec: Spec) -> Config:
@@ -266,7 +254,7 @@ def load(spec: Spec, folder: Path) -> tuple[Yardstick, dict[str, float]]:
         name: panels.calibrate(values, rows, 0).beta
         for name, rows in (("batch", spec["D"]), ("pair", 1))
     }
-    return Yardstick(asked, spec["answers"], MEASURING, reward.score, measured), beta
+    return Yardstick(asked, spec["answers"], reward.score, measured), beta
 
 
 def _measure(spec: Spec) -> dict[str, Any]:

@@ -29,9 +29,12 @@ from szpo import drawing
 from szpo.cli import console as to_user
 from szpo.memory import load_average
 from szpo.runs.doctor import matrix_seconds
+from szpo.types import Answer, Floats, Prompt
 from szpo_simulators.records import Spec, hash_spec, make_once, read_record, write_record
 
 TABLE_WIDTH = 140
+VERSION = 1
+"""Raise this when a bench computes something else: older results are then ignored."""
 
 TUNING, REPORTED = 0, 1000
 """First seed for choosing settings; first seed for reported results."""
@@ -147,17 +150,12 @@ class Study:
     figures: Path | None = None
     console: Console = field(default_factory=make_console)
 
-    def cells(
-        self, label: str, specs: Sequence[Spec], work: Work, *, version: int = 1
-    ) -> list[dict[str, Any]]:
-        """Each cell's result with its spec, in order; stored results are read back.
-
-        Raise ``version`` when ``work`` computes something else: older results are then ignored.
-        """
+    def cells(self, label: str, specs: Sequence[Spec], work: Work) -> list[dict[str, Any]]:
+        """Each cell's result with its spec, in order; stored results are read back."""
         found, tell = [], to_user.counting(f"{self.name}: {label}", len(specs))
         for i, one in enumerate(specs):
             tell(i, "")
-            key = hash_spec({"bench": self.name, "version": version, **one})
+            key = hash_spec({"bench": self.name, "version": VERSION, **one})
             path = self.folder / "cells" / f"{key}.json"
             make_once(path, self.folder, partial(_compute, path, one, work))
             found.append({**one, **read_record(path)["found"]})
@@ -201,6 +199,25 @@ class Study:
             for row, one, grid in zip(self.cells(label, final, work), picked, grids, strict=True)
         ]
 
+    def states(self, pairs: Sequence[tuple[Prompt, str, str]], **how: Any) -> Floats:
+        """Hidden states (pairs, width) of each first answer less the second; kept in the folder.
+
+        They are of the default model, loaded as ``how`` says.
+        """
+        from szpo.models import loading, states
+
+        file = self.folder / "states.npy"
+        if not file.exists():
+            model = loading.load("smollm2", **how)
+            sides = [(prompt, Answer(text)) for prompt, *both in pairs for text in both]
+            place = {side: i for i, side in enumerate(dict.fromkeys(sides))}
+            layer = states.usual_layer(len(states.layers_of(model.model)))
+            self.console.print(f"reading layer {layer} of smollm2 for {len(place)} answers")
+            found = states.of_texts(model, [*place], layer)[[place[side] for side in sides]]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            np.save(file, found[::2] - found[1::2])
+        return np.asarray(np.load(file, allow_pickle=False))
+
     def table(
         self,
         title: str,
@@ -230,10 +247,10 @@ class Study:
 
     @contextmanager
     def figure(self, part: str, columns: int = 1, *, height: float = 3.2) -> Iterator[Any]:
-        """Axes to draw on (one, or an array of ``columns``), then saved as SVG and PNG.
+        """Axes to draw on (one, or an array of ``columns``), then saved as SVG.
 
-        Both are saved in the bench's folder; the SVG is also copied to ``figures``. The same
-        drawing gives the same bytes.
+        It is saved in the bench's folder and copied to ``figures``. The same drawing gives the
+        same bytes.
         """
         from matplotlib.ticker import AutoLocator  # slow to load, and the help needs none of it
 
@@ -243,7 +260,6 @@ class Study:
                 if isinstance(axes.xaxis.get_major_locator(), AutoLocator):
                     axes.locator_params(axis="x", nbins=5)  # more labels would overlap
             self.folder.mkdir(parents=True, exist_ok=True)
-            drawn.savefig(self.folder / f"{part}.png", dpi=130, metadata={"Software": None})
             svg = self.folder / f"{part}.svg"
             svg.write_bytes(drawing.svg(drawn))
             if self.figures is not None:

@@ -144,7 +144,7 @@ def _summarise(group: Group, votes: int, found: Sequence[Row]) -> dict[str, Any]
     margins = [row["guards"][3]["value"] for row in found if len(row["guards"]) > 3]
     gains = [row["gain"] for row in found]
     costs = ("votes", "answers_read", "tokens", "seconds", "cpu_seconds", "setup_seconds",
-             "peak_bytes", "added_bytes")  # fmt: skip
+             "peak_bytes")  # fmt: skip
     return {
         "part": group.part, "group": group.label, "checkpoint": votes,
         "seeds": len(found), "of": len(group.seeds),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from rich.progress import track
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 from szpo.config.settings_file import load
 from szpo.data import prompts as promptfiles
@@ -37,7 +37,7 @@ from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
-from szpo_simulators.panels import tastes, text_rewards
+from szpo_simulators.panels import panel, tastes, text_rewards
 from szpo_simulators.records import Spec
 from szpo_simulators.study import Study, bench
 
@@ -62,8 +62,6 @@ SEED: Final = 90_000
 """Seed of the recorded answers."""
 AT_ONCE: Final = 4
 """Prompts whose answers are drawn and scored together."""
-AGREEMENT: Final = 0.7
-"""How often two votes of a simulated panelist on the same two batches agree."""
 SAID: Final = 0.5
 """A run claims a group of features if its probability exceeds this."""
 SELDOM_KL: Final = 0.2
@@ -132,18 +130,12 @@ class Recorded:
         shares = weight / np.bincount(self.prompts, weight)[self.prompts]
         return float(shares @ reward / (self.prompts[-1] + 1) / reward.std())
 
-    def voter(self, rows: int, agreement: float, rng: np.random.Generator) -> float:
-        """β at which two votes agree with probability ``agreement`` on the start's batches."""
+    def voter(self, rows: int, rng: np.random.Generator) -> float:
+        """β at which two votes agree as those of ``bt70`` do, on the start's batches."""
         still = np.zeros((2, self.scores.shape[1]))
         shown = np.array([self.draw(still, rows, rng) for _ in range(1000)])
         gap = np.diff(self.reward[shown].mean(2), axis=1)
-        gap = gap[gap != 0]
-
-        def above(log_beta: float) -> float:
-            chance = special.expit(math.exp(log_beta) * gap)
-            return float((chance**2 + (1 - chance) ** 2).mean()) - agreement
-
-        return math.exp(optimize.brentq(above, math.log(1e-4), math.log(1e5)))
+        return panel.fit_beta(gap[gap != 0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -325,9 +317,9 @@ def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
 def run_all(
     world: Recorded, spec: Spec, *, chance: bool = False, on_scores: bool = False
 ) -> list[list[Look]]:
-    """The spec's runs, one per seed; two votes on a pair agree with probability `AGREEMENT`."""
+    """The spec's runs, one per seed; two votes on a pair agree in 70 %."""
     draw = generator(derive(0, "surrogate voter", name=json.dumps(dict(spec))))
-    beta = 0.0 if chance else world.voter(ROWS, AGREEMENT, draw)
+    beta = 0.0 if chance else world.voter(ROWS, draw)
     prior = None if on_scores else named_features.prior_of(world.named, ROWS)
     return [run(world, prior, seed, beta=beta, votes=VOTES) for seed in range(spec["seeds"])]
 

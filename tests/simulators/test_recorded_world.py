@@ -40,7 +40,7 @@ def test_a_move_shifts_each_feature_by_the_metric():
 @pytest.mark.full
 def test_the_voter_agrees_with_itself_as_often_as_meant():
     world, rng = make_world(), np.random.default_rng(2)
-    beta = world.voter(4, 0.7, rng)
+    beta = world.voter(4, rng)
     shown = np.array([world.draw(np.zeros((2, K)), 4, rng) for _ in range(3000)])
     chance = 1 / (1 + np.exp(-beta * np.diff(world.reward[shown].mean(2), axis=1)))
     assert (chance**2 + (1 - chance) ** 2).mean() == pytest.approx(0.7, abs=0.015)
@@ -49,7 +49,7 @@ def test_the_voter_agrees_with_itself_as_often_as_meant():
 def test_a_run_names_the_taste_and_goes_there():
     world, rng = make_world(), np.random.default_rng(3)
     prior = SparsePrior(np.arange(K), np.full(K, 0.5))
-    last = run(world, prior, 3, beta=world.voter(8, 0.7, rng), votes=64)[-1]
+    last = run(world, prior, 3, beta=world.voter(8, rng), votes=64)[-1]
     assert last.log_factor > GATE
     assert last.found.more[2] > 0.8
     point = recommend(last)

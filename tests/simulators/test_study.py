@@ -15,11 +15,15 @@ from szpo.runs.services import prompt_order
 from szpo.types import Comparison
 from szpo.voting import lease
 from szpo.voting.evaluator import Evaluator
-from szpo.voting.panel_evaluator import LedgerEvaluator, OpenComparisons, PanelEvaluator
+from szpo.voting.panel_evaluator import (
+    LedgerEvaluator,
+    OpenComparisons,
+    PanelEvaluator,
+    visit,
+)
 from szpo.voting.panel_factory import StartingPolicy
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import SimulatedPanel, build
-from szpo_simulators.panels.simulate import simulate
 from szpo_simulators.study import REPORTED, Study, format_interval, interval, seed_range
 from szpo_simulators.worlds.yard import TabularPolicy
 from tests.support.quadratic import go, new_ledger, settings_of
@@ -56,11 +60,10 @@ def test_a_stopped_bench_goes_on_where_it_stood_and_a_broken_cell_is_named(study
     assert [one["alpha"] for one in work.asked] == [1.0, 3.0]
     assert found == [{**asked[0], "values": [-3.0, -2.0]}, {**asked[1], "values": [1.0, 2.0]}]
     assert study.cells("again", asked, work) == found and len(work.asked) == 2
-    # Other seeds, another bench or another version of the arithmetic are other cells.
+    # Other seeds or another bench are other cells.
     study.cells("other seeds", [{"alpha": 1.0, "seeds": [1, 3]}], work)
-    study.cells("newer", asked[:1], work, version=2)
     Study("rules", study.folder).cells("another bench", asked[:1], work)
-    assert len(work.asked) == 5
+    assert len(work.asked) == 4
     file.write_text(file.read_text()[:-9])
     with pytest.raises(RunError, match=rf"{file.name} cannot be read .*; delete it"):
         study.cells("again", asked, work)
@@ -121,7 +124,9 @@ def test_a_vote_limit_begins_only_whole_comparisons(tmp_path):
 
     def wait() -> None:
         limit = next(limits, None)
-        cast, why = simulate(ledger, judged.judges, limit=limit, once=limit is None)
+        cast, why = visit(
+            ledger, judged.evaluator(VoteService(ledger)), limit=limit, once=limit is None
+        )
         if limit is not None:
             assert cast == 2 * (limit // 2)
             assert "were asked for" in why
@@ -135,13 +140,15 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path):
     judged = panel()
     ledger = create(tmp_path / "run.db", judged)
     waits: list[int] = []
-    cast, why = simulate(ledger, judged.judges, wait=lambda: waits.append(1), patience=3)
+    cast, why = visit(
+        ledger, judged.evaluator(VoteService(ledger)), wait=lambda: waits.append(1), patience=3
+    )
     assert (cast, len(waits)) == (0, 3)
     assert "nobody drives this run" in why
 
     held = lease.acquire(ledger, "host:1:x")
     still = [lambda: lease.release(ledger, held), lambda: None, lambda: None]
-    _, why = simulate(ledger, judged.judges, wait=lambda: still.pop()())
+    _, why = visit(ledger, judged.evaluator(VoteService(ledger)), wait=lambda: still.pop()())
     assert why == "the process that drives the run has ended"
     assert still == []
 
@@ -180,11 +187,23 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):
         step = ledger.steps()[-1]["step"]
         if step == 1 and len(left) == 1:  # this time the person is there first
             assert service.assign(person) is not None
-        simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
+        visit(
+            ledger,
+            judged.evaluator(VoteService(ledger)),
+            once=True,
+            leave=1,
+            read=lambda: reads.append(step),
+        )
         while len(open_ones.lacking()) > 1:
-            simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
+            visit(
+                ledger,
+                judged.evaluator(VoteService(ledger)),
+                once=True,
+                leave=1,
+                read=lambda: reads.append(step),
+            )
         left.append(len(open_ones.lacking()))
-        simulate(ledger, judged.judges, once=True, leave=1)
+        visit(ledger, judged.evaluator(VoteService(ledger)), once=True, leave=1)
         assert len(open_ones.lacking()) == 1, "the last one waits for the person"
         seat = service.assign(person)
         assert seat is not None
@@ -205,8 +224,8 @@ def test_a_comparison_that_a_person_has_open_is_no_error(tmp_path):
         seat = service.assign(person)
         assert seat is not None
         while len(OpenComparisons(ledger).lacking()) > 1:
-            why.append(simulate(ledger, judged.judges, once=True)[1])
-        why.append(simulate(ledger, judged.judges, once=True)[1])
+            why.append(visit(ledger, judged.evaluator(VoteService(ledger)), once=True)[1])
+        why.append(visit(ledger, judged.evaluator(VoteService(ledger)), once=True)[1])
         service.cast(seat.id, "A", idem=seat.id)
 
     drive(ledger, LedgerEvaluator(service), 1, wait=wait)

@@ -98,8 +98,7 @@ def test_a_latent_tells_two_users_apart(two, two_users_model):
     _, controversial = scores(two_users_model, two[1])
     assert (controversial.value or 0) >= 0.95
     used = latent(two_users_model, two[1])
-    assert used["active"] >= 1 and not used["collapsed"] and not used["ignored"]
-    assert used["own"] > 0.9 and used["others"] < 0.6
+    assert used["active"] >= 1 and not used["collapsed"]
 
 
 @pytest.mark.full
@@ -117,15 +116,14 @@ def test_without_a_latent_controversial_pairs_are_a_coin(two):
 def test_a_heavy_prior_collapses_the_posterior_and_that_is_seen(two):
     fitted = fit(two[0], dataclasses.replace(SMALL, epochs=2, beta=10.0), 1)
     used = latent(fitted, two[1])
-    assert used["collapsed"] and used["ignored"] and used["active"] == 0
-    assert used["kl"] < 0.05 and used["own"] == pytest.approx(used["others"], abs=0.05)
+    assert used["collapsed"] and used["active"] == 0 and used["kl"] < 0.05
     assert (scores(fitted, two[1])[1].value or 0) <= 0.55
 
 
 def test_the_same_seed_gives_the_same_model(two):
     few, recipe = two[0].take(np.arange(200)), dataclasses.replace(SMALL, epochs=1)
     fitted = [fit(few, recipe, seed) for seed in (1, 1, 2)]
-    one, again, other = (margins(each, few, few).tolist() for each in fitted)
+    one, again, other = (margins(each, few).tolist() for each in fitted)
     assert one == again != other
 
 

@@ -49,17 +49,16 @@ _log = logging.getLogger("szpo_ui")
 _CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: "invalid"}
 
 
-class AssignmentRequest(Body):
-    """The body of POST /api/assignment."""
-
-    tab: Tab
-    of: SeatKind = "round"
-
-
 class SheetRequest(Body):
     """The body of POST /api/sheet."""
 
     tab: Tab
+
+
+class AssignmentRequest(SheetRequest):
+    """The body of POST /api/assignment."""
+
+    of: SeatKind = "round"
 
 
 class SeatRequest(Body):

@@ -231,7 +231,10 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
         if old := _token(request.headers, sessions.cookie):  # the new session replaces the old one
             await site.writer.do(partial(credentials.logout, site.ledger, old))
         answer = JSONResponse({"go": home_of(found.role), "name": found.name})
-        set_session(answer, site, secret)
+        answer.set_cookie(
+            sessions.cookie, secret, path="/", secure=site.secure, httponly=True,
+            samesite="strict",
+        )  # fmt: skip
         return answer
 
     @routes.post("/logout")
@@ -257,14 +260,6 @@ def _token(headers: Headers, cookie: str) -> str | None:
     if scheme.casefold() == "bearer":
         return value.strip() or None
     return cookie_parser(headers.get("cookie", "")).get(cookie)
-
-
-def set_session(answer: Response, site: Site, secret: str) -> None:
-    """Give a browser the cookie of a session."""
-    answer.set_cookie(
-        cookie_name(site), secret, path="/", secure=site.secure,
-        httponly=True, samesite="strict",
-    )  # fmt: skip
 
 
 def network_of(request: Request) -> str:

@@ -249,11 +249,10 @@ def _close_final(site: Site, by: str, command: Command) -> Reply:
 
 
 def _invite(site: Site, by: str, command: Command) -> Reply:
-    role: Literal["panelist"] = "panelist"
     name = command.name.strip() or None
     if name is not None and command.count != 1:
         raise UsageError("invite: a name is for one person; leave it out to invite several")
-    made = tuple(credentials.invite(site.ledger, role, name) for _ in range(command.count))
+    made = tuple(credentials.invite(site.ledger, "panelist", name) for _ in range(command.count))
     return Reply("Give each person their link or code; neither is shown again.", invitations=made)
 
 

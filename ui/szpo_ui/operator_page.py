@@ -175,11 +175,8 @@ def dialogs(site: Site) -> str:
 def render_reply(reply: Reply, base: str = "", *, ok: bool = True) -> Markup:
     """The outcome of a request as HTML; if not ``ok``, why it was refused."""
     template = _environment().get_template("operate/reply.html")
-    return Markup(
-        template.render(
-            ok=ok, text=reply.text, invitations=reply.invitations, base=base
-        )
-    )  # fmt: skip
+    shown = {"text": reply.text, "invitations": reply.invitations}
+    return Markup(template.render(ok=ok, base=base, **shown))
 
 
 def preview(site: Site, found: dict[str, Any]) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
@@ -31,7 +30,6 @@ from szpo_ui.requests import (
     READS,
     VOTES,
     Buckets,
-    OwnSiteOnly,
     RefusedError,
     refuse,
     replay_body,
@@ -246,16 +244,6 @@ def mount(
         for function in getattr(block, "server_fns", ())
     }
     mounted.app = NeededRoutesOnly(mounted.app, functions)
-
-
-def local_app(blocks: Callable[[], gr.Blocks], routes: APIRouter, path: str, head: str) -> FastAPI:
-    """An application with only this page, without a login, for browsers on this machine."""
-    made = bare_app()
-    made.include_router(routes)
-    call_in_loop(lambda: mount(made, blocks(), path, head=head))
-    made.add_middleware(OwnSiteOnly)
-    made.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL, www_redirect=False)
-    return made
 
 
 def call_in_loop(act: Callable[[], None]) -> None:

@@ -211,14 +211,6 @@ def configure(
     return config
 
 
-def show(application: Callable[[], Any], path: str, port: int) -> None:
-    """Serve a page to this machine until a signal; 0 is a free port."""
-    with listening("127.0.0.1", port, insecure=False) as listener:
-        made, port = application(), listener.getsockname()[1]
-        print(f"open http://127.0.0.1:{port}{path}/  (Ctrl-C ends it)", flush=True)
-        answer(made, listener)
-
-
 def answer(application: Any, listener: socket.socket, *, proxied: bool = False) -> None:
     """Answer requests until a signal, with as many connections as the limit of open files allows.
 

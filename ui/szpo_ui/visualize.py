@@ -21,6 +21,7 @@ import numpy as np
 import typer
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from szpo import drawing
 from szpo.analysis import features, posterior, vote_rows
@@ -32,7 +33,7 @@ from szpo.types import Comparison, Floats
 from szpo.visible_text import visible
 from szpo_ui import login, server
 from szpo_ui.markup import environment, head, static
-from szpo_ui.requests import Body, read
+from szpo_ui.requests import Body, OwnSiteOnly, read
 from szpo_ui.site import POSTERIOR, Site
 
 _Answers: TypeAlias = tuple[tuple[float, float], ...]
@@ -43,7 +44,10 @@ PARTICLES, STEPS, EVERY = 120, 30, 3
 TRAINING, DRAWN = 100, 8
 """Training steps of the initial sampler, and snapshots taken between its start and end."""
 CANDIDATES = 48
-"""Default number of candidates for the next pair: evenly spaced directions."""
+ANGLES: Final = np.pi * np.arange(CANDIDATES) / CANDIDATES
+FAN: Final = 2.0 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
+"""Default candidates (c, 2) for the next pair: of length 2, evenly spaced over half a turn. The
+other half would be the same questions with the two answers swapped."""
 TAU = 1.5
 """Standard deviation of the prior of each weight."""
 MAX_VOTES = 200
@@ -108,8 +112,7 @@ def scene(
     shown = _trace_particles(answers)
     posterior = _posterior(rows)
     mean = shown[-1].x.mean(0)
-    fan = fan_of(CANDIDATES) if candidates is None else candidates
-    suggested, information = _next(shown[-1].x, fan)
+    suggested, information = _next(shown[-1].x, FAN if candidates is None else candidates)
     return Scene(
         deltas=rows,
         log_density=_map(posterior),
@@ -122,21 +125,10 @@ def scene(
     )
 
 
-def scenes(
-    deltas: Sequence[Sequence[float]] | Floats, candidates: Floats | None, last: int
-) -> list[Scene]:
-    """The scenes after 0, 1, … of these answers, but only the ``last`` few; see `scene`."""
-    first = max(0, len(deltas) + 1 - last)
+def scenes(deltas: Sequence[Sequence[float]] | Floats, candidates: Floats | None) -> list[Scene]:
+    """The scenes after 0, 1, … of these answers, but only the last `MOST_ROUNDS`; see `scene`."""
+    first = max(0, len(deltas) + 1 - MOST_ROUNDS)
     return [scene(deltas[:n], candidates) for n in range(first, len(deltas) + 1)]
-
-
-def fan_of(count: int) -> Floats:
-    """Differences (count, 2) of length 2, evenly spaced over half a turn.
-
-    The other half would be the same questions with the two answers swapped.
-    """
-    angle = np.pi * np.arange(count) / count
-    return 2.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _posterior(rows: Floats) -> BradleyTerry:
@@ -189,7 +181,7 @@ def _next(x: Floats, candidates: Floats) -> tuple[Floats | None, float]:
     return (candidates[best], float(worth[best])) if worth[best] > 0 else (None, 0.0)
 
 
-def draw_svg(shown: Scene, names: Sequence[str] = NAMES) -> bytes:
+def draw_svg(shown: Scene, names: Sequence[str]) -> bytes:
     """Two plots: density, answers and final particles; entropy over the number of answers."""
     with drawing.figure(9.6, 5.0) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
@@ -206,10 +198,8 @@ def draw_svg(shown: Scene, names: Sequence[str] = NAMES) -> bytes:
         return drawing.svg(figure)
 
 
-def draw_gif(
-    rounds: Sequence[Scene], names: Sequence[str] = ("first weight", "second weight")
-) -> bytes:
-    """The particles' path to the posterior of each of the last `MOST_ROUNDS` scenes."""
+def draw_gif(rounds: Sequence[Scene], names: Sequence[str]) -> bytes:
+    """The particles' path to the posterior of each scene."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
@@ -218,7 +208,7 @@ def draw_gif(
         canvas: Any = FigureCanvasAgg(figure)  # which has no types
         figure.set_layout_engine("none")
         axes = figure.add_axes((0.13, 0.11, 0.85, 0.8))
-        for shown in rounds[-MOST_ROUNDS:]:
+        for shown in rounds:
             axes.clear()
             _plane(axes, shown, names)
             entropy = shown.rounds[-1]["gaussian"]
@@ -267,7 +257,7 @@ class Start:
     """
 
     deltas: Floats
-    names: tuple[str, str] = ("first weight", "second weight")
+    names: tuple[str, str] = NAMES
     about: str = "An example of three answers."
     candidates: Floats | None = None
     texts: tuple[tuple[str, str, str], ...] = ()
@@ -330,7 +320,7 @@ def page_head() -> str:
 
 def _draw(form: str, deltas: list[tuple[float, float]], begun: Start) -> Response:
     if form == "gif":
-        rounds = scenes(deltas, begun.candidates, MOST_ROUNDS)
+        rounds = scenes(deltas, begun.candidates)
         return Response(draw_gif(rounds, begun.names), media_type="image/gif")
     shown = scene(deltas, begun.candidates)
     if form == "svg":
@@ -428,14 +418,14 @@ def of_site(site: Site) -> tuple[Any, APIRouter]:
 
 def application(start: Callable[[], Start]) -> FastAPI:
     """An application with only this page, at /visualize/, for browsers on this machine."""
-    from szpo_ui import security
+    from szpo_ui.security import LOCAL, bare_app, call_in_loop, mount  # late: it loads Gradio
 
-    return security.local_app(
-        partial(blocks, "/visualize-api/"),
-        router("/visualize-api", start, lambda request: None),
-        PATH,
-        page_head(),
-    )
+    made = bare_app()
+    made.include_router(router("/visualize-api", start, lambda request: None))
+    call_in_loop(lambda: mount(made, blocks("/visualize-api/"), PATH, head=page_head()))
+    made.add_middleware(OwnSiteOnly)
+    made.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL, www_redirect=False)
+    return made
 
 
 @command.command("visualize")
@@ -466,11 +456,14 @@ def visualize(
     if svg:
         _write(svg, draw_svg(scene(begun.deltas, begun.candidates), begun.names))
     if gif:
-        rounds = scenes(begun.deltas, begun.candidates, MOST_ROUNDS)
+        rounds = scenes(begun.deltas, begun.candidates)
         _write(gif, draw_gif(rounds, begun.names))
     if svg or gif:
         return
-    server.show(lambda: application(lambda: begun), PATH, port)
+    with server.listening("127.0.0.1", port, insecure=False) as listener:
+        made, port = application(lambda: begun), listener.getsockname()[1]
+        print(f"open http://127.0.0.1:{port}{PATH}/  (Ctrl-C ends it)", flush=True)
+        server.answer(made, listener)
 
 
 def _write(path: Path, content: bytes) -> None:

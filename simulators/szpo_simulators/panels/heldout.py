@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from szpo import cache
+from szpo.analysis.features import Score
 from szpo.analysis.measuring import TEXTS
 from szpo.policies import text_guards
 from szpo.policies.text_guards import TextFigures
@@ -40,24 +41,6 @@ SHIPPED: Final = Path(__file__).parents[1] / "data" / "base"
 """Folder of the shipped files; ``index.json`` there has the digest of each file by name."""
 
 
-class Measurable(Protocol):
-    """A policy that can be measured, such as `szpo.policies.lora_policy.LoraPolicy`.
-
-    If it is also a `szpo.policies.text_guards.PromptReader`, the topic guard is measured.
-    """
-
-    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
-        """``samples`` answers to each prompt at the current θ."""
-
-    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        """Mean log-probability per token of each answer under the base model, nats."""
-
-    def sample_with_kl(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int
-    ) -> tuple[list[list[Answer]], tuple[float, float]]:
-        """`sample`, and KL(π_θ ‖ π_base) per completion in nats with its standard error."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Measurement(TextFigures):
     """The measurement of one policy on the held-out prompts."""
@@ -70,9 +53,9 @@ class Measurement(TextFigures):
 
 
 def measure(
-    policy: Measurable,
+    policy: LoraPolicy,
     prompts: Sequence[Prompt],
-    score: Callable[[Prompt, Answer], float],
+    score: Score,
     *,
     samples: int,
     seed: int,

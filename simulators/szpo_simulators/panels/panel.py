@@ -5,11 +5,10 @@ This β is fitted per base model, reward and D, so that two raters agree on 70 %
 two batches of D answers that differ in reward, both drawn from the base policy for the same
 prompts. The other panels are harder: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses), ``hostile``
 and ``hostile2`` (the last member or two prefer the worse batch), ``mtbench`` (ties, lapses and
-item effects fitted to a public set of human votes on chat answers, at the β of ``bt70``),
-``labels70`` (a rater agrees with the *truth* on 70 % of such comparisons, two raters on fewer) and
-``close`` (the model of ``mtbench`` fitted to chatbots as close as perturbed policies, at the β at
-which the better batch wins 55 % of the votes that are no ties). Changes may
-follow a name, as in ``bt70+side=.3+lapse=.1+hostile=1``; `FLAWS` lists them, `PRESETS` the panels.
+item effects fitted to a public set of human votes on chat answers, at the β of ``bt70``) and
+``labels70`` (a rater agrees with the *truth* on 70 % of such comparisons, two raters on fewer).
+Changes may follow a name, as in ``bt70+side=.3+lapse=.1+hostile=1``; `Flaws` has them,
+`PRESETS` the panels.
 
 The order of members: those who judge (the last of them have the other taste), hostile ones, lazy
 ones (always side A), random ones (fast, without looking), and a ring of members who vote as one.
@@ -19,25 +18,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from math import exp, isfinite, sqrt
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.optim.links import link
 from szpo.seeds import derive, uniform
-from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo.types import Floats, Prompt
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.panel_factory import StartingPolicy, sharpness
 from szpo.voting.service import VoteService
 from szpo_simulators.panels import raters
-from szpo_simulators.panels.raters import ZERO, Rater, SimulatedJudge, mtbench_rater
+from szpo_simulators.panels.raters import ZERO, Rater, SimulatedJudge
 from szpo_simulators.panels.text_rewards import (
     Reward,
     difference,
@@ -48,64 +46,51 @@ from szpo_simulators.panels.text_rewards import (
 
 RING_SHARPNESS: Final = 10.0
 """Factor of a ring's β over the panel's."""
-EQUAL: Final = ("", "coin", "same", "form")
-"""Values of ``equal``. The first is a coin too, but agreement is fitted to pairs that differ;
-with the others it is fitted over all pairs shown that are given to a side."""
 CERTAIN: Final = 50.0
 """Side bias of lazy members, in logits: large enough that they always answer A."""
 _CHANGE = re.compile(r"\+(?=[a-z]+=)")
 MAX_TOLD: Final = 60
 """Longest text of a reward in a sentence, in characters; the record has the whole text."""
-FORM: Final = ("feature:length", "fluency")
-"""Rewards whose sum, each in spreads of the base's answers, decides under ``equal=form``."""
 PAIRS = 16_384
 """Pairs of batches drawn to fit β, and drawn again to measure the resulting agreement."""
 Measure = Callable[[Rater, Floats], float]
-QUANTILES: Final = 200
-TARGETS: Final[Mapping[str, tuple[str, float]]] = {
-    "labels70": ("labels", 0.70),
-    "close": ("wins", raters.load_mtbench()["close"]["favourite"]),
-}
-"""(measure, target) of a preset's β; other presets use two raters' agreement of 70 %."""
+TARGET: Final = 0.70
+"""What agreement, or under ``labels70`` agreement with the truth, is fitted to."""
 
 
-def _flaw(default: float | int | str, meaning: str, rater: str = "") -> Any:
-    """A flaw; ``rater`` names the field of `Rater` that it sets for all who judge, or is ""."""
-    return field(default=default, metadata={"meaning": meaning, "rater": rater})
+OF_RATER: Final[Mapping[str, str]] = {
+    "side": "side_bias", "words": "verbosity", "tie": "tie", "jnd": "threshold", "lapse": "lapse",
+    "item": "item_spread", "itemtie": "tie_spread", "fatigue": "fatigue", "drift": "drift",
+    "turn": "turn", "ahead": "ahead",
+}  # fmt: skip
+"""Flaws of all who judge, and the fields of `Rater` that say what they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flaws:
-    """The flaws of a panel's members. Logits are units of x; `raters` has the formulas."""
+    """The flaws of a panel's members, as docs/reference/panels.md names and explains them."""
 
-    sharp: float = _flaw(1.0, "factor on β of all who judge")
-    spread: float = _flaw(0.0, "standard deviation of log β between members")
-    side: float = _flaw(0.0, "logits for the batch on side A", "side_bias")
-    words: float = _flaw(0.0, "logits per word that a batch is longer", "verbosity")
-    tie: float = _flaw(0.0, "Davidson's ν", "tie")
-    jnd: float = _flaw(0.0, "η: logits that go unnoticed (Rao and Kupper)", "threshold")
-    lapse: float = _flaw(0.0, "share of answers that ignore what is shown", "lapse")
-    item: float = _flaw(0.0, "spread of a comparison's own effect on x", "item_spread")
-    itemtie: float = _flaw(
-        0.0, "spread of a comparison's own effect on log ν or log η", "tie_spread"
-    )
-    fatigue: float = _flaw(0.0, "attention falls by exp(−f · votes/100)", "fatigue")
-    drift: float = _flaw(0.0, "change of log β per hundred steps", "drift")
-    turn: float = _flaw(0.0, "change of everybody's taste per hundred steps", "turn")
-    ahead: float = _flaw(
-        0.0, "logits by which each errs about the worth of going on where an answer was cut off",
-        "ahead",
-    )  # fmt: skip
-    noise: str = _flaw("gumbel", "noise on values: gumbel (logistic votes) or gaussian (probit)")
-    types: float = _flaw(0.0, "share of those who judge that has the other taste")
-    other: str = _flaw("", "what that taste likes, a reward; also the ring's target")
-    equal: str = _flaw(
-        "", "votes where the taste shows no difference: a coin, same, or form (length and fluency)"
-    )
-    hostile: int = _flaw(0, "members who prefer the worse batch")
-    lazy: int = _flaw(0, "members who always answer A")
-    random: int = _flaw(0, "members who answer at random")
-    ring: int = _flaw(0, "members who vote as one for an agreed target: the other taste, or worse")
+    sharp: float = 1.0
+    spread: float = 0.0
+    side: float = 0.0
+    words: float = 0.0
+    tie: float = 0.0
+    jnd: float = 0.0
+    lapse: float = 0.0
+    item: float = 0.0
+    itemtie: float = 0.0
+    fatigue: float = 0.0
+    drift: float = 0.0
+    turn: float = 0.0
+    ahead: float = 0.0
+    noise: str = "gumbel"
+    types: float = 0.0
+    other: str = ""
+    equal: str = ""
+    hostile: int = 0
+    lazy: int = 0
+    random: int = 0
+    ring: int = 0
 
     @property
     def odd(self) -> int:
@@ -113,16 +98,11 @@ class Flaws:
         return self.hostile + self.lazy + self.random + self.ring
 
 
-FLAWS: Final[Mapping[str, str]] = {f.name: f.metadata["meaning"] for f in fields(Flaws)}
-"""Names of the flaws, with their meaning."""
-
-
-def _people(part: str) -> Flaws:
-    """The flaws of people, fitted to a part of their votes; see `raters.mtbench_rater`."""
-    found = mtbench_rater(part)
-    return Flaws(
-        tie=found.tie, lapse=found.lapse, item=found.item_spread, itemtie=found.tie_spread
-    )
+def _people() -> Flaws:
+    """The flaws of people, fitted to the set of human votes (`raters.load_mtbench`)."""
+    found = raters.load_mtbench()["constants"]["preset"]
+    spreads = {"item": found["item_spread"], "itemtie": found["tie_spread"]}
+    return Flaws(tie=exp(found["log_tie"]), lapse=found["lapse"], **spreads)
 
 
 PRESETS: Final[Mapping[str, Flaws]] = {
@@ -131,9 +111,8 @@ PRESETS: Final[Mapping[str, Flaws]] = {
     "lapse10": Flaws(lapse=0.10),
     "hostile": Flaws(hostile=1),
     "hostile2": Flaws(hostile=2),
-    "mtbench": _people("preset"),
+    "mtbench": _people(),
     "labels70": Flaws(),
-    "close": _people("close"),
 }
 
 
@@ -150,10 +129,11 @@ def read_flaws(name: str) -> tuple[str, Flaws]:
     if preset not in PRESETS:
         raise UsageError(f"no simulated panel {preset!r}; there are {', '.join(PRESETS)}")
     given: dict[str, float | int | str] = {}
+    known = [each.name for each in fields(Flaws)]
     for change in changes:
         key, _, text = change.partition("=")
-        if key not in FLAWS:
-            raise UsageError(f"panel {name!r}: no flaw {key!r}; there are {', '.join(FLAWS)}")
+        if key not in known:
+            raise UsageError(f"panel {name!r}: no flaw {key!r}; there are {', '.join(known)}")
         if key in given:
             raise UsageError(f"panel {name!r}: {key} is given twice")
         given[key] = _value(name, key, text)
@@ -183,8 +163,8 @@ def _check(name: str, flaws: Flaws) -> None:
         raise UsageError(f"{where} sharp must be above 0, and spread 0 or more")
     if flaws.noise not in ("gumbel", "gaussian"):
         raise UsageError(f"{where} noise={flaws.noise!r} is neither gumbel nor gaussian")
-    if flaws.equal not in EQUAL:
-        raise UsageError(f"{where} equal={flaws.equal!r} is none of coin, same and form")
+    if flaws.equal not in ("", "same"):
+        raise UsageError(f"{where} equal={flaws.equal!r} is not same")
     if not 0 <= flaws.types <= 1:
         raise UsageError(f"{where} types must be a share, from 0 to 1")
     if (flaws.types or flaws.turn) and not flaws.other:
@@ -200,7 +180,7 @@ def _check(name: str, flaws: Flaws) -> None:
 def members(name: str, beta: float, size: int) -> tuple[Rater, ...]:
     """The raters of a panel by its line, given the β of its preset.
 
-    ``beta``: the preset's; all but ``labels70`` and ``close`` use that of ``bt70``.
+    ``beta``: the preset's; all but ``labels70`` use that of ``bt70``.
 
     Raises:
         UsageError: the line is wrong, or ``size`` is too small for its members.
@@ -242,11 +222,7 @@ def _judging(flaws: Flaws, beta: float) -> Rater:
         # The difference of two Gaussian noises of scale 1/β has scale √2/β.
         beta=sharp / sqrt(2) if gaussian else sharp,
         link="probit" if gaussian else "logistic",
-        **{
-            f.metadata["rater"]: getattr(flaws, f.name)
-            for f in fields(flaws)
-            if f.metadata["rater"]
-        },
+        **{of_rater: getattr(flaws, name) for name, of_rater in OF_RATER.items()},
     )
 
 
@@ -265,22 +241,19 @@ class Calibration:
     """The measure that β was fitted to, a name of `MEASURES`."""
     reached: float | None = None
     """Value of that measure on fresh pairs; None if the measure is the agreement."""
-    shown: bool = False
-    """Fitted to all pairs shown, also those that do not differ."""
 
     @property
     def spec(self) -> dict[str, Any]:
         """The calibration as JSON values, without what is as usual."""
         values = asdict(self)
-        left = ["fitted", "reached"] * (self.reached is None) + ["shown"] * (not self.shown)
+        left = ["fitted", "reached"] * (self.reached is None)
         return {name: value for name, value in values.items() if name not in left}
 
     def __str__(self) -> str:
         more = "" if self.reached is None else f", {self.fitted} {self.reached:.3f}"
-        pairs = "all pairs shown" if self.shown else "pairs that differ"
         return (
             f"sharpness beta {self.beta:.3g}, at which two panelists agree on "
-            f"{self.agreement:.1%} of {pairs}{more}"
+            f"{self.agreement:.1%} of pairs that differ{more}"
         )
 
 
@@ -305,15 +278,7 @@ def labels(rater: Rater, gaps: Floats) -> float:
     return float(np.mean(link(rater.link).prob(abs(rater.beta) * np.abs(gaps))))
 
 
-def wins(rater: Rater, gaps: Floats) -> float:
-    """How often the better batch wins a vote that is no tie, over `QUANTILES` of many gaps."""
-    sizes = np.abs(gaps)
-    if len(sizes) > QUANTILES:
-        sizes = np.quantile(sizes, (np.arange(QUANTILES) + 0.5) / QUANTILES)
-    return raters.favourite(rater, sizes)
-
-
-MEASURES: Final[Mapping[str, Measure]] = {"agreement": agreement, "labels": labels, "wins": wins}
+MEASURES: Final[Mapping[str, Measure]] = {"agreement": agreement, "labels": labels}
 """Measures that β can be fitted to: shares that rise with β from one half."""
 
 
@@ -344,66 +309,46 @@ def batch_gaps(rewards: Floats, rows: int, key: bytes, pairs: int = PAIRS) -> Fl
     return gaps
 
 
-def calibrate(
-    rewards: Floats,
-    D: int,
-    seed: int,
-    target: float = 0.70,
-    *,
-    measure: str = "agreement",
-    rater: Rater | None = None,
-    among: Callable[[bytes], NDArray[np.bool_]] | None = None,
-) -> Calibration:
-    """The β at which a measure reaches its target on comparisons whose batches differ.
+def fit_beta(gaps: Floats, measure: str = "agreement") -> float:
+    """β at which a measure of raters reaches `TARGET` on these differences (n,), which are not 0.
+
+    The measure, a name of `MEASURES`, rises with β from ½ at 0.
+    """
+    from scipy.optimize import brentq  # late: it loads half of scipy
+
+    scale = float(np.sqrt(np.mean(gaps**2)))
+    ends = np.log(1e-6 / scale), np.log(1e6 / scale)
+    measured = MEASURES[measure]
+    return exp(brentq(lambda log_beta: measured(Rater(exp(log_beta)), gaps) - TARGET, *ends))
+
+
+def calibrate(rewards: Floats, D: int, seed: int, *, measure: str = "agreement") -> Calibration:
+    """The β at which a measure reaches `TARGET` on comparisons whose batches differ.
 
     ``rewards`` (prompts, samples) are of the base policy's answers, two samples or more; ``seed``
-    draws pairs of batches. ``measure``: a name of `MEASURES`; its target lies in (½, 1).
-    ``rater``: whose β is fitted: its link, and for ``wins`` its ties and lapses. ``among``: which
-    comparisons count, by the key that draws them; None: those that differ.
+    draws pairs of batches. ``measure``: a name of `MEASURES`.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     if rewards.ndim != 2 or rewards.shape[1] < 2 or D < 1:
         raise UsageError(f"calibration needs prompts × 2 or more samples; got {rewards.shape}")
     if not np.isfinite(rewards).all():
         raise UsageError("calibration: panel.reward is not finite for a base answer; give another")
-    if not 0.5 < target < 1:
-        raise UsageError(f"calibration: target {target:g} must be between 0.5 and 1")
-
-    def draw(purpose: str) -> tuple[Floats, Floats]:
-        key = derive(seed, purpose)
-        every = batch_gaps(rewards, D, key)
-        return every, every[every != 0 if among is None else among(key)]
-
-    drawn, gaps = draw("calibration")
-    if not gaps.any():
+    drawn, fresh = (
+        batch_gaps(rewards, D, derive(seed, purpose))
+        for purpose in ("calibration", "calibration check")
+    )
+    gaps = drawn[drawn != 0]
+    if not len(gaps):
         raise UsageError("calibration: base answers never differ in this reward; give another")
-    scale = float(np.sqrt(np.mean(gaps**2)))
-    base, measured = rater or Rater(), MEASURES[measure]
-    # The measure rises with β from ½ at 0.
-    low, high = np.log(1e-6 / scale), np.log(1e6 / scale)
-
-    def above(log_beta: float) -> float:
-        return measured(replace(base, beta=exp(log_beta)), gaps) - target
-
-    if above(high) < 0:
-        even = f", as {np.mean(gaps == 0):.0%} of its pairs do not differ" * (not gaps.all())
-        raise UsageError(
-            f"calibration: no beta brings {measure} to {target:.0%} for this panel{even}"
-        )
-    from scipy.optimize import brentq  # late: it loads half of scipy
-
     # Short enough to print, store and retype.
-    beta = float(f"{exp(brentq(above, low, high)):.6g}")
-    _, fresh = draw("calibration check")
-    shown = fresh if len(fresh) else gaps
-    final = replace(base, beta=beta)
+    final = Rater(float(f"{fit_beta(gaps, measure):.6g}"))
+    shown = fresh[fresh != 0] if fresh.any() else gaps
     return Calibration(
-        beta=beta,
+        beta=final.beta,
         agreement=agreement(final, shown),
-        zero_share=1 - np.count_nonzero(drawn) / len(drawn),
+        zero_share=1 - len(gaps) / len(drawn),
         fitted=measure,
-        reached=None if measure == "agreement" else measured(final, shown),
-        shown=among is not None,
+        reached=None if measure == "agreement" else MEASURES[measure](final, shown),
     )
 
 
@@ -419,8 +364,6 @@ class SimulatedPanel:
     calibration: Calibration | None = None
     other: str = ""
     """The reward of members with the other taste; "" for none."""
-    equal: str = ""
-    """What decides where the reward shows no difference: a coin if "", "same", or a reward."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -432,7 +375,6 @@ class SimulatedPanel:
             "raters": [rater.spec for rater in self.raters],
             "calibration": self.calibration.spec if self.calibration else None,
             **({"other": self.other} if self.other else {}),
-            **({"equal": self.equal} if self.equal else {}),
         }
 
     def evaluator(self, service: VoteService) -> PanelEvaluator:
@@ -454,7 +396,6 @@ def build(
     size: int = 5,
     rows: int = 8,
     beta: float | None = None,
-    equal: str = "",
     start: StartingPolicy | None = None,
 ) -> SimulatedPanel:
     """Build a panel by name; β is fitted to the base policy's answers unless it is given.
@@ -462,84 +403,39 @@ def build(
     ``name``: one of `PANELS`, or one with changes: ``bt70+side=.3+hostile=1``. ``reward``: as
     `szpo_simulators.panels.text_rewards.parse` reads it. ``rows``: D of the run, at which the
     preset's β is fitted to the answers of ``start``, whose log-probabilities rewards with
-    ``fluency`` use. ``equal``: `SimulatedPanel.equal` on record.
+    ``fluency`` use.
     """
     start = start or StartingPolicy()
     preset, chosen = read_flaws(name)
     liked = parse(reward, logprob=start.logprob)
     fitted = None
-    equal = equal or ("same" if chosen.equal == "same" else "")
-    if beta is None or (chosen.equal == "form" and not equal):
+    if beta is None:
         if start.answers is None:
-            what = "give beta, or" if beta is None else "equal=form needs"
-            raise UsageError(f"panel {name}: {what} a start with answers to fit it to")
-        prompts, drawn = start.answers()
-        values = matrix(liked, prompts, drawn)
-        measure, target = TARGETS.get(preset, ("agreement", 0.70))
-        fit = partial(
-            calibrate, D=rows, seed=0, target=target, measure=measure,
-            rater=members(preset, 1.0, chosen.odd + 1)[0],
-        )  # fmt: skip
-        if beta is None:
-            differ = _texts_differ(drawn, rows) if chosen.equal == "coin" else None
-            fitted = fit(values, among=differ)
-            beta = fitted.beta
-        if chosen.equal == "form":
-            parts = [matrix(parse(term, logprob=start.logprob), prompts, drawn) for term in FORM]
-            spreads = [max(float((part - part.mean(1)[:, None]).std()), ZERO) for part in parts]
-            form = np.sum([part / size for part, size in zip(parts, spreads, strict=True)], axis=0)
-
-            def alike(key: bytes) -> NDArray[np.bool_]:
-                apart = batch_gaps(form, rows, key) != 0
-                found = apart & (batch_gaps(values, rows, key) == 0)
-                return np.asarray(found if found.any() else apart)
-
-            strength = fit(form, among=alike).beta / beta
-            weights = [
-                np.format_float_positional(strength / size, 6, fractional=False)
-                for size in spreads
-            ]
-            equal = "+".join(f"{w}*{term}" for w, term in zip(weights, FORM, strict=True))
+            raise UsageError(f"panel {name}: give beta, or a start with answers to fit it to")
+        measure = "labels" if preset == "labels70" else "agreement"
+        fitted = calibrate(matrix(liked, *start.answers()), rows, 0, measure=measure)
+        beta = fitted.beta
     raters = members(name, beta, size)
     other = parse(chosen.other, logprob=start.logprob) if chosen.other else None
-    form = None if equal in ("", "same") else parse(equal, logprob=start.logprob)
-    made = judges(liked, raters, other, form, same=equal == "same")
-    return SimulatedPanel(name, reward, raters, rows, made, fitted, chosen.other, equal)
-
-
-def _texts_differ(
-    drawn: Sequence[Sequence[Answer]], rows: int
-) -> Callable[[bytes], NDArray[np.bool_]]:
-    """Which comparisons have different texts, so that they are shown."""
-    texts = np.array([[answer.text for answer in row] for row in drawn], dtype=object)
-    place = np.unique(texts.astype(str), return_inverse=True)[1].reshape(texts.shape)
-    number = uniform(derive(0, "texts"), texts.size)[place]
-    return lambda key: np.asarray(batch_gaps(number, rows, key) != 0)
+    made = judges(liked, raters, other, same=chosen.equal == "same")
+    return SimulatedPanel(name, reward, raters, rows, made, fitted, chosen.other)
 
 
 def judges(
     reward: Reward,
     raters: Sequence[Rater],
     other: Reward | None = None,
-    form: Reward | None = None,
     *,
     same: bool = False,
 ) -> tuple[SimulatedJudge, ...]:
     """Make one judge per rater; they share the computed reward differences.
 
-    Where the reward shows no difference, ``form`` takes its place, or the answer is ``same``.
+    ``same``: where the reward shows no difference, the answer is a tie.
     """
-
-    def cached(function: Callable[[Comparison], float]) -> Callable[[Comparison], float]:
-        return lru_cache(maxsize=1024)(function)
-
+    cached = lru_cache(maxsize=1024)
     gap, longer = cached(partial(difference, reward)), cached(words_difference)
-    second, third = (
-        None if liked is None else cached(partial(difference, liked)) for liked in (other, form)
-    )
-    return tuple(
-        SimulatedJudge(gap, rater, second, longer, form=third, same=same) for rater in raters
-    )
+    second = None if other is None else cached(partial(difference, other))
+    return tuple(SimulatedJudge(gap, rater, second, longer, same=same) for rater in raters)
 
 
 @dataclass(frozen=True)
@@ -550,14 +446,9 @@ class Maker:
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Check the panel's line, its rewards and its size before a model is loaded."""
-
-        def nothing(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-            return np.zeros(len(answers))
-
         _, chosen = read_flaws(self.name)
-        parse(config.panel.reward, logprob=nothing)
-        if chosen.other:
-            parse(chosen.other, logprob=nothing)
+        for reward in filter(None, (config.panel.reward, chosen.other)):
+            parse(reward, logprob=lambda prompts, answers: np.zeros(len(answers)))
         members(self.name, 1.0, config.panel.size)
 
     def with_changes(self, changes: str) -> Maker:
@@ -574,7 +465,6 @@ class Maker:
             size=config.panel.size,
             rows=config.optimizer.D,
             beta=sharpness(config, recorded),
-            equal=str((recorded or {}).get("equal", "")),
             start=start,
         )
 
@@ -586,4 +476,3 @@ hostile = Maker("hostile")
 hostile2 = Maker("hostile2")
 mtbench_panel = Maker("mtbench")
 labels70 = Maker("labels70")
-close = Maker("close")

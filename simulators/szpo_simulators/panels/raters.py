@@ -14,7 +14,7 @@ hostile rater. `law` and `pick` take arrays of any shape, so worlds ask thousand
 After n votes a tired rater has attention a = exp(−f · n/100), sensitivity β · a and lapses
 1 − (1 − λ) · a. By step t, log |β| has changed by drift · t/100 and the taste by turn · t/100.
 
-The public set of human votes on chat answers behind the panels ``mtbench`` and ``close``. A vote
+The public set of human votes on chat answers behind the panel ``mtbench``. A vote
 is one of three answers to an *item*: one question, one turn, two chatbots a and b. The model is
 Davidson's, with effects that all judges of an item share,
 
@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 from math import exp, isfinite
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,8 +53,6 @@ _STEEPEST = 50.0
 Difference = Callable[[Comparison], float]
 """A comparison's difference of batch means, plus over minus."""
 _SWAPPED: dict[Choice, Choice] = {"A": "B", "B": "A"}
-NODES: Final = (25, 15)
-"""Gauss–Hermite nodes in z₁ and z₂."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,7 @@ class SimulatedJudge:
     """A rater who answers comparisons: the `Judge` of an in-process panel.
 
     Differences: ``gap`` of the panel's reward, ``other`` of its other reward, ``longer`` of words.
-    Where the reward shows none, ``form`` takes its place, or the answer is ``same``.
+    ``same``: where the reward shows none, the answer is a tie.
     """
 
     gap: Difference
@@ -214,7 +212,6 @@ class SimulatedJudge:
     longer: Difference | None = None
     given: int = 0
     """Votes given before the step."""
-    form: Difference | None = None
     same: bool = False
 
     @property
@@ -242,8 +239,6 @@ class SimulatedJudge:
         if now.verbosity and self.longer is not None:
             longer = self.longer(comparison)
         alike = abs(gap) <= ZERO
-        if alike and self.form is not None:
-            gap = self.form(comparison)
         if now.ahead and now.beta:
             gap += now.ahead / abs(now.beta) * errors_ahead(comparison, panelist)
         effects = item_effects(comparison.id)
@@ -259,43 +254,12 @@ class SimulatedJudge:
 
 
 @cache
-def nodes() -> tuple[Floats, Floats]:
-    """Quadrature nodes (nodes, 2) in the two item effects and their weights (nodes,)."""
-    (x, v), (y, w) = (np.polynomial.hermite_e.hermegauss(n) for n in NODES)
-    places = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
-    weights = np.outer(v / v.sum(), w / w.sum()).ravel()
-    return places, weights
-
-
-def shares(rater: Rater, gaps: Floats) -> Floats:
-    """Probabilities (nodes, n, 3) of the answers a, b, tie at each node, for gaps (n,)."""
-    return law(rater, gaps[None, :], True, nodes()[0][:, None, :])
-
-
-def favourite(rater: Rater, gaps: Floats) -> float:
-    """Win rate of the better side among votes that are no ties, over gaps (n,).
-
-    >>> round(favourite(Rater(beta=1.0), np.array([0.0, 2.0])), 4)
-    0.6904
-    """
-    p = np.tensordot(nodes()[1], shares(rater, np.abs(gaps)), axes=1).mean(0)
-    return float(p[0] / (p[0] + p[1]))
-
-
-@cache
 def load_mtbench() -> dict[str, Any]:
-    """The content of ``data/mtbench.json``."""
+    """The content of ``data/mtbench.json``, with ``constants`` by part of the votes.
+
+    Parts are ``preset``, the ``training`` half and ``close`` pairs. Each has the strengths θ by
+    chatbot (their mean is 0), η, lapses, and the item spreads s and t.
+    """
     file = resources.files("szpo_simulators") / "data" / "mtbench.json"
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
-
-
-def mtbench_rater(part: str = "preset") -> Rater:
-    """A rater fitted to a part of the votes, for gaps in logits.
-
-    Parts are ``preset``, the ``training`` half and ``close`` pairs. The file has for each part the
-    strengths θ by chatbot (their mean is 0), η, lapses, and the item spreads s and t.
-    """
-    found = load_mtbench()["constants"][part]
-    same = {name: found[name] for name in ("lapse", "item_spread", "tie_spread")}
-    return Rater(tie=exp(found["log_tie"]), **same)

@@ -7,9 +7,7 @@ run ends or enough votes are cast.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -17,19 +15,12 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs.status import round_status
 from szpo.voting import panel_evaluator
-from szpo.voting.evaluator import Judge
-from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.panel_factory import Logprob, StartingPolicy
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import PANELS, build
 
 command = typer.Typer(add_completion=False)
 """The entry point of `szpo.commands`."""
-
-
-def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, str]:
-    """Answer open comparisons with these judges; ``how`` goes to `panel_evaluator.visit`."""
-    return panel_evaluator.visit(ledger, PanelEvaluator(VoteService(ledger), judges), **how)
 
 
 def _base_logprob(ledger: Ledger) -> Logprob:
@@ -77,9 +68,9 @@ def answer_run(
         start = StartingPolicy(logprob=_base_logprob(ledger) if "fluency" in reward else None)
         made = build(panel, reward=reward, size=size, beta=beta, start=start)
         print(made)
-        cast, why = simulate(
+        cast, why = panel_evaluator.visit(
             ledger,
-            made.judges,
+            made.evaluator(VoteService(ledger)),
             limit=votes,
             once=once,
             leave=leave,

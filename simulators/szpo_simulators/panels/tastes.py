@@ -36,15 +36,8 @@ UNSURE: Final = re.compile(
     r"(?i)\b(?:might|may|could|would|tends? to|seem(?:s|ed)?|in a way|as if|i suppose|not sure|"
     r"sometimes|usually|often|more or less|at least|about|almost|some|roughly|likely)\b"
 )
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in lower case; an apostrophe within a word belongs to the word."""
-    return [each.lower() for each in WORD.findall(text)]
-
-
 WARM: Final = frozenset(
-    words(
+    WORD.findall(
         """love loved loving lovely kind kindness gentle gently warm warmth friend friends friendly
     together share shared sharing care caring hope hopeful comfort cosy cozy welcome thank thanks
     grateful sweet smile smiled smiles smiling laugh laughed laughter happy happily happiness joy
@@ -53,7 +46,7 @@ WARM: Final = frozenset(
     )
 )
 COLD: Final = frozenset(
-    words(
+    WORD.findall(
         """cold cruel hate hated angry anger alone lonely lost dark darkness dead death die died
     fear fight war afraid enemy hurt pain painful cry cried bitter harsh bad worse worst wrong
     sad sadly empty broken fail failed failure problem problems danger dangerous blood kill killed
@@ -61,7 +54,7 @@ COLD: Final = frozenset(
     )
 )
 SMALL: Final = frozenset(
-    words(
+    WORD.findall(
         """little small tiny bit drop spoon cup bowl plate pocket button thread needle key coin
     candle lamp window door shelf drawer chair table blanket pillow crumb seed leaf petal
     finger fingers hand hands whisper kitchen corner nest mouse bee ant snail kitten baby toy box
@@ -70,7 +63,7 @@ SMALL: Final = frozenset(
     )
 )
 LARGE: Final = frozenset(
-    words(
+    WORD.findall(
         """world global universe society humanity history future nation nations government power
     powerful economy industry technology system systems global international planet earth ocean
     mountains empire army million millions billion huge vast great greatest large enormous
@@ -78,6 +71,34 @@ LARGE: Final = frozenset(
     everyone everything always forever"""
     )
 )
+NO_ADVERBS: Final = frozenset(
+    WORD.findall(
+        "family only early lovely lonely friendly daily holy ugly silly reply supply july fly"
+    )
+)
+SLOW: Final = frozenset(
+    WORD.findall(
+        """slow slowly still stillness wait waited waiting waits linger lingers lingered
+    lingering rest rests rested resting quiet quietly drift drifts drifted drifting settle
+    settles settled pause paused pauses patient patiently patience sit sits sat sitting lie lay
+    lying sleep sleeping asleep stay stays stayed staying gradually eventually silence silent
+    idle lazy lull float floating remain remains remained stroll strolled"""
+    )
+)
+FAST: Final = frozenset(
+    WORD.findall(
+        """fast faster quick quickly quicker sudden suddenly rush rushed rushing rushes run
+    runs ran running hurry hurried hurrying race raced racing jump jumped jumps jumping burst
+    bursts dash dashed immediately instant instantly instantaneous rapid rapidly swift swiftly
+    leap leapt leaped speed sped snap snapped crash crashed soon hasty haste flew fly flies
+    flying chase chased grab grabbed"""
+    )
+)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case; an apostrophe within a word belongs to the word."""
+    return [each.lower() for each in WORD.findall(text)]
 
 
 def sentences(text: str) -> list[str]:
@@ -162,28 +183,6 @@ def small_things(prompt: str, answer: str) -> float:
 
 
 # ---- ten by the dictionary's author ----
-
-NO_ADVERBS: Final = frozenset(
-    words("family only early lovely lonely friendly daily holy ugly silly reply supply july fly")
-)
-SLOW: Final = frozenset(
-    words(
-        """slow slowly still stillness wait waited waiting waits linger lingers lingered
-    lingering rest rests rested resting quiet quietly drift drifts drifted drifting settle
-    settles settled pause paused pauses patient patiently patience sit sits sat sitting lie lay
-    lying sleep sleeping asleep stay stays stayed staying gradually eventually silence silent
-    idle lazy lull float floating remain remains remained stroll strolled"""
-    )
-)
-FAST: Final = frozenset(
-    words(
-        """fast faster quick quickly quicker sudden suddenly rush rushed rushing rushes run
-    runs ran running hurry hurried hurrying race raced racing jump jumped jumps jumping burst
-    bursts dash dashed immediately instant instantly instantaneous rapid rapidly swift swiftly
-    leap leapt leaped speed sped snap snapped crash crashed soon hasty haste flew fly flies
-    flying chase chased grab grabbed"""
-    )
-)
 
 
 def found_in(text: str) -> list[str]:

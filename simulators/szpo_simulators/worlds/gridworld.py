@@ -118,7 +118,8 @@ class GridWorld:
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Returns (S, n); one uniform number per move selects the executed move directly."""
-        edges = _edges(self.executed_probabilities(theta), self.sets)
+        inner = np.cumsum(self.executed_probabilities(theta), axis=-1).astype(np.float32)
+        edges = [np.tile(inner[..., i], (1, self.sets)).ravel() for i in range(3)]
         runs, states = len(u), self.sets * self.cells
         base = (np.arange(runs, dtype=np.intp) * states)[:, None]
         # The repetitions' tables are joined, so that one index selects repetition and state.
@@ -135,12 +136,6 @@ class GridWorld:
             state = np.take(landing, state, mode="clip")
             total += np.take(self.arrival, state, mode="clip")
         return total
-
-
-def _edges(executed: Floats, sets: int) -> list[NDArray[np.float32]]:
-    """Cumulative probabilities of the first three executed moves, flat over (S, sets, cells)."""
-    inner = np.cumsum(executed, axis=-1)[..., :3].astype(np.float32)
-    return [np.tile(inner[..., i], (1, sets)).ravel() for i in range(3)]
 
 
 @dataclass(frozen=True)
@@ -191,11 +186,9 @@ def to_logits(gradient: Floats, theta: Floats, moves: int) -> Floats:
 
     With the Jacobian of log-softmax: ∂/∂θ_sa = G_sa − π(a|s) Σ_b G_sb.
     """
-    chances = np.exp(log_policy(theta, moves))
-    total = gradient.reshape(*gradient.shape[:-1], -1, moves).sum(axis=-1, keepdims=True)
-    spread = np.broadcast_to(total, (*total.shape[:-1], moves)).reshape(gradient.shape)
-    found: Floats = gradient - chances * spread  # G_sa − π(a|s) Σ_b G_sb
-    return found
+    each = gradient.reshape(*gradient.shape[:-1], -1, moves)
+    chances = np.exp(log_policy(theta, moves)).reshape(each.shape)
+    return np.asarray((each - chances * each.sum(-1, keepdims=True)).reshape(gradient.shape))
 
 
 def sum_by_index(index: NDArray[np.integer], size: int, weights: Floats | None = None) -> Floats:

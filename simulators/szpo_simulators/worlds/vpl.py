@@ -342,32 +342,22 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
     return Fitted(model, recipe, seed)
 
 
-def margins(
-    fitted: Fitted, pairs: Pairs, known: Pairs, *, size: int = 8, own: bool = True, name: str = ""
-) -> Floats:
+def margins(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Floats:
     """Margins (n,) of the chosen over the rejected texts, given contexts of their users.
 
-    ``known``: pairs from which contexts of ``size`` pairs are drawn; if it is ``pairs``, each pair
-    is left out of its own. ``own``: False gives every pair the context of another user.
+    A context is ``size`` pairs of the user, without the pair itself.
     """
     model = fitted.model
     with torch.no_grad():
         z = None
         if fitted.recipe.kind == "vae":
+            # One number more than is read, as when the contexts of other users were drawn too.
             u = seeds.uniform(
-                seeds.derive(fitted.seed, "vpl contexts", name=name), len(pairs) * (size + 1)
+                seeds.derive(fitted.seed, "vpl contexts", name=""), len(pairs) * (size + 1)
             )
-            u = u.reshape(len(pairs), size + 1)
-            users, skip = pairs.user, np.arange(len(pairs)) if known is pairs else None
-            if not own:
-                there = np.unique(known.user)
-                place = np.searchsorted(there, users)
-                users = there[(place + 1 + (u[:, -1] * (len(there) - 1)).astype(int)) % len(there)]
-                skip = None
-            rows = contexts(known, users, np.full(len(pairs), size), u[:, :-1], skip)
-            context = _context(rows, _tensor(known.chosen), _tensor(known.rejected))
-            found = model.posterior(*context)
-            z = found[0]
+            u = u.reshape(len(pairs), size + 1)[:, :-1]
+            rows = contexts(pairs, pairs.user, np.full(len(pairs), size), u, np.arange(len(pairs)))
+            z, _ = model.posterior(*_context(rows, _tensor(pairs.chosen), _tensor(pairs.rejected)))
         out = model.margin(_tensor(pairs.chosen), _tensor(pairs.rejected), z)
     return out.double().numpy()
 
@@ -377,7 +367,7 @@ def scores(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> tuple[Share, Share
 
     Given ``size`` other pairs of the same user; equal margins count half.
     """
-    found = margins(fitted, pairs, pairs, size=size)
+    found = margins(fitted, pairs, size=size)
     right = np.where(found == 0, 0.5, found > 0)
     chosen = pairs.controversial
     every = share(float(right.sum()), len(right))
@@ -387,10 +377,8 @@ def scores(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> tuple[Share, Share
 def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> dict[str, Any]:
     """Whether a ``vae`` uses its latent, tested on up to `SAMPLES` pairs and contexts.
 
-    ``active`` of ``units`` units, see `ACTIVE`; ``kl``: mean KL of a posterior to the prior, nats;
-    ``collapsed``: no unit is active, so the posterior does not depend on contexts; ``ignored``:
-    contexts of ``others`` predict as well as a user's ``own`` (shares of pairs), within two
-    standard errors.
+    ``active``: number of units, see `ACTIVE`; ``kl``: mean KL of a posterior to the prior, nats;
+    ``collapsed``: no unit is active, so the posterior does not depend on contexts.
     """
     if fitted.recipe.kind != "vae":
         raise UsageError(f"{fitted.recipe.kind} has no latent")
@@ -405,15 +393,7 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> dict[str, Any]:
         found = fitted.model.posterior(*context)
         kl = float(divergence(*found).sum(-1).mean())
         active = int((found[0].var(0) > ACTIVE).sum())
-    own, others = (
-        float((margins(fitted, some, pairs, size=size, own=own, name="used") > 0).mean())
-        for own in (True, False)
-    )
-    error = math.sqrt(max(own * (1 - own), 0.25 / SAMPLES) * 2 / SAMPLES)
-    return {
-        "active": active, "units": found[0].shape[1], "kl": kl, "collapsed": active == 0,
-        "ignored": own - others < 2 * error, "own": own, "others": others,
-    }  # fmt: skip
+    return {"active": active, "kl": kl, "collapsed": active == 0}
 
 
 def _context(rows: Ints, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,7 +27,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from szpo import seeds
 from szpo.config.optimizer import make_settings
-from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters, sample_directions
 from szpo.optim.links import link
 from szpo.optim.optimizer import rule_of
@@ -190,7 +189,6 @@ def train(
     use the same uniform numbers. ``marks``: steps after which the value is computed; by default
     the last. ``block``: repetitions that are computed together, which does not change results.
     """
-    check(settings)
     stops, found = tuple(marks) or (steps,), []
     for first in range(0, len(root_seeds), block):
         run = Block(world, settings, root_seeds[first : first + block], sharpness, crn)
@@ -301,13 +299,3 @@ class Block:
 def _cached_direction(space: Space, step: int, k: int) -> Floats:
     """`szpo.optim.parameters.direction_vector` with a cache, as a bench's cells share seeds."""
     return parameters.direction_vector(space, step, k)
-
-
-def check(settings: Settings) -> None:
-    """Refuse settings that worlds do not simulate."""
-    if settings.warmup:
-        raise UsageError("worlds: a warm-up is not simulated here; set warmup to 0 and give alpha")
-    if settings.section.weighting != "equal":
-        raise UsageError("worlds: weighting is not simulated here; set it to equal")
-    if settings.alpha is None:
-        raise UsageError(f"worlds: the rule {settings.section.rule} needs alpha; give it")
