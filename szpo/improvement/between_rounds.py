@@ -234,7 +234,8 @@ class Improving:
             return
         since, (head, event) = found
         begun = begin(self._ledger, event)
-        over = _is_over(self._ledger, begun.event) or _is_kept(self._ledger, begun)
+        kept = {each["body"]["begun"]["event"] for each in self._ledger.events(theta.KEPT)}
+        over = _is_over(self._ledger, begun.event) or begun.event in kept
         if head == begun.head and not over:
             self._begin(begun, since)
         else:
@@ -303,12 +304,6 @@ def _last_kept(ledger: Ledger) -> int:
     if not kept or _is_over(ledger, kept[-1]["event"]):
         return 0
     return int(kept[-1]["body"]["begun"]["steps"])
-
-
-def _is_kept(ledger: Ledger, begun: Begun) -> bool:
-    """Whether it is on record that this improvement adopted nothing."""
-    kept = (each["body"]["begun"]["event"] for each in ledger.events(theta.KEPT))
-    return begun.event in kept
 
 
 def _is_over(ledger: Ledger, event: int) -> bool:

@@ -140,9 +140,9 @@ class Search:
     """Names of guards that are measured but not heeded: those that the taste is about."""
     seed: int
     taught: tuple[Prompt, ...]
-    """Those of the prompts that steps learn from."""
+    """Prompts that steps learn from."""
     aside: tuple[Prompt, ...]
-    """Those that are only measured on."""
+    """Prompts that are only measured on."""
     score: Score
     gain: Callable[[Sequence[Prompt], Sequence[Answer]], float]
     keep: Callable[[], tuple[Guard, ...]]
@@ -473,7 +473,7 @@ def _climb(
     while not state.stopped:
         state = replace(state, stopped=_why_stopped(state))
         if state.stopped == SPENT_ALL and state.nats < search.nats:
-            if _gained(search, state):
+            if search.gain(*search.answers(state.at.theta, 2, search.seed)) > 0:
                 state = replace(state, nats=search.nats, stopped="")
                 continue
             state = replace(state, stopped=UNSURE)
@@ -502,11 +502,6 @@ def _why_stopped(state: Improved) -> str:
     if len(steps) >= PATIENCE and sum(scores[-third:]) <= sum(scores[:third]):
         return "the score does not rise"
     return ""
-
-
-def _gained(search: Search, state: Improved) -> bool:
-    """Whether the lower value of what a policy's answers gain is above 0."""
-    return search.gain(*search.answers(state.at.theta, 2, search.seed)) > 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -219,7 +219,7 @@ def examine_file(path: Path) -> list[Check]:
     checks = [check for look in (_private, _file_disk, _log, _drafts) for check in look(path)]
     try:
         with Ledger.open(path, readonly=True) as ledger:
-            looks = (_pages, _last_record, _made_with, _lease, _times, _teachable, _questions)
+            looks = (_pages, _last_record, _made_with, _lease, _times, _teachable)
             checks += [check for look in looks for check in look(ledger)]
     except SzpoError as error:
         checks.append(Check("file", "fail", str(error)))
@@ -322,17 +322,11 @@ def _times(ledger: Ledger) -> Iterator[Check]:
         yield Check("times", "warn", f"{text} (counting does not depend on it)")
 
 
-def _rows(ledger: Ledger) -> int:
-    return int(ledger.spec.get("optimizer", {}).get("D", 1))
-
-
 def _teachable(ledger: Ledger) -> Iterator[Check]:
-    for what, text in teachable.describe(teachable.of_spec(ledger.spec), _rows(ledger)).items():
+    rows = int(ledger.spec.get("optimizer", {}).get("D", 1))
+    for what, text in teachable.describe(teachable.of_spec(ledger.spec), rows).items():
         yield Check(what, "ok", text)
-
-
-def _questions(ledger: Ledger) -> Iterator[Check]:
-    return check_questions(teachable.foretell(ledger.spec.get("panel"), _rows(ledger)))
+    yield from check_questions(teachable.foretell(ledger.spec.get("panel"), rows))
 
 
 def check_questions(foretold: tuple[bool, str]) -> Iterator[Check]:

@@ -220,10 +220,7 @@ def kl_after(ledger: Ledger, steps: int | None = None) -> float | None:
         "AND coalesce(json_extract(body, '$.step') = ?, 1) ORDER BY event DESC LIMIT 1",
         (None if steps is None else steps - 1,),
     )
-    return _number(found[0]["kl"]) if found else None
-
-
-def _number(value: object) -> float | None:
+    value = found[0]["kl"] if found else None
     return float(value) if isinstance(value, int | float) else None
 
 
