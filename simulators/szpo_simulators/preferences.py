@@ -58,7 +58,7 @@ SPLITS: Final = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class VoteDifferences:
     """V votes as differences of answers: the preferred one minus the other."""
 
     named: Floats
@@ -199,7 +199,7 @@ def tabulate(row: Mapping[str, Any], above: Floats) -> dict[str, str]:
     return {"regressors / votes": row["fit"], **cells}
 
 
-def read_features(pairs: Sequence[Pair]) -> Judged:
+def read_features(pairs: Sequence[Pair]) -> VoteDifferences:
     """The votes' differences in the entries that hold for these prompts."""
     asked = [pair.prompt.text for pair in pairs]
     entries = dictionary.holding(asked)
@@ -209,7 +209,7 @@ def read_features(pairs: Sequence[Pair]) -> Judged:
     def number(each: Sequence[Any]) -> Ints:
         return pd.factorize(pd.Series(each, dtype=object))[0]
 
-    return Judged(
+    return VoteDifferences(
         named=values[::2] - values[1::2],
         length=[each.name for each in entries].index(LENGTH),
         item=number([(p.prompt.text, frozenset((p.chosen.text, p.rejected.text))) for p in pairs]),
@@ -217,7 +217,7 @@ def read_features(pairs: Sequence[Pair]) -> Judged:
     )
 
 
-def score_fit(judged: Judged, spec: Spec) -> dict[str, Any]:
+def score_fit(judged: VoteDifferences, spec: Spec) -> dict[str, Any]:
     """What fits of each number of votes foretell of left-out prompts, over splits.
 
     Of each prompt the left-out votes (P,), and of these, by number of fitted votes, how many were

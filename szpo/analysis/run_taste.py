@@ -281,7 +281,7 @@ def ends(answers: Iterable[Shown], count: int = 3) -> tuple[tuple[Shown, ...], t
 
 
 def _along(
-    ledger: Ledger, named: NamedFeatures, w: Ints, cast: vote_rows.Judged
+    ledger: Ledger, named: NamedFeatures, w: Ints, cast: vote_rows.CastVotes
 ) -> Iterator[Shown]:
     """Every text that was shown in the steps of these votes, once a step."""
     for step in sorted({each.step for each in cast.comparisons}):

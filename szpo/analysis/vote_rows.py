@@ -177,7 +177,7 @@ def _notes(value: object) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class CastVotes:
     """n votes on the comparisons of closed rounds."""
 
     comparisons: tuple[Comparison, ...]
@@ -194,7 +194,7 @@ def read_judged(
     until: int | None = None,
     before: int = 2**62,
     only: frozenset[str] | None = None,
-) -> Judged:
+) -> CastVotes:
     """The counted votes of every closed round, in order of step, direction and comparison.
 
     Without those that were withdrawn since. ``until``: of the first so many rounds; ``before``:
@@ -218,7 +218,7 @@ def read_judged(
             f"{ledger.path.name} has no votes on a closed round yet; let its panel vote first"
         )
     place = {name: i for i, name in enumerate(dict.fromkeys(row["comparison"] for row in rows))}
-    return Judged(
+    return CastVotes(
         tuple(filter(None, map(ledger.comparison, place))),
         np.array([place[row["comparison"]] for row in rows], dtype=np.int64),
         np.array([WORTH[row["verdict"]] for row in rows]),

@@ -95,7 +95,7 @@ class Actor(LoraPolicy):
     def theta(self) -> Theta:
         """A and B at the current weights, fp32; read-only."""
         if self._peft is not None:
-            self.move_to(read(self._peft.get_base_model(), self.sites))
+            self.move_to(read_weights(self._peft.get_base_model(), self.sites))
         return super().theta()
 
     def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
@@ -114,7 +114,7 @@ class Actor(LoraPolicy):
             raise UsageError("the actor is being trained already; one training at a time")
         with wrap_peft(self.loaded, self.sites, dropout=dropout) as peft:
             before = self.theta()
-            write(peft.get_base_model(), self.sites, before)
+            write_weights(peft.get_base_model(), self.sites, before)
             self._peft = peft
             try:
                 yield peft
@@ -196,7 +196,7 @@ def without_adapters(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def read(model: Any, sites: Sequence[Site], adapter: str = "default") -> Theta:
+def read_weights(model: Any, sites: Sequence[Site], adapter: str = "default") -> Theta:
     """Read A and B of a PEFT adapter in the model, as fp32 copies."""
     return {
         name: factor.detach().to("cpu", torch.float32).numpy().copy()
@@ -205,7 +205,9 @@ def read(model: Any, sites: Sequence[Site], adapter: str = "default") -> Theta:
     }
 
 
-def write(model: Any, sites: Sequence[Site], theta: Theta, adapter: str = "default") -> None:
+def write_weights(
+    model: Any, sites: Sequence[Site], theta: Theta, adapter: str = "default"
+) -> None:
     """Set A and B of a PEFT adapter in the model, as fp32 on the model's device.
 
     Factors that a trainer has rounded to bf16 become fp32 again.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from szpo import seeds
-from szpo.baselines.actor import Actor, read, write
+from szpo.baselines.actor import Actor, read_weights, write_weights
 from szpo.baselines.advantages import gae, standardise, token_rewards
 from szpo.baselines.asking import (
     Meter,
@@ -292,12 +292,12 @@ def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tenso
 def _at_start(learner: Learner) -> Iterator[None]:
     """Set the adapter to the reference policy, the actor's start, within the block."""
     sites = learner.actor.sites
-    now = read(learner.model, sites)
-    write(learner.model, sites, learner.actor.start())
+    now = read_weights(learner.model, sites)
+    write_weights(learner.model, sites, learner.actor.start())
     try:
         yield
     finally:
-        write(learner.model, sites, now)
+        write_weights(learner.model, sites, now)
 
 
 def _require_near(figures: Mapping[str, float], how: Ppo, step: int) -> None:

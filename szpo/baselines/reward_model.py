@@ -205,7 +205,7 @@ def train(
         learned = RewardModel(
             loaded,
             sites,
-            actors.read(shell, sites),
+            actors.read_weights(shell, sites),
             shell.score.weight.detach().float().cpu().numpy()[0].copy(),
         )
     return learned, listener.finish(len(rows), len(data.pairs), data.ties)

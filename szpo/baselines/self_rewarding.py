@@ -121,7 +121,7 @@ def judge_candidates(
     seed: int,
     judge: Judge | None = None,
     meter: Meter,
-) -> list[Judged]:
+) -> list[JudgedAnswers]:
     """Draw candidates of the current actor, judged by itself or by ``judge``; trains nothing."""
     plain = actor.sampling
     answers = _speaker(actor, how, plain.max_new_tokens).sample(
@@ -140,7 +140,7 @@ def judge_candidates(
     meter.charge_tokens([answer for row in judgements for answer in row])
     texts = (tuple(answer.text for answer in row) for row in judgements)
     return [
-        Judged(prompt, tuple(row), tuple(islice(texts, how.candidates)))
+        JudgedAnswers(prompt, tuple(row), tuple(islice(texts, how.candidates)))
         for prompt, row in zip(prompts, answers, strict=True)
     ]
 
@@ -209,7 +209,7 @@ def _require_pairs(found: Mapping[str, float], stage: int) -> None:
 
 
 def _write(
-    actor: Actor, folder: Path, record: dict[str, Any], judged: list[Judged] | None
+    actor: Actor, folder: Path, record: dict[str, Any], judged: list[JudgedAnswers] | None
 ) -> None:
     """Write the folder of a model, completely or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -337,7 +337,7 @@ def extremes(points: Sequence[float | None]) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedAnswers:
     """A prompt's candidate answers with the texts of their judgements."""
 
     prompt: Prompt
@@ -360,12 +360,12 @@ class Judged:
         return None if best.text == worst.text else Pair(self.prompt, best, worst, "judge")
 
 
-def pairs(judged: Sequence[Judged]) -> tuple[Pair, ...]:
+def pairs(judged: Sequence[JudgedAnswers]) -> tuple[Pair, ...]:
     """One pair for each prompt whose candidates differ in points."""
     return tuple(one.pair for one in judged if one.pair is not None)
 
 
-def count(judged: Sequence[Judged]) -> dict[str, float]:
+def count(judged: Sequence[JudgedAnswers]) -> dict[str, float]:
     """Counts, the share of judgements with a score, and the mean score."""
     texts = [text for one in judged for own in one.judgements for text in own]
     read = [value for value in map(score, texts) if value is not None]

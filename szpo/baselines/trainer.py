@@ -403,9 +403,9 @@ def fit(
 
     ``start`` and ``reference``: A and B of the trained adapter and of "ref"; None without "ref".
     """
-    actors.write(base, sites, start)
+    actors.write_weights(base, sites, start)
     if reference is not None:
-        actors.write(base, sites, reference, "ref")
+        actors.write_weights(base, sites, reference, "ref")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(listener)
     with listener.meter, only_answers_scored():

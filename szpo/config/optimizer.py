@@ -235,11 +235,11 @@ def tag_of(rule: str) -> str:
     Raises:
         UsageError: there is no rule of that name.
     """
-    found = find_rule(rule) if isinstance(rule, str) else None
-    if found is None:
+    known = find_rule(rule) if isinstance(rule, str) else None
+    if known is None:
         names = ", ".join(f'"{name}"' for name in ("auto", *RULES))
         raise UsageError(f"rule must be one of {names} (got {json.dumps(rule)})")
-    return "regression" if found.two_points else "known"
+    return "regression" if known.two_points else "known"
 
 
 KEYS: Final = {

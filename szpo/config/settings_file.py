@@ -184,13 +184,13 @@ def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        found_at = [each["loc"] or ("",) for each in found]
+        wrong = error.errors(include_url=False)
+        found_at = [each["loc"] or ("",) for each in wrong]
         # A key may have several errors; the tag of a rule's section is before its key.
         keys = {(loc[0], loc[2 if loc[0] == "optimizer" else 1 :][:1]) for loc in found_at}
         others = len(keys) - 1
         more = f" (and {others} more)" if others else ""
-        raise UsageError(f"{where}: {_describe(found[0])}{more}") from None
+        raise UsageError(f"{where}: {_describe(wrong[0])}{more}") from None
 
 
 def _describe(error: Any) -> str:

@@ -78,10 +78,10 @@ def invent(
     Returns the prompts, and how many answers were asked for and left out: near copies of the
     user's prompts or of each other; unreadable ones (empty, cut, of one word, or too long).
     """
-    found: list[str] = []
+    texts: list[str] = []
     asked = copies = unreadable = 0
     for number in range(ROUNDS):
-        missing = 2 * (count - len(found))
+        missing = 2 * (count - len(texts))
         if missing <= 0:
             break
         keys = (seeds.derive(seed, "invented prompts", step=number, k=k) for k in range(missing))
@@ -91,8 +91,8 @@ def invent(
             text = read_invented(answer)
             if text is None:
                 unreadable += 1
-            elif is_near(text, (*own, *found)):
+            elif is_near(text, (*own, *texts)):
                 copies += 1
-            elif len(found) < count:
-                found.append(text)
-    return found, {"asked": asked, "copies": copies, "unreadable": unreadable}
+            elif len(texts) < count:
+                texts.append(text)
+    return texts, {"asked": asked, "copies": copies, "unreadable": unreadable}

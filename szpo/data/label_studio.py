@@ -82,16 +82,16 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
             bad.append(str(error))
     if bad and not orders:
         raise UsageError(bad[0])
-    found = [make_pairs(prompt, texts, range(len(texts)), "ranking") for texts in orders]
-    pairs = tuple(pair for each in found for pair in each.pairs)
-    return Preferences(pairs, sum(each.ties for each in found), bad=tuple(bad))
+    rankings = [make_pairs(prompt, texts, range(len(texts)), "ranking") for texts in orders]
+    pairs = tuple(pair for each in rankings for pair in each.pairs)
+    return Preferences(pairs, sum(each.ties for each in rankings), bad=tuple(bad))
 
 
 def count_cancelled(record: Any) -> int:
     """How many annotations of a record, if it has any, `read_pairs` leaves out."""
     annotations = record.get("annotations", [record]) if isinstance(record, dict) else ()
-    found = annotations if isinstance(annotations, list) else ()
-    return sum(isinstance(each, dict) and bool(each.get("was_cancelled")) for each in found)
+    listed = annotations if isinstance(annotations, list) else ()
+    return sum(isinstance(each, dict) and bool(each.get("was_cancelled")) for each in listed)
 
 
 def _ordered_texts(annotation: Any, data: dict[str, Any], where: str) -> list[str]:
@@ -101,14 +101,14 @@ def _ordered_texts(annotation: Any, data: dict[str, Any], where: str) -> list[st
     results = annotation.get("result", list(annotation.values()))  # of JSON_MIN: under tags' names
     flat = [part for value in _listed(results) for part in _listed(value)]
     values = [part.get("value", part) for part in flat if isinstance(part, dict)]
-    found = [v for v in values if isinstance(v, dict) and ("ranker" in v or "selected" in v)]
-    if len(found) != 1:
-        raise UsageError(f"{where}: {len(found)} rankings or choices; there must be one")
-    if "ranker" in found[0]:
+    verdicts = [v for v in values if isinstance(v, dict) and ("ranker" in v or "selected" in v)]
+    if len(verdicts) != 1:
+        raise UsageError(f"{where}: {len(verdicts)} rankings or choices; there must be one")
+    if "ranker" in verdicts[0]:
         texts = _items(data, where)
-        return [texts[name] for name in _order(found[0]["ranker"], texts, where)]
+        return [texts[name] for name in _order(verdicts[0]["ranker"], texts, where)]
     two = _two_texts(data, where)
-    side = found[0]["selected"]
+    side = verdicts[0]["selected"]
     if side not in ("left", "right"):
         raise UsageError(f"{where}: selected is {side!r}; it must be left or right")
     return two if side == "left" else two[::-1]

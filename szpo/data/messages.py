@@ -51,10 +51,10 @@ def unpack(value: Any, where: str) -> Any:
     Raises:
         UsageError: it is such a list as Python prints it, which is no format.
     """
-    found = value
+    parsed = value
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        found = text_files.parse_json(value)
-    many = found if isinstance(found, list) else [found]
+        parsed = text_files.parse_json(value)
+    many = parsed if isinstance(parsed, list) else [parsed]
     if many and all(isinstance(m, dict) and any(f <= {*m} for f in map(set, FORMS)) for m in many):
         return many
     if isinstance(value, str) and _is_printed(value.strip()):
@@ -174,13 +174,13 @@ def parse_turns(prompt: str, where: str = "prompt") -> Turns:
     before, *parts = TURN.split(prompt.removesuffix(TAG))
     if before.strip():
         raise UsageError(f"{where} begins before the first speaker; begin with \\n\\nHuman:")
-    found: list[tuple[str, str]] = []
+    turns: list[tuple[str, str]] = []
     for speaker, text in zip(parts[::2], parts[1::2], strict=True):
         role, words = SPEAKERS[speaker], text.strip()
-        if words and found and found[-1][0] == role:
-            found[-1] = (role, f"{found[-1][1]}\n\n{words}")
+        if words and turns and turns[-1][0] == role:
+            turns[-1] = (role, f"{turns[-1][1]}\n\n{words}")
         elif words:
-            found.append((role, words))
-    if not found or found[-1][0] != "user":
+            turns.append((role, words))
+    if not turns or turns[-1][0] != "user":
         raise UsageError(f"{where}: the last turn before the answer must be Human's")
-    return tuple(found)
+    return tuple(turns)

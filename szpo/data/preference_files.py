@@ -145,8 +145,8 @@ def read_records(
     names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     match names[-1:]:
         case [".csv"]:
-            found = csv_tables.read_table(path, preference_formats.COLUMNS, limits, ours=ours)
-            yield from islice(found, first)
+            rows = csv_tables.read_table(path, preference_formats.COLUMNS, limits, ours=ours)
+            yield from islice(rows, first)
         case [".json" | ".jsonl"]:
             cancelled = 0
             for where, record in islice(text_files.read_json(path, limits), first):
@@ -165,8 +165,8 @@ def read_records(
 def _other_format(path: Path, kind: str) -> str:
     """Say which other format a file's first record has; empty if it has none."""
     with suppress(UsageError):
-        if (found := find_format(path)) != kind:
-            return f"; its records are of the format {found}: --from {found}"
+        if (other := find_format(path)) != kind:
+            return f"; its records are of the format {other}: --from {other}"
     return ""
 
 
@@ -206,10 +206,10 @@ def read_groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
         if "completions" in record:
             prompt, texts = preference_formats.read_candidates(record, where)
         else:
-            found = preference_formats.read_trl(record, where).pairs
-            if not found:
+            pairs = preference_formats.read_trl(record, where).pairs
+            if not pairs:
                 continue
-            prompt, texts = found[0].prompt, [found[0].chosen.text, found[0].rejected.text]
+            prompt, texts = pairs[0].prompt, [pairs[0].chosen.text, pairs[0].rejected.text]
         answers = tuple(dict.fromkeys(texts))
         if len(answers) > 1:
             yield prompt, answers
@@ -217,10 +217,10 @@ def read_groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
 
 def read_examples(path: Path | str) -> tuple[tuple[Prompt, Answer], ...]:
     """Read prompts with good answers from a file in TRL's formats for supervised fine-tuning."""
-    found = tuple(
+    questions = tuple(
         preference_formats.read_example(text_files.require_object(value, where), where)
         for where, value in read_records(Path(path))
     )
-    if not found:
+    if not questions:
         raise UsageError(f"{path} holds no records")
-    return found
+    return questions

@@ -212,18 +212,18 @@ def read_trl(record: dict[str, Any], where: str) -> Preferences:
 def _lead(record: Mapping[str, Any], where: str) -> float | None:
     """By how much a record's own scores prefer the chosen answer; None if it has none."""
     pairs = ((key, key.replace("chosen", "rejected")) for key in record if "chosen" in key)
-    found = [
+    margins = [
         better - worse
         for key, other in pairs
         if SCORE.search(key)
         and (better := _number(record[key])) is not None
         and (worse := _number(record.get(other))) is not None
     ]
-    found += [] if (margin := _number(record.get("margin"))) is None else [margin]
+    margins += [] if (margin := _number(record.get("margin"))) is None else [margin]
     if messages.is_bad(record):
         label = record["label"]
         raise UsageError(f"{where}: label {label!r} says that chosen is not the better one")
-    return min(found, default=None)
+    return min(margins, default=None)
 
 
 def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:

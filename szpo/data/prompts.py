@@ -160,13 +160,13 @@ def load_configured(settings: Prompts, say: Callable[[str], None] | None = None)
         UsageError: their file, or one of its lines, cannot be used.
     """
     s = settings
-    found = load_shipped()
+    prompts = load_shipped()
     if s.path is not None:
-        found = load(s.path)
+        prompts = load(s.path)
     if say is not None:
-        for warning in found.warnings:
+        for warning in prompts.warnings:
             say(f"warning: {warning}")
-    return found.with_system(settings.system)
+    return prompts.with_system(settings.system)
 
 
 def _check_file(path: Path) -> None:
@@ -220,16 +220,16 @@ def _record(value: Any, where: str) -> tuple[Prompt, Split | None, str] | None:
     given: Mapping[str, Any] = {}
     if isinstance(value, dict):
         split = _split_name(value.get("split"), where)
-        found = [key for key in KEYS if key in value]
-        if not found:
+        named = [key for key in KEYS if key in value]
+        if not named:
             keys = text_files.list_keys(value)
             raise UsageError(f"{where}: needs text, prompt or messages (found: {keys})")
-        given = {key: each for key, each in value.items() if key != found[0]}
-        value = value[found[0]]
+        given = {key: each for key, each in value.items() if key != named[0]}
+        value = value[named[0]]
         if isinstance(value, str) and is_blank(value):
-            raise UsageError(f"{where}: {found[0]} is empty")
-        if rivals := [key for key in found[1:] if given[key] not in (value, "", None)]:
-            raise UsageError(f"{where}: has {found[0]} and {rivals[0]}; leave one of them out")
+            raise UsageError(f"{where}: {named[0]} is empty")
+        if rivals := [key for key in named[1:] if given[key] not in (value, "", None)]:
+            raise UsageError(f"{where}: has {named[0]} and {rivals[0]}; leave one of them out")
     if isinstance(value, str) and is_blank(value):
         return None
     value = messages.unpack(value, where)
@@ -297,11 +297,11 @@ def _oddities(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
     broken = sum(bool(_SURROGATE.search(text)) for text in texts)
     control = sum(map(text_files.has_control, texts))
     spoken = sum(bool(_ANSWERED.search(text)) for text in texts)
-    found = (
+    counts = (
         (copies, "duplicate prompts (used as they are)"),
         (marked, "prompts with direction marks or other hidden characters (used as they are)"),
         (control, text_files.WITH_CONTROL),
         (spoken, "prompts that hold an answer too, such as after ### Assistant: (kept as text)"),
         (broken, "prompts with broken characters (each replaced by \ufffd)"),
     )
-    return tuple(f"{count} {what}" for count, what in found if count)
+    return tuple(f"{count} {what}" for count, what in counts if count)

@@ -158,22 +158,22 @@ def _at_once(file: IO[bytes], path: Path, limits: Limits) -> list[tuple[str, Any
     elif more or not isinstance(value, list) or is_chat(value):
         return None
     try:
-        found = _parse_all(decode(_all(file, path, limits), str(path)))
+        values = _parse_all(decode(_all(file, path, limits), str(path)))
     except UsageError:
         if named:
             raise
-        found = Unreadable("")
+        values = Unreadable("")
     file.seek(0)
-    if isinstance(found, Unreadable):
+    if isinstance(values, Unreadable):
         if not named:  # the first line is wrong, not the form
             return None
-        where = f"{path}:{found.line}" if found.line else str(path)
-        raise UsageError(f"{where}: not valid JSON ({found.reason})")
-    if len(found) == 1:
-        if not isinstance(found[0], list) or is_chat(found[0]):
-            return [(str(path), found[0])]
-        found = found[0]
-    return [(f"{path}: record {number}", item) for number, item in enumerate(found, start=1)]
+        where = f"{path}:{values.line}" if values.line else str(path)
+        raise UsageError(f"{where}: not valid JSON ({values.reason})")
+    if len(values) == 1:
+        if not isinstance(values[0], list) or is_chat(values[0]):
+            return [(str(path), values[0])]
+        values = values[0]
+    return [(f"{path}: record {number}", item) for number, item in enumerate(values, start=1)]
 
 
 def is_chat(value: list[Any]) -> bool:
@@ -199,14 +199,14 @@ def _parse_all(text: str) -> list[Any] | Unreadable:
     """All values of a text that has one after the other."""
 
     def values(text: str) -> list[Any]:
-        found, at, decoder = list[Any](), 0, json.JSONDecoder()
+        values, at, decoder = list[Any](), 0, json.JSONDecoder()
         while begin := re.compile(r"\S").search(text, at):
             value, at = decoder.raw_decode(text, begin.start())
-            found.append(value)
-        return found
+            values.append(value)
+        return values
 
-    found: list[Any] | Unreadable = _parse(text, values)
-    return found
+    parsed: list[Any] | Unreadable = _parse(text, values)
+    return parsed
 
 
 def _parse(text: str, read: Callable[[str], Any]) -> Any:

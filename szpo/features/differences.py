@@ -29,8 +29,8 @@ def scale(spread: float) -> int:
 
 def values(pairs: Iterable[tuple[str, str]], entries: Sequence[Entry]) -> Floats:
     """Values (n, k) of features of n pairs of a prompt and an answer."""
-    found = [[top / bottom for top, bottom in ratios(*pair, entries)] for pair in pairs]
-    return np.array(found).reshape(len(found), len(entries))
+    rows = [[top / bottom for top, bottom in ratios(*pair, entries)] for pair in pairs]
+    return np.array(rows).reshape(len(rows), len(entries))
 
 
 def differences(

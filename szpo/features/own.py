@@ -93,7 +93,7 @@ class Rate(Protocol):
 
 
 @dataclass(frozen=True)
-class Judged(Entry):
+class RatedEntry(Entry):
     """A feature that a judge rates: values of answers stand in a table before they are counted."""
 
     known: dict[Pair, int]
@@ -143,8 +143,8 @@ def split(text: str) -> tuple[str, str]:
     >>> split("tales = regex:^Once"), split("regex:a = b")
     (('tales', 'regex:^Once'), ('regex:a = b', 'regex:a = b'))
     """
-    found = _NAMED.fullmatch(text)
-    called, form = (found[1].strip(), found[2]) if found else (text, text)
+    named = _NAMED.fullmatch(text)
+    called, form = (named[1].strip(), named[2]) if named else (text, text)
     return called, form
 
 
@@ -163,7 +163,7 @@ def needs_giving(name: str) -> bool:
     return not (is_judged(name) or split(name)[1].startswith(_KEYWORD))
 
 
-def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> Judged:
+def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> RatedEntry:
     """The feature of this name; ratings that are known need no judge."""
 
     def count(reading: Reading) -> Ratio:
@@ -174,13 +174,13 @@ def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> Judge
                 f"feature {name!r}: only a run has it rated, by features.add"
             ) from None
 
-    return Judged(**vars(_entry(name, "its rating", count)), known=known, rate=rate)
+    return RatedEntry(**vars(_entry(name, "its rating", count)), known=known, rate=rate)
 
 
 def rate_ahead(entries: Iterable[Entry], pairs: Sequence[Pair]) -> None:
     """Have judges rate what they have not rated yet, all answers at once."""
     for entry in entries:
-        if isinstance(entry, Judged) and entry.rate is not None:
+        if isinstance(entry, RatedEntry) and entry.rate is not None:
             new = [pair for pair in dict.fromkeys(pairs) if pair not in entry.known]
             what = split(entry.name)[1].partition(":")[2].strip()
             entry.known.update(zip(new, entry.rate(what, new) if new else (), strict=True))
@@ -200,8 +200,8 @@ def choose(
         entries: those to begin with.
         rate: asks the judge, where one is asked.
 
-    >>> found, _ = choose(drop=["group:tone", "commas"])
-    >>> len(ENTRIES) - len(found)
+    >>> entries, _ = choose(drop=["group:tone", "commas"])
+    >>> len(ENTRIES) - len(entries)
     4
     """
     for name in drop:
@@ -252,7 +252,7 @@ def again(
         given: what the user wrote in this process.
         rate: asks the run's judge.
     """
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for fields in recorded:
         was = Description(*fields)  # type: ignore[arg-type]  # data, compared below
         rated = rate is not None and is_judged(was.name)
@@ -261,13 +261,13 @@ def again(
             continue  # whatever kind a record says that it is
         entry, mine = build(was.name, rate)
         if can_recompute(was, mine) or (needed and was == mine):
-            found[was.name] = entry
+            entries[was.name] = entry
         elif needed:
             raise UsageError(
                 f"feature {was.name!r}: its code, version or judge is not the recorded one; go on "
                 "with what the run began with"
             )
-    return found
+    return entries
 
 
 def countable(
@@ -287,10 +287,10 @@ def countable(
         rate: asks the run's judge.
     """
     users = {name for name, *_ in recorded}
-    found = again(recorded, given, rate)
+    entries = again(recorded, given, rate)
     if counts_alike(counted_by):
-        found |= {name: entry for name, entry in BY_NAME.items() if name not in users}
-    return {name: found[name] for name in names if name in found}
+        entries |= {name: entry for name, entry in BY_NAME.items() if name not in users}
+    return {name: entries[name] for name in names if name in entries}
 
 
 def can_recompute(recorded: Description, mine: Description) -> bool:
@@ -330,8 +330,8 @@ def matches(argument: str) -> Count:
 
     def count(reading: Reading) -> Ratio:
         try:
-            found = pattern.finditer(reading.text[:READS], timeout=SECONDS)
-            return sum(each.end() > each.start() for each in found), 1
+            matches = pattern.finditer(reading.text[:READS], timeout=SECONDS)
+            return sum(each.end() > each.start() for each in matches), 1
         except TimeoutError:
             raise UsageError(
                 f"feature 'regex:{argument}': it took more than {SECONDS:g} s on "
@@ -379,15 +379,15 @@ def _plugin(text: str, name: str, argument: str | None) -> tuple[Entry, Descript
 
 def _function(text: str, module: str, name: str) -> tuple[Entry, Description]:
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except Exception as error:  # the module is the user's: whatever its import raises
         raise UsageError(f"{module} cannot be imported: {error}") from error
-    if not callable(found):
+    if not callable(function):
         raise UsageError(f"{name} in {module} is no function of prompt and answer")
     package = next(iter(metadata.packages_distributions().get(module.split(".")[0], [])), "")
     version = metadata.version(package) if package else ""
-    return _entry(text, "its own", _checked(text, found)), _of(
-        text, "function", found, package, version
+    return _entry(text, "its own", _checked(text, function)), _of(
+        text, "function", function, package, version
     )
 
 

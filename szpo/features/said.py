@@ -124,12 +124,12 @@ def is_idle(word: str) -> bool:
 @cache
 def _meanings() -> dict[str, list[str]]:
     """Entries by the word that means them, or by the words with ``_`` between them."""
-    found: dict[str, list[str]] = {}
+    entries_of: dict[str, list[str]] = {}
     for row in _MEANT.replace("\n ", " ").strip().splitlines():
         entries, _, said = row.partition("=")
         for phrase in said.split():
-            found[phrase] = [*found.get(phrase, ()), *entries.split()]
-    return found
+            entries_of[phrase] = [*entries_of.get(phrase, ()), *entries.split()]
+    return entries_of
 
 
 def _forms(said: Sequence[str]) -> list[str]:

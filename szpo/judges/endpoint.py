@@ -96,13 +96,13 @@ class Endpoint:
         self, questions: Sequence[Question], read: Callable[[Any], Reply], **more: Any
     ) -> list[Reply]:
         """Ask one question after the other; after a final failure the rest is not tried."""
-        found: list[Reply] = []
+        replies: list[Reply] = []
         for question in questions:
-            if found and found[-1].final:
-                found.append(Reply(failure=found[-1].failure, final=True))
+            if replies and replies[-1].final:
+                replies.append(Reply(failure=replies[-1].failure, final=True))
             else:
-                found.append(self._ask(question, read, **more))
-        return found
+                replies.append(self._ask(question, read, **more))
+        return replies
 
     def _ask(self, question: Question, read: Callable[[Any], Reply], **more: Any) -> Reply:
         import openai
@@ -112,7 +112,7 @@ class Endpoint:
         if "max_completion_tokens" in self.wishes:
             given["max_completion_tokens"] = given.pop("max_tokens")
         try:
-            found = self.client.chat.completions.create(
+            answer = self.client.chat.completions.create(
                 model=self.name, messages=messages, stream=False, **given
             )
         except openai.APITimeoutError as error:
@@ -148,12 +148,12 @@ class Endpoint:
             words = outgoing.error_text(getattr(error, "doc", ""), self.key)
             return Reply(failure=f"the reply is not a chat completion{_quoted(words)}")
         try:
-            reply = read(found.choices[0])
+            reply = read(answer.choices[0])
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-            body = found if isinstance(found, str) else getattr(found, "model_extra", None)
+            body = answer if isinstance(answer, str) else getattr(answer, "model_extra", None)
             words = outgoing.error_text(body, self.key)
             reply = Reply(failure=f"the reply has no readable choice{_quoted(words)}")
-        spent = getattr(found, "usage", None)
+        spent = getattr(answer, "usage", None)
         return replace(
             reply,
             text=outgoing.hide_keys(reply.text, self.key),
@@ -264,10 +264,10 @@ def _is_used_up(reply: Any) -> bool:
 
 def _wait_s(text: str) -> float | None:
     """The seconds after which a server's words say to try again; None if they say none."""
-    for found in _PASSES.finditer(text):
-        minutes, seconds = found["minutes"], found["seconds"]
+    for match in _PASSES.finditer(text):
+        minutes, seconds = match["minutes"], match["seconds"]
         if minutes or seconds:
-            part = float(seconds or 0) / (1000 if found["unit"] == "ms" else 1)
+            part = float(seconds or 0) / (1000 if match["unit"] == "ms" else 1)
             return 60.0 * int(minutes or 0) + part
     return None
 

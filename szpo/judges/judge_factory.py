@@ -152,8 +152,8 @@ class Ratings:
         judge = LanguageJudge(self.backend, settings, what, labels=LABELS)
 
         def rate(shown: Sequence[Pair]) -> list[int]:
-            found = judge.rate([(Prompt.user(prompt), text) for prompt, text in shown])
-            grades = [each.value for each in found]
+            replies = judge.rate([(Prompt.user(prompt), text) for prompt, text in shown])
+            grades = [each.value for each in replies]
             return (
                 [round(FINE * probability(each)) for each in grades] if ask == "soft" else grades
             )
@@ -282,10 +282,10 @@ def _judge(
     if settings.kind == "scorer":
         from szpo.judges import pair_scorer
 
-        found = pair_scorer.load_judge(
+        scorer = pair_scorer.load_judge(
             Path(settings.model), settings, lambda name: _beside(config, name, host)
         )
-        return found, found.sha256
+        return scorer, scorer.sha256
     backend, sha256 = _backend(config, host)
     made = LanguageJudge(backend, settings, config.panel.brief, principles, references)
     return made, sha256
@@ -298,10 +298,10 @@ def _backend(
     if settings.kind == "endpoint":
         return endpoint.connect(settings), None
 
-    found = Local(_beside(config, settings.model, host), settings.max_tokens)
+    local = Local(_beside(config, settings.model, host), settings.max_tokens)
     if settings.ask == "soft":
-        found.fork(labels)  # refused now, not after the set-up
-    return found, found.facts.identity.base.sha256
+        local.fork(labels)  # refused now, not after the set-up
+    return local, local.facts.identity.base.sha256
 
 
 def _beside(config: Config, name: str, host: ModelBackend | None) -> ModelBackend:

@@ -135,15 +135,15 @@ class LanguageJudge:
 
         text = "\0".join(f"{prompt.text}\0{answer}" for prompt, answer in shown)
         key = seeds.derive(0, "judge rating", name=f"{self.criterion}\0{text}")
-        found = self._ask_all([maker(one) for one in shown], key)
-        for each in found:
+        replies = self._ask_all([maker(one) for one in shown], key)
+        for each in replies:
             if each.value is None:
                 self._refuse(each)
-        return found
+        return replies
 
     def _ask_all(self, makers: Sequence[Maker], key: bytes) -> list[Reply]:
         """The replies to all questions; those that cannot be read are asked again."""
-        found = [Reply()] * len(makers)
+        outcomes = [Reply()] * len(makers)
         waiting = list(range(len(makers)))
         for attempt in range(RETRIES + 1):
             questions = [
@@ -156,12 +156,12 @@ class LanguageJudge:
                 else self.backend.write(questions)
             )
             for i, reply in zip(waiting, replies, strict=True):
-                found[i] = self._read(_add_cost(reply, found[i]))
-                self.heard.note(_wrong(found[i]) if found[i].value is None else None)
-            waiting = [i for i in waiting if found[i].value is None and not found[i].final]
+                outcomes[i] = self._read(_add_cost(reply, outcomes[i]))
+                self.heard.note(_wrong(outcomes[i]) if outcomes[i].value is None else None)
+            waiting = [i for i in waiting if outcomes[i].value is None and not outcomes[i].final]
             if not waiting or (attempt and self.heard.hopeless):
                 break
-        return found
+        return outcomes
 
     def _maker(
         self, rows: Sequence[Row], first: Literal["plus", "minus"], criterion: str
@@ -341,11 +341,11 @@ class JudgeEvaluator:
                 return None
             key = panel_evaluator.judge_key(self.service.ledger.root_seed, comparison, panelist)
             began = time.monotonic()
-            found = self._panel[panelist].opinion(
+            opinion = self._panel[panelist].opinion(
                 comparison, panelist=panelist, plus_side=seat.plus_side, key=key
             )
             self._times.append(time.monotonic() - began)
-            return found
+            return opinion
 
         tell = self._teller(len(seats))
         with ThreadPoolExecutor(self.concurrency) as pool:

@@ -59,7 +59,7 @@ class LabelledPair:
 
 def of_ledger(ledger: Ledger) -> list[LabelledPair]:
     """One pair for each counted vote of a run that was not withdrawn, plus first."""
-    found, stands = list[LabelledPair](), withdrawals.left(ledger)
+    pairs, stands = list[LabelledPair](), withdrawals.left(ledger)
     for row in ledger.steps():
         comparisons = {c.id: c for c in ledger.comparisons(row["step"])}
         for vote in counting.counted(ledger, row["step"]):
@@ -68,8 +68,8 @@ def of_ledger(ledger: Ledger) -> list[LabelledPair]:
             rows = comparisons[vote.comparison].rows
             shown = tuple((r.prompt, r.plus, r.minus) for r in rows if not r.identical)
             z = {"plus": 1.0, "minus": 0.0}.get(vote.verdict, 0.5)
-            found.append(LabelledPair(shown, z, len(rows)))
-    return found
+            pairs.append(LabelledPair(shown, z, len(rows)))
+    return pairs
 
 
 def of_file(path: Path) -> list[LabelledPair]:
@@ -112,8 +112,8 @@ def features(reader: Backend, prompts: Sequence[Prompt], answers: Sequence[Answe
     end = loading.end_token(reader.facts) or 0
     asked = tuple(loading.encode(reader.facts.tokenizer, prompt) for prompt in prompts)
     spoken = tuple((*loading.tokenize(reader.facts.tokenizer, each.text), end) for each in answers)
-    found = reader.read(States(asked, spoken))
-    return torch.from_numpy(np.array(found))
+    states = reader.read(States(asked, spoken))
+    return torch.from_numpy(np.array(states))
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def load(path: Path) -> tuple[Parameters, dict[str, Any]]:
     Raises:
         UsageError: The file is corrupt or not a pair scorer.
     """
-    head = weight_files.read(path)
+    head = weight_files.read_tensors(path)
     with safe_open(path, framework="pt") as file:
         noted = file.metadata() or {}
     width = head["linear"].shape[0] if "linear" in head and head["linear"].dim() == 1 else 0
@@ -291,13 +291,13 @@ def train_scorer(
     head = train(to_tensors(reader, to_learn), seed=seed)
     as_used = {name: tensor.double() for name, tensor in head.items()}
     measured = to_tensors(reader, held).accuracy(as_used) if held else (0, 0)
-    found = share(*measured)
+    agreed = share(*measured)
     return head, {
         "model": loaded.name,
         "model_sha256": loaded.identity.base.sha256,
         "trained_on": len(to_learn),
         "right": measured[0],
         "decided": measured[1],
-        "interval": [found.low, found.high],
+        "interval": [agreed.low, agreed.high],
         "seed": seed,
     }

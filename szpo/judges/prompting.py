@@ -196,22 +196,22 @@ def _only(
     same in other words (``loose``).
     """
     *before, after = _CORRECTS.split("\n".join(_own_lines(text)))
-    found = _stated(after, key, options)
-    if not found:
-        found = loose | (_stated(text, key, options) if loose or not before else set())
-    return found.pop() if len(found) == 1 else None
+    stated = _stated(after, key, options)
+    if not stated:
+        stated = loose | (_stated(text, key, options) if loose or not before else set())
+    return stated.pop() if len(stated) == 1 else None
 
 
 def _stated(text: str, key: str, options: Mapping[_Option, str]) -> set[_Option]:
     """What the reply states under the key."""
     own, how = "\n".join(_own_lines(text)), re.IGNORECASE | re.MULTILINE
-    found = set[_Option]()
+    values = set[_Option]()
     for value, form in options.items():
         others = "|".join(each for other, each in options.items() if other != value)
         besides = rf"(?!{_MARKS}[.,;:!][ \t]*{_HEDGES}(?:{others})[ \t*_]*(?:$|[.,;:!]))"
         if re.search(rf"{_BEGIN}{key}{_IS}(?:{form}){besides}{_END}", own, how):
-            found.add(value)
-    return found
+            values.add(value)
+    return values
 
 
 def _alone(text: str, options: Mapping[_Option, str]) -> set[_Option]:

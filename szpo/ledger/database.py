@@ -88,7 +88,7 @@ class Ledger:
         self._foreign = 0
         self._last: Record | None = None
         self._pending: list[list[str]] = []
-        self._noted = witness.read(path)  # before the record, which only grows
+        self._noted = witness.read_head(path)  # before the record, which only grows
         self._head: Record | None = None
         try:
             found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
@@ -266,7 +266,7 @@ class Ledger:
             if self._conn.in_transaction:
                 yield
                 return
-            self._noted = witness.read(self.path)
+            self._noted = witness.read_head(self.path)
             try:
                 self.execute("BEGIN")
                 yield

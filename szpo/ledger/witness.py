@@ -86,7 +86,7 @@ def _parse(content: bytes) -> Head | None:
     return Head(words[1], int(words[2]), words[3])
 
 
-def read(path: Path) -> Head | str:
+def read_head(path: Path) -> Head | str:
     """The head in a witness, or why there is none; call it before reading the growing record."""
     try:
         with os.fdopen(_open(beside(path, SUFFIX), os.O_RDONLY), "rb") as file:
@@ -126,7 +126,7 @@ def compare(path: Path, noted: Head | str, conn: sqlite3.Connection) -> tuple[st
 
 def problem(path: Path) -> str:
     """What is missing from the record, read without changing its log; '' if nothing is."""
-    noted = read(path)
+    noted = read_head(path)
     if isinstance(noted, str):
         return ""
     try:

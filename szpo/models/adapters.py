@@ -117,9 +117,9 @@ def find_set(sha256: str) -> str | None:
     here = made_here(sha256)
     for folder in (*sorted(SHIPPED.glob("*/")), here):
         with contextlib.suppress(UsageError):
-            found = read_set(folder)
+            listed = read_set(folder)
             whole = not any(folder.glob(f"{UNFINISHED}*"))
-            if found.get("base_sha256") == sha256 and len(found["adapters"]) >= FEWEST and whole:
+            if listed.get("base_sha256") == sha256 and len(listed["adapters"]) >= FEWEST and whole:
                 return str(folder) if folder == here else folder.name
     return None
 
@@ -130,15 +130,15 @@ def read_set(folder: Path) -> dict[str, Any]:
     if not listed.is_file():
         return {}
     try:
-        found: dict[str, Any] = json.loads(listed.read_text(encoding="utf-8"))
-        for each in found["adapters"]:
+        document: dict[str, Any] = json.loads(listed.read_text(encoding="utf-8"))
+        for each in document["adapters"]:
             if not str.isprintable(each["name"]):
                 raise ValueError(f"{each['name']!r:.60} is no name in one line")
             if not (folder / each["folder"]).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{each['folder']} lies outside of it")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{listed} is no list of adapters ({error!r})") from None
-    return found
+    return document
 
 
 def settings_of_set(folder: Path, entry: str) -> list[str]:
@@ -175,8 +175,8 @@ def find(entries: Sequence[str]) -> tuple[Place, ...]:
 
 def _expand(entry: str) -> list[Place]:
     folder, revision = _locate(entry)
-    if found := _read_places(folder, entry, revision):
-        return found
+    if listed := _read_places(folder, entry, revision):
+        return listed
     with contextlib.suppress(UsageError):  # one adapter of a set is what the set says of it
         for place in () if revision else _read_places(folder.absolute().parent, entry):
             if place.folder.resolve() == folder.resolve():
@@ -262,7 +262,7 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
     tensors = {
         name: tensor.float().numpy()
         for file in parts
-        for name, tensor in weight_files.read(file).items()
+        for name, tensor in weight_files.read_tensors(file).items()
     }
     _require_peft_names(path, tensors)
     others = sorted(name for name in tensors if not re.fullmatch(r".+\.lora_[AB]\.weight", name))
@@ -400,10 +400,10 @@ def _is_base(named: str, name: str, folder: Path) -> bool:
 
 def beyond_plain(settings: Mapping[str, Any]) -> list[str]:
     """The settings of a LoRA that make it more than ``scale · B A x`` on linear layers."""
-    found = [name for name in PLAIN_LORA_ONLY if settings.get(name)]
-    found += ["bias"] if settings.get("bias") not in (None, "none") else []
+    beyond = [name for name in PLAIN_LORA_ONLY if settings.get(name)]
+    beyond += ["bias"] if settings.get("bias") not in (None, "none") else []
     changed = settings.get("init_lora_weights") not in KEEPS_BASE
-    return [*found, "init_lora_weights"] if changed else found
+    return [*beyond, "init_lora_weights"] if changed else beyond
 
 
 def identify(entries: Sequence[str]) -> list[list[Any]]:
@@ -414,9 +414,9 @@ def identify(entries: Sequence[str]) -> list[list[Any]]:
 def _words(folder: Path) -> Any:
     """The words of a folder's tokenizer and their numbers; None without such a file."""
     try:
-        found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        added = sorted((each["id"], each["content"]) for each in found.get("added_tokens", ()))
-        return found["model"]["vocab"], added
+        file = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        added = sorted((each["id"], each["content"]) for each in file.get("added_tokens", ()))
+        return file["model"]["vocab"], added
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -452,7 +452,7 @@ def save_adapter(
 
 def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
     """A and B of an adapter that was read from its folder, by ``site.a`` and ``site.b``."""
-    found, keys = {}, set()
+    tensors, keys = {}, set()
     for site in sites:
         for name, letter in ((site.a, "A"), (site.b, "B")):
             key = f"base_model.model.{site.name}.lora_{letter}.weight"
@@ -460,7 +460,7 @@ def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
                 raise UsageError(
                     f"adapter {adapter.path} has no tensor {key}; it does not fit this model"
                 )
-            found[name] = adapter.tensors[key]
+            tensors[name] = adapter.tensors[key]
             keys.add(key)
     if others := [key for key in adapter.tensors if key not in keys]:
         raise UsageError(
@@ -468,7 +468,7 @@ def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
             f"lacks or its adapter_config.json does not name: {list_first(others)}; give the "
             "adapter's own base, and the file that belongs to it"
         )
-    return found
+    return tensors
 
 
 def delta_weight(factors: Theta, site: Site) -> NDArray[np.float32]:

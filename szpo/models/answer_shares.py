@@ -172,24 +172,24 @@ def sentence_ends(text: str, *, open_end: bool = False) -> list[int]:
     return [m.end() for m in END.finditer(text) if _ends(text, m, open_end=open_end)]
 
 
-def _ends(text: str, found: re.Match[str], *, open_end: bool) -> bool:
-    marks, rest = found["marks"], text[found.end() :]
+def _ends(text: str, mark: re.Match[str], *, open_end: bool) -> bool:
+    marks, rest = mark["marks"], text[mark.end() :]
     after = rest.lstrip()
     if rest and len(after) == len(rest) and not WIDE & set(marks):
         return False  # no space follows: a decimal, an address, a file's name
     goes_on = after[:1].islower()
     if marks != ".":
-        return not (goes_on and (found["closers"] or "…" in marks or ".." in marks))
-    word = LEAD.search(text, 0, found.start()).group()  # type: ignore[union-attr]
+        return not (goes_on and (mark["closers"] or "…" in marks or ".." in marks))
+    word = LEAD.search(text, 0, mark.start()).group()  # type: ignore[union-attr]
     if open_end and not after and word[-1:].isdigit():
         return False
-    if NUMBER.match(word) and BEGINS.search(text, 0, found.start() - len(word)):
+    if NUMBER.match(word) and BEGINS.search(text, 0, mark.start() - len(word)):
         return False
     if (len(word) == 1 and word.isalpha() and word != "I") or re.search(r"\.\w\Z", word):
         return False
     if word == "No":
         return not after[:1].isdigit()
-    return not (NEVER.match(word) or (goes_on and (found["closers"] or MAYBE.match(word))))
+    return not (NEVER.match(word) or (goes_on and (mark["closers"] or MAYBE.match(word))))
 
 
 def is_cut(answer: Answer) -> bool:
@@ -250,8 +250,8 @@ class AnswerShares:
 
     def list_shares(self) -> tuple[tuple[str, Share], ...]:
         """The shares that were measured, by their keys in `BOUNDS`."""
-        found = ((name, getattr(self, name)) for name in BOUNDS)
-        return tuple((name, value) for name, value in found if value is not None)
+        bounds = ((name, getattr(self, name)) for name in BOUNDS)
+        return tuple((name, value) for name, value in bounds if value is not None)
 
     def list_beyond(self) -> tuple[tuple[str, Share], ...]:
         """The shares above their bounds; empty without answers."""
@@ -282,8 +282,8 @@ def measure(
             one; None: not measured.
         prompts: Each answer's prompt, to compare languages; None: not measured.
 
-    >>> found = measure([Answer("Yes."), Answer("no no no no no", "length"), Answer(" ")])
-    >>> [(name, value.hits) for name, value in found.list_shares()]
+    >>> shares = measure([Answer("Yes."), Answer("no no no no no", "length"), Answer(" ")])
+    >>> [(name, value.hits) for name, value in shares.list_shares()]
     [('cut', 1), ('repeated', 1), ('empty', 1)]
     """
     count = len(answers)
@@ -311,12 +311,12 @@ def warn(prompts: Sequence[str], rows: Sequence[Sequence[Answer]]) -> str:
     texts = [Counter(answer.text for answer in row) for row in rows]
     twice = sum(n for row in texts for n in row.values() if n > 1)
     several = any(len(row) > 1 for row in rows)
-    found = replace(
+    shares = replace(
         measure(flat, prompts=asked), equal=share(twice, len(flat)) if several else None
     )
     said = [
         f"{value.hits:g} of {value.of:g} {NAMES[name]}: {MENDS[name]}"
-        for name, value in found.list_beyond()
+        for name, value in shares.list_beyond()
     ]
     return f"of the base answers {'; '.join(said)}" if said else ""
 

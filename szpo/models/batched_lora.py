@@ -82,7 +82,7 @@ def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
             wrapped = LoraModel(model, config, "default")
     except ValueError as error:
         raise UsageError(f"LoRA config does not fit the model: {error}") from None
-    found = []
+    sites = []
     try:
         for name, module in wrapped.model.named_modules():
             if not isinstance(module, LoraLayer):
@@ -91,7 +91,7 @@ def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
                 raise UsageError(
                     f"{name} is not a linear layer; let adapter.targets name only such"
                 )
-            found.append(
+            sites.append(
                 Site(
                     name,
                     _depth(name),
@@ -103,7 +103,7 @@ def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
             )
     finally:
         wrapped.unload()
-    return tuple(found)
+    return tuple(sites)
 
 
 def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]:

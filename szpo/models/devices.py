@@ -61,9 +61,9 @@ def counts() -> dict[str, int]:
 
 def choose(device: str = "auto", dtype: Dtype | Literal["auto"] = "auto") -> Choice:
     """Resolve "auto" on this machine; a device or dtype given by name is kept."""
-    found = counts()
+    counted = counts()
     if device == "auto":
-        device, reason = first_of(found)
+        device, reason = first_of(counted)
     else:
         demand(device)
         reason = "model.device names it"
@@ -75,7 +75,7 @@ def choose(device: str = "auto", dtype: Dtype | Literal["auto"] = "auto") -> Cho
     return Choice(device, usual, reason)
 
 
-def first_of(found: Mapping[str, int]) -> tuple[str, str]:
+def first_of(counted: Mapping[str, int]) -> tuple[str, str]:
     """Choose the device for these numbers of accelerators, with the reason.
 
     >>> first_of({"cuda": 2, "mps": 0})
@@ -84,8 +84,8 @@ def first_of(found: Mapping[str, int]) -> tuple[str, str]:
     ('cpu', 'torch finds no CUDA and no MPS device')
     """
     for kind in PREFERRED:
-        if found.get(kind, 0):
-            n = found[kind]
+        if counted.get(kind, 0):
+            n = counted[kind]
             return kind, "torch finds one" if n == 1 else f"the first of {n} that torch finds"
     return "cpu", "torch finds no CUDA and no MPS device"
 
@@ -141,8 +141,8 @@ def demand(device: str) -> None:
 def is_here(device: str) -> bool:
     """Whether torch finds this device on this machine."""
     kind, _, number = device.partition(":")
-    found = counts().get(kind, 0)
-    return kind in ("auto", "cpu") or (found > 0 and number in ("", *map(str, range(found))))
+    count = counts().get(kind, 0)
+    return kind in ("auto", "cpu") or (count > 0 and number in ("", *map(str, range(count))))
 
 
 def free_bytes(device: str) -> int:
@@ -249,28 +249,28 @@ def lay_out(model: Any) -> None:
     torch lays a matrix out anew in each product, which costs as much as the product with seven
     rows. Products are the same to the last bit, or nothing is laid out.
     """
-    found = [
+    layers = [
         m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16
     ]
-    size = sum(m.weight.nbytes for m in found)
+    size = sum(m.weight.nbytes for m in layers)
     if not 0 < size <= LAID_OUT or not cpu_computes_in_bf16():
         return
     try:
         with torch.no_grad():
-            layouts = [torch.ops.mkldnn._reorder_linear_weight(m.weight, None) for m in found]
-            tried = found[0].weight[:3]
-            same = torch.equal(found[0](tried), _multiply(found[0], layouts[0], tried))
+            layouts = [torch.ops.mkldnn._reorder_linear_weight(m.weight, None) for m in layers]
+            tried = layers[0].weight[:3]
+            same = torch.equal(layers[0](tried), _multiply(layers[0], layouts[0], tried))
     except (AttributeError, RuntimeError):  # this torch or this processor has no such product
         return
-    for module, layout in zip(found, layouts, strict=True) if same else ():
+    for module, layout in zip(layers, layouts, strict=True) if same else ():
         module.forward = partial(_multiply, module, layout)  # type: ignore[method-assign]
 
 
 def _multiply(module: nn.Linear, layout: Tensor, x: Tensor) -> Tensor:
     if torch.is_grad_enabled() or not x.numel():
         return nn.functional.linear(x, module.weight, module.bias)
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, layout, module.bias, "none", [], "")
-    return found
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, layout, module.bias, "none", [], "")
+    return product
 
 
 def split_halved(

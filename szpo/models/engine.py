@@ -102,7 +102,7 @@ def padded_logprobs(
         Sample(tuple(p), tuple(c), i)
         for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
     ]
-    found: list[Floats] = [np.zeros(0)] * len(samples)
+    logprobs: list[Floats] = [np.zeros(0)] * len(samples)
     spoken = [sample for sample in samples if sample.answer]
 
     def read(rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -119,12 +119,12 @@ def padded_logprobs(
                 np.cumsum([len(completions[row]) for row in asked])[:-1],
             )
             for row, values in zip(asked, parts, strict=True):
-                found[row] = values
+                logprobs[row] = values
         return rows
 
     with torch.inference_mode():
         split_halved(read, np.arange(len(spoken)))
-    return found
+    return logprobs
 
 
 def check_rows(

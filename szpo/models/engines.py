@@ -77,7 +77,7 @@ class FlatEngine:
             return padded_logprobs(
                 self, prompts, completions, members, deltas, temperature=temperature
             )
-        found: list[Floats] = [np.zeros(0)] * len(prompts)
+        logprobs: list[Floats] = [np.zeros(0)] * len(prompts)
 
         def read(part: NDArray[np.int64]) -> NDArray[np.int64]:
             asked, said = ([tuple(rows[i]) for i in part] for rows in (prompts, completions))
@@ -97,14 +97,14 @@ class FlatEngine:
                     values = token_logprobs(slices, own.to(model.device)).cpu().double()
                     parts = torch.split(values, [reading.spoken[row] for row in rows])
                     for row, few in zip(rows, parts, strict=True):
-                        found[part[row]] = few.numpy()
+                        logprobs[part[row]] = few.numpy()
             return part
 
         spoken = np.array([i for i, said in enumerate(completions) if len(said)], np.int64)
         with torch.inference_mode():
             if len(spoken):
                 split_halved(read, spoken)
-        return found
+        return logprobs
 
     def generate(
         self,

@@ -589,18 +589,18 @@ class FlatReading:
 
     def begin(self, sites: tuple[Site, ...], deltas: Deltas | None) -> Prefixes:
         """Keys and values of the common start, for each of the members."""
-        found = Prefixes(self.prefix)
+        prefixes = Prefixes(self.prefix)
         members = torch.arange(1 if deltas is None else deltas.members)
         if self.prefix:
             units, lengths = (torch.zeros_like(members), members), torch.tensor([self.prefix])
             prefill = PrefillPass(
-                lengths, units, found.save, prefixes=Prefixes(), shared=False,
+                lengths, units, prefixes.save, prefixes=Prefixes(), shared=False,
                 device=self._model.device,
             )  # fmt: skip
             owner = members.repeat_interleave(self.prefix)[None]
             with attach_deltas(self._model, sites, deltas, owner):
                 run_flat(self._model, prefill, [self._prompts[0][: self.prefix]], logits_to_keep=1)
-        return found
+        return prefixes
 
     def read(self, part: Sequence[int], begun: Prefixes, members: Tensor) -> Any:
         """One pass over a part's rows, of these members each."""

@@ -137,23 +137,23 @@ class Forced:
                 np.add.at(kl, np.array(part.batch.index)[part.rows.cpu()], each)
                 torch.autograd.backward(hidden, slope)
                 part.last = hidden.detach()
-        found = {
+        gradient = {
             name: np.zeros(value.shape, np.float32) if value.grad is None
             else value.grad.cpu().numpy()
             for name, value in factors.items()
         }  # fmt: skip
-        if not all(np.isfinite(value).all() for value in found.values()):
+        if not all(np.isfinite(value).all() for value in gradient.values()):
             raise RunError("a gradient is not finite; set model.dtype to fp32")
-        return found, kl
+        return gradient, kl
 
     def cost(self, theta: Theta) -> Floats:
         """KL to the policy whose `gradient` was read last, nats an answer, (answers,)."""
         _, deltas = self._attach(theta, ())
-        found = np.zeros(self._count)
+        nats = np.zeros(self._count)
         for part, hidden in self._each(deltas, graph=False):
             each = self._compare(hidden, part.last)
-            np.add.at(found, np.array(part.batch.index)[part.rows.cpu()], each)
-        return found
+            np.add.at(nats, np.array(part.batch.index)[part.rows.cpu()], each)
+        return nats
 
     def _attach(self, theta: Theta, moving: Sequence[str]) -> tuple[Mapping[str, Tensor], Deltas]:
         device, sites = self._adapted.model.device, self._adapted.sites
@@ -191,7 +191,7 @@ class Forced:
 
         With targets ``slope`` becomes the gradient of Σ weight · log π(target) in ``hidden``.
         """
-        head, found = self._adapted.model.get_output_embeddings(), np.zeros(len(hidden))
+        head, nats = self._adapted.model.get_output_embeddings(), np.zeros(len(hidden))
         with torch.no_grad():
             for first in range(0, len(hidden), POSITIONS):
                 here = slice(first, first + POSITIONS)
@@ -206,5 +206,5 @@ class Forced:
                     own = head.weight[targets[here]].to(torch.float32)
                     factor = weights[here, None] / self._temperature
                     slope[here] = ((own - mean) * factor).to(slope.dtype)
-                found[here] = kl_of_logits(moved, still).cpu().numpy()
-        return found
+                nats[here] = kl_of_logits(moved, still).cpu().numpy()
+        return nats

@@ -107,7 +107,7 @@ class Identity:
         ... )
         ['config.json: rope_theta 10000.0 -> 500000.0']
         """
-        found = []
+        changes = []
         for name in sorted({*self.parts, *now.parts}):
             before, after = self.parts.get(name), now.parts.get(name)
             if before == after:
@@ -119,8 +119,8 @@ class Identity:
             else:
                 what = "changed"
             place = now.places.get(name) or self.places.get(name)
-            found.append(f"{name} {what}{f' ({place})' if place else ''}")
-        return found
+            changes.append(f"{name} {what}{f' ({place})' if place else ''}")
+        return changes
 
 
 def read(
@@ -159,13 +159,13 @@ def read_adapter(folder: Path) -> dict[str, str]:
     return {**tensors, **_parts_in(folder / ADAPTER_CONFIG)}
 
 
-def require_same(recorded: Identity, found: Identity, *, what: str) -> None:
+def require_same(recorded: Identity, now: Identity, *, what: str) -> None:
     """Refuse a model that is not the recorded one, and name what changed.
 
     Raises:
         IntegrityError: A part is another.
     """
-    if changed := recorded.changes(found):
+    if changed := recorded.changes(now):
         raise IntegrityError(
             f"{what} is not the one that the run was made with: {list_first(changed)}; put it "
             "back, or start a new run"

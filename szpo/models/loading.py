@@ -176,7 +176,7 @@ def load(
     if start is not None:
         tell_base(start, name, folder)
     parts = None if start is None else start.parts
-    found = identity.read(folder, quantization=quantization, adapter=parts)
+    known = identity.read(folder, quantization=quantization, adapter=parts)
     options: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if quantization is not None:
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
@@ -187,7 +187,7 @@ def load(
         options["device_map"] = device
     model, tokenizer = _load_folder(folder, options)
     now = identity.read(folder, quantization=quantization, adapter=parts)
-    if changed := found.changes(now):
+    if changed := known.changes(now):
         raise UsageError(
             f"{folder} has changed while it was loaded: {weight_files.list_first(changed)}; "
             "begin again"
@@ -200,7 +200,7 @@ def load(
         devices.store_scales(model)
     elif device == "cpu":
         devices.lay_out(model)
-    return Loaded(model, tokenizer, name, folder, found, dtype, quantization, start)
+    return Loaded(model, tokenizer, name, folder, known, dtype, quantization, start)
 
 
 def token_counter(name: str) -> Callable[[str], int]:
@@ -425,8 +425,8 @@ def tokenize(
 
 def stop_tokens(loaded: ModelFacts) -> tuple[int, ...]:
     """The tokens that end an answer: the tokenizer's and those of the generation settings."""
-    found = {*_ends_of(loaded), loaded.tokenizer.eos_token_id}
-    return tuple(sorted(int(i) for i in found if i is not None))
+    ends = {*_ends_of(loaded), loaded.tokenizer.eos_token_id}
+    return tuple(sorted(int(i) for i in ends if i is not None))
 
 
 def wordless(loaded: ModelFacts) -> tuple[int, ...]:
@@ -446,8 +446,8 @@ def end_token(loaded: ModelFacts) -> int | None:
         return next(iter(stops), None)
     tokenizer = loaded.tokenizer
     template = getattr(tokenizer, "chat_template", None)
-    found = _end_of_turn(tokenizer, str(template), stops) if template else None
-    known = (found, tokenizer.eos_token_id, *_ends_of(loaded))
+    turn = _end_of_turn(tokenizer, str(template), stops) if template else None
+    known = (turn, tokenizer.eos_token_id, *_ends_of(loaded))
     return next(int(token) for token in known if token is not None)
 
 
@@ -548,8 +548,8 @@ def longest_context(config: Any, tokenizer: Any) -> int | None:
     inner = config.get_text_config() if hasattr(config, "get_text_config") else config
     limits = [getattr(inner, name, None) for name in CONTEXT_NAMES]
     limits.append(getattr(tokenizer, "model_max_length", None))
-    found = [int(n) for n in limits if isinstance(n, int | float) and 0 < n < SANE]
-    return min(found, default=None)
+    given = [int(n) for n in limits if isinstance(n, int | float) and 0 < n < SANE]
+    return min(given, default=None)
 
 
 def require_room(reader: Reader, rows: Sequence[Sequence[int]], new: int) -> None:
@@ -588,7 +588,7 @@ def describe(
         raise UsageError(describe_failure(folder, error)) from None
     rows = config.get_text_config().vocab_size
     require_rows(tokenizer, rows, folder)
-    found = identity.read(
+    known = identity.read(
         folder,
         quantization=quantization,
         adapter=None if start is None else start.parts,
@@ -596,7 +596,7 @@ def describe(
     )
     return Described(
         tokenizer, config, generation, name, folder, dtype, quantization, start,
-        torch.device(device), found,
+        torch.device(device), known,
     )  # fmt: skip
 
 

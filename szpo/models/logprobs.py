@@ -190,12 +190,12 @@ def logit_slices(
 
 def token_logprobs(slices: Iterable[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
     """Log-probability of each of these tokens, nats, by the `logit_slices` that predict them."""
-    found, first = [tokens.new_zeros(0, dtype=torch.float32)], 0
+    logprobs, first = [tokens.new_zeros(0, dtype=torch.float32)], 0
     for logits in slices:
         own = tokens[first : first + len(logits), None]
-        found.append(logits.log_softmax(-1).gather(-1, own)[:, 0])
+        logprobs.append(logits.log_softmax(-1).gather(-1, own)[:, 0])
         first += len(logits)
-    return torch.cat(found)
+    return torch.cat(logprobs)
 
 
 def answer_logits(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
@@ -291,7 +291,7 @@ def input_directions(
     finally:
         for handle in handles:
             handle.remove()
-    found = {}
+    factors = {}
     for site in sites:
         moment = (moments[site.name] / count).double().cpu().numpy()
         if not np.isfinite(moment).all():
@@ -303,8 +303,8 @@ def input_directions(
         top = vectors.T
         top = top * np.sign(top[np.arange(site.rank), np.abs(top).argmax(1)])[:, None]
         rms = np.sqrt(np.maximum(values, 1e-12))
-        found[site.a] = np.ascontiguousarray(top / rms[:, None], dtype=np.float32)
-    return found
+        factors[site.a] = np.ascontiguousarray(top / rms[:, None], dtype=np.float32)
+    return factors
 
 
 def _find_leading(symmetric: Floats, count: int) -> tuple[Floats, Floats]:
@@ -339,13 +339,13 @@ def label_odds(
         (prompts, labels).
     """
     samples = [Sample(tuple(p), (few[0],)) for p, few in zip(prompts, labels, strict=True)]
-    found = np.zeros((len(samples), len(labels[0]) if labels else 0))
+    odds = np.zeros((len(samples), len(labels[0]) if labels else 0))
     with torch.inference_mode():
         for batch in batches(samples, device=model.device, vocab=vocabulary_size(model)):
             logp = answer_logits(model, batch, 1.0).double().log_softmax(-1)
             for row, at in enumerate(batch.index):
-                found[at] = logp[row, list(labels[at])].cpu()
-    return found
+                odds[at] = logp[row, list(labels[at])].cpu()
+    return odds
 
 
 def hidden_features(
@@ -353,15 +353,15 @@ def hidden_features(
 ) -> Floats:
     """Mean and last of each answer's final hidden states, (answers, 2 · hidden)."""
     samples = [Sample(tuple(p), tuple(a)) for p, a in zip(prompts, answers, strict=True)]
-    found: list[torch.Tensor] = [torch.zeros(0)] * len(samples)
+    features: list[torch.Tensor] = [torch.zeros(0)] * len(samples)
     inner = body(model)
     with torch.inference_mode():
         for batch in batches(samples, device=model.device, vocab=vocabulary_size(model)):
             hidden = run_batch(inner, batch).last_hidden_state[:, -batch.width :]
             for row, at in enumerate(batch.index):
                 spoken = hidden[row, batch.mask[row]].cpu().to(torch.float64)
-                found[at] = torch.cat([spoken.mean(0), spoken[-1]])
-        return np.stack([row.numpy() for row in found]) if found else np.zeros((0, 0))
+                features[at] = torch.cat([spoken.mean(0), spoken[-1]])
+        return np.stack([row.numpy() for row in features]) if features else np.zeros((0, 0))
 
 
 def body(model: Any) -> Any:
@@ -393,7 +393,7 @@ def kl_of_members(
     bounds = {"vocab": 1} if sliced else {"vocab": vocabulary_size(model), "logits": KL_LOGITS}
 
     def measure(part: NDArray[np.int64]) -> Floats:
-        found = np.empty(len(part))
+        nats = np.empty(len(part))
         few = [samples[i] for i in part]
         for batch in batches(few, device=model.device, **bounds):
             rows = torch.tensor([owner[part[i]] for i in batch.index], device=model.device)
@@ -404,11 +404,11 @@ def kl_of_members(
             with attach_deltas(model, sites, reference), skip(below):
                 still = logit_slices(model, at, run, temperature, sliced=sliced)
             each = torch.cat([*map(kl_of_logits, moved, still)])
-            found[list(batch.index)] = _per_row(batch, each).cpu()
-        return found
+            nats[list(batch.index)] = _per_row(batch, each).cpu()
+        return nats
 
     def measure_flat(part: NDArray[np.int64]) -> Floats:
-        found, owners = np.empty(len(part)), torch.tensor([owner[i] for i in part])
+        nats, owners = np.empty(len(part)), torch.tensor([owner[i] for i in part])
         few = [samples[i] for i in part]
         reading = FlatReading(model, [s.prompt for s in few], [s.answer for s in few])
         with use_flat_attention(model) as pause:
@@ -427,8 +427,8 @@ def kl_of_members(
                     still = logit_slices(model, at, run, temperature, sliced=True)
                 values = torch.cat([*map(kl_of_logits, moved, still)]).cpu()
                 parts = torch.split(values, [reading.spoken[row] for row in rows])
-                found[rows] = [float(each.sum()) for each in parts]
-        return found
+                nats[rows] = [float(each.sum()) for each in parts]
+        return nats
 
     with torch.inference_mode():
         work = measure_flat if flat and sliced else measure

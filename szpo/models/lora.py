@@ -161,16 +161,16 @@ def truncate(
     factors: Theta, sites: Sequence[Site], rank: int
 ) -> tuple[dict[str, NDArray[np.float32]], list[Site]]:
     """The nearest factors of this rank, by singular values of scale · B A; scales are 1."""
-    found = {}
+    cut = {}
     for site in sites:
         left, up = np.linalg.qr(site.scale * factors[site.b].astype(np.float64))
         right, down = np.linalg.qr(factors[site.a].astype(np.float64).T)
         u, values, v = np.linalg.svd(up @ down.T)
         root = np.sqrt(values[:rank])
-        found[site.b] = ((left @ u[:, : len(root)]) * root).astype(np.float32)
-        found[site.a] = (root[:, None] * (v[: len(root)] @ right.T)).astype(np.float32)
-    low = [replace(site, rank=len(found[site.a]), scale=1.0) for site in sites]
-    return pad(found, low)
+        cut[site.b] = ((left @ u[:, : len(root)]) * root).astype(np.float32)
+        cut[site.a] = (root[:, None] * (v[: len(root)] @ right.T)).astype(np.float32)
+    low = [replace(site, rank=len(cut[site.a]), scale=1.0) for site in sites]
+    return pad(cut, low)
 
 
 def peft_config(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> dict[str, Any]:
@@ -223,8 +223,8 @@ def tokenizer_files(base: str) -> dict[str, bytes]:
     settings: smollm2, tiny, a folder or a hub id.
     """
     folders = (file.parent for file in _candidates(base))
-    found = (folder / name for folder in islice(folders, 1) for name in TOKENIZER)
-    return {file.name: file.read_bytes() for file in found if file.is_file()}
+    files = (folder / name for folder in islice(folders, 1) for name in TOKENIZER)
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
 
 
 def hub_name(base: str) -> str | None:
@@ -233,8 +233,8 @@ def hub_name(base: str) -> str | None:
     >>> hub_name("/home/me/hub/models--HuggingFaceTB--SmolLM2-360M/snapshots/1f2e")
     'HuggingFaceTB/SmolLM2-360M'
     """
-    found = [_SNAPSHOT.fullmatch(part) for part in Path(base).parts]
-    return next((f"{match[1]}/{match[2]}" for match in found if match), None)
+    matches = [_SNAPSHOT.fullmatch(part) for part in Path(base).parts]
+    return next((f"{match[1]}/{match[2]}" for match in matches if match), None)
 
 
 def _candidates(base: str) -> Iterator[Path]:

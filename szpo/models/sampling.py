@@ -54,8 +54,8 @@ class Sampling:
         ``top_k`` was a setting once; what ships is named with it, in its place.
         """
         first = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        found = {n: v for n, v in asdict(self).items() if n != "whole_sentences" or v}
-        return {**first, **found}
+        rest = {n: v for n, v in asdict(self).items() if n != "whole_sentences" or v}
+        return {**first, **rest}
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:

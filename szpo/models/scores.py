@@ -144,7 +144,7 @@ class _Reader:
         few = [samples[i] for i in rows]
         (batch,) = batches(few, device=self._model.device, vocab=1, tokens=2**62)
         order = np.array(batch.index)
-        found = np.empty((len(rows), self._law.rows, width_of(self._sites)), np.float32)
+        scores = np.empty((len(rows), self._law.rows, width_of(self._sites)), np.float32)
         first, length = batch.ids.shape[1] - batch.width - 1, batch.ids.shape[1]
         ends = [*(min(first + cut, length) for cut in self._law.cuts), length]
         with (
@@ -163,15 +163,15 @@ class _Reader:
                     s.scale * (seen.read[s.name][:, here].mT @ d[:, here].to(torch.float32)).mT
                     for s, d in zip(self._sites, deltas, strict=True)
                 ]
-                found[order, at] = torch.cat([part.flatten(1) for part in parts], 1).cpu().numpy()
-        return found
+                scores[order, at] = torch.cat([part.flatten(1) for part in parts], 1).cpu().numpy()
+        return scores
 
     def _differentiate_head(self, batch: Batch, seen: _Seen) -> Tensor:
         """∇_h log π in closed form, a few positions at a time: (tokens, hidden)."""
         seen.run(self._model, batch, logits=False)
         head, targets = self._model.get_output_embeddings(), batch.targets[batch.mask]
         with torch.no_grad():
-            found: Tensor = torch.empty_like(seen.hidden)
+            gradient: Tensor = torch.empty_like(seen.hidden)
             for first in range(0, len(targets), POSITIONS):
                 here = slice(first, first + POSITIONS)
                 logits = nn.functional.linear(seen.hidden[here], head.weight, head.bias)
@@ -179,15 +179,15 @@ class _Reader:
                 p = torch.softmax(logits.div_(self._law.temperature), -1)
                 mean = (p.to(head.weight.dtype) @ head.weight).to(torch.float32)
                 own = head.weight[targets[here]].to(torch.float32)
-                found[here] = ((own - mean) / self._law.temperature).to(found.dtype)
-        return found
+                gradient[here] = ((own - mean) / self._law.temperature).to(gradient.dtype)
+        return gradient
 
     def _differentiate_by_tape(self, batch: Batch, seen: _Seen) -> Tensor:
         """The same by autograd, for heads that do more than one product, such as a soft cap."""
         logits = seen.run(self._model, batch, logits=True) / self._law.temperature
         logp, targets = logits.log_softmax(-1), batch.targets[batch.mask]
-        (found,) = torch.autograd.grad(logp.gather(-1, targets[:, None]).sum(), seen.leaf)
-        return torch.as_tensor(found)
+        (gradient,) = torch.autograd.grad(logp.gather(-1, targets[:, None]).sum(), seen.leaf)
+        return torch.as_tensor(gradient)
 
 
 def attention_of(batch: Batch) -> AbstractContextManager[None]:
@@ -313,7 +313,7 @@ def logit_moves(
         return scores.mT
 
     def measure(part: NDArray[np.int64]) -> Floats:
-        found = np.zeros((len(part), depth, count))
+        moves = np.zeros((len(part), depth, count))
         for batch in batches([samples[i] for i in part], device=model.device, **bounds):
             with attach_deltas(model, sites, reference), keep_below(adapted) as below:
                 still = read(batch)
@@ -334,8 +334,8 @@ def logit_moves(
                     x -= x @ p[..., None]
                     own = x.gather(-1, targets[here][:, None, None].expand(-1, count, 1))
                     each = torch.cat([own.mT, (x * p[:, None]) @ x.mT], 1)
-                np.add.at(found, rows[here], each[:, :depth].double().cpu().numpy())
-        return found
+                np.add.at(moves, rows[here], each[:, :depth].double().cpu().numpy())
+        return moves
 
     with torch.inference_mode():
         return split_halved(measure, np.arange(len(samples)))

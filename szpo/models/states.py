@@ -74,7 +74,7 @@ def mean_states(
     model, every = adapted.model, layers_of(adapted.model)
     if not 1 <= layer <= len(every):
         raise UsageError(f"layer {layer} of the states: the model has layers 1 to {len(every)}")
-    found = np.zeros((len(samples), model.config.get_text_config().hidden_size))
+    hidden = np.zeros((len(samples), model.config.get_text_config().hidden_size))
     spoken = [i for i, sample in enumerate(samples) if sample.answer]
 
     def read(rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -84,12 +84,12 @@ def mean_states(
             start = attach_deltas(model, adapted.sites, deltas, owner)
             with keep(model, layer, ends=True) as seen, start, contextlib.suppress(_Reached):
                 run_batch(body(model), batch)
-            found[[spoken[rows[i]] for i in batch.index]] = means(seen[0], batch)
+            hidden[[spoken[rows[i]] for i in batch.index]] = means(seen[0], batch)
         return rows
 
     with torch.inference_mode():
         split_halved(read, np.arange(len(spoken)))
-    return found
+    return hidden
 
 
 @contextlib.contextmanager

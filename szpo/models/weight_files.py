@@ -93,7 +93,7 @@ def opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of one safetensors file.
 
     Raises:
@@ -130,15 +130,15 @@ def load_model(folder: Path, *, kind: Any = None, **options: Any) -> Any:
                 f"{folder}: {list_first(unmade) or 'a tensor'} cannot be put together from the "
                 f"tensors of its files, which lack some or have others of another shape; {AGAIN}"
             ) from None
-    model, found = loaded
-    missing, others = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    model, info = loaded
+    missing, others = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing:
         named = f"; they hold {len(others)} that it does not have: {list_first(others)}"
         raise UsageError(
             f"{folder}: its files lack {len(missing)} of the model's tensors: "
             f"{list_first(missing)}{named if others else ''}; {AGAIN}"
         )
-    if unlike := sorted(found["mismatched_keys"]) + _packed_unlike(model):
+    if unlike := sorted(info["mismatched_keys"]) + _packed_unlike(model):
         name, here, wanted = unlike[0]
         raise UsageError(
             f"{folder}: the shapes of {len(unlike)} tensors are not the model's: {name} is "
@@ -166,13 +166,13 @@ def save_model(model: Any, folder: Path, **options: Any) -> None:
 
 def _packed_unlike(model: Any) -> list[Any]:
     """4-bit weights whose shapes in the files, which transformers does not compare, are others."""
-    found = []
+    unlike = []
     for name, layer in model.named_modules():
         packed = getattr(getattr(layer, "weight", None), "quant_state", None)
         if packed is not None:
             wanted = (layer.out_features, layer.in_features)
-            found += [(f"{name}.weight", packed.shape, wanted)] * (tuple(packed.shape) != wanted)
-    return found
+            unlike += [(f"{name}.weight", packed.shape, wanted)] * (tuple(packed.shape) != wanted)
+    return unlike
 
 
 @contextmanager
@@ -206,8 +206,8 @@ def list_first(names: Sequence[object], most: int = 3) -> str:
 def _dropped_layers(names: Sequence[str], model: Iterable[str]) -> list[int]:
     """The numbers of layers in these names that would be the model's, were it deeper."""
     known = set(model)
-    found = (re.fullmatch(r"(.*?\.)(\d+)(\..*)", name) for name in names)
-    return sorted({int(m[2]) for m in found if m and f"{m[1]}0{m[3]}" in known})
+    matches = (re.fullmatch(r"(.*?\.)(\d+)(\..*)", name) for name in names)
+    return sorted({int(m[2]) for m in matches if m and f"{m[1]}0{m[3]}" in known})
 
 
 def digest(files: Sequence[Path]) -> str:

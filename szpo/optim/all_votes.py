@@ -114,8 +114,8 @@ def refit(settings: Settings, record: AllVotes, left: AllVotes) -> AllVotes:
     """The record of a run on named features, fitted to the votes that are ``left`` of it."""
     if left is record:
         return record
-    found = fit_named(settings, left)
-    return replace(left, fit=found, log_factor=np.asarray(found.log_factor))
+    fit = fit_named(settings, left)
+    return replace(left, fit=fit, log_factor=np.asarray(fit.log_factor))
 
 
 def tie_share(settings: Settings) -> float:
@@ -182,9 +182,9 @@ def view_of_others(settings: Settings, record: AllVotes, history: History) -> tu
 def _predict(settings: Settings, votes: Votes, states: Floats | None) -> View:
     """Posterior mean and variance (..., R) of the logit of each row, by a fit of all rows."""
     if settings.features is None:
-        found = fit(votes, prior(settings))
-        mean = np.einsum("...rd,...d->...r", votes.x, found.w)
-        return mean, np.einsum("...ri,...ij,...rj->...r", votes.x, found.covariance, votes.x)
+        posterior = fit(votes, prior(settings))
+        mean = np.einsum("...rd,...d->...r", votes.x, posterior.w)
+        return mean, np.einsum("...ri,...ij,...rj->...r", votes.x, posterior.covariance, votes.x)
     each = [
         _fit_joint(settings, Votes(x, up, down), states).moments(x, states)
         for x, up, down in zip(votes.x, votes.up, votes.down, strict=True)
@@ -223,14 +223,14 @@ def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, JointFit | Non
     """
     if settings.features is None:
         return fit(record.votes, prior(settings)), None
-    found = fit_named(settings, record)
-    along = named_features.in_coordinates(found.named, settings.features)
-    if found.states is None:
-        return along, found
+    joint = fit_named(settings, record)
+    along = named_features.in_coordinates(joint.named, settings.features)
+    if joint.states is None:
+        return along, joint
     return replace(
-        along, w=(1 - found.share) * along.w, signal=np.asarray(found.signal),
-        log_factor=np.asarray(found.log_factor),
-    ), found  # fmt: skip
+        along, w=(1 - joint.share) * along.w, signal=np.asarray(joint.signal),
+        log_factor=np.asarray(joint.log_factor),
+    ), joint  # fmt: skip
 
 
 def fit_named(settings: Settings, record: AllVotes) -> JointFit:

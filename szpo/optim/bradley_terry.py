@@ -116,8 +116,8 @@ def fit_ridge(
 
     ``x`` (..., n, p), votes for plus ``up`` (..., n) of ``total`` ones, 1 by default.
 
-    >>> found = fit_ridge(np.ones((3, 1)), np.array([1.0, 1.0, 0.0]), 1e-9)
-    >>> found.coef.round(4).tolist()  # the logarithm of the odds, log 2
+    >>> fit = fit_ridge(np.ones((3, 1)), np.array([1.0, 1.0, 0.0]), 1e-9)
+    >>> fit.coef.round(4).tolist()  # the logarithm of the odds, log 2
     [0.6931]
     """
     lead, size = np.broadcast_shapes(x.shape[:-2], up.shape[:-1]), x.shape[-1]

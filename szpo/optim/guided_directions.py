@@ -76,11 +76,11 @@ class Span:
         """V of a step's direction k, from its ``gaussian`` part n; fp32, per tensor."""
         key = seeds.derive(root_seed, "direction", step=step, k=k, name=NAME)
         drawn = sample_directions.gaussian(key, len(self.mixing)).astype(np.float32)
-        found = {name: value * np.float32(self.noise) for name, value in gaussian.items()}
+        v = {name: value * np.float32(self.noise) for name, value in gaussian.items()}
         for weight, axis in zip(drawn / sample_directions.PER_UNIT, self.axes, strict=True):
             for name, value in axis.items():
-                found[name] = found[name] + value * weight
-        return found
+                v[name] = v[name] + value * weight
+        return v
 
 
 def lengths(rows: NDArray[np.floating], proposals: Sequence[Theta]) -> Floats:

@@ -52,7 +52,7 @@ WIDTH: Final = 2.0
 """Prior standard deviation of the logit that a coefficient which is not kept gives."""
 
 
-def explanations_of(found: SparseFit, features: NamedFeatures) -> tuple[Explanation, ...]:
+def explanations_of(fit: SparseFit, features: NamedFeatures) -> tuple[Explanation, ...]:
     """The explanations of the votes, as weights on regressors; empty while the votes say nothing.
 
     A feature is chosen in proportion to its probability, then one of its explanations in
@@ -62,7 +62,7 @@ def explanations_of(found: SparseFit, features: NamedFeatures) -> tuple[Explanat
     count = len(features.names)
     every = tuple(range(count, features.columns))
     listed, share = [], np.zeros(0)
-    for each in found.kept:
+    for each in fit.kept:
         if (
             each.chance >= SMALLEST_PROBABILITY
             and np.abs(each.w).max(initial=0.0) >= SMALLEST_COEF
@@ -118,14 +118,14 @@ def _as_integers(w: Floats) -> tuple[int, ...]:
 
 def _in_coordinates(features: NamedFeatures, way: Explanation) -> Ints:
     """The explanation's direction (d,) in the run's coordinates, up to its length; exact."""
-    count, found = len(features.names), np.zeros(features.dim, dtype=np.int64)
+    count, along = len(features.names), np.zeros(features.dim, dtype=np.int64)
     for at, weight in zip(way.regressors, way.weights, strict=True):
         if at < count or features.axes:
             row = features.map[at] if at < count else features.axes[at - count]
-            found += weight * np.array(row, dtype=np.int64)
+            along += weight * np.array(row, dtype=np.int64)
         else:
-            found[at - count] += weight * FEATURE_GRID
-    return found
+            along[at - count] += weight * FEATURE_GRID
+    return along
 
 
 def _unit(values: Ints) -> list[decimal.Decimal]:
@@ -135,17 +135,17 @@ def _unit(values: Ints) -> list[decimal.Decimal]:
     return [decimal.Decimal(x) / length for x in whole]
 
 
-def worth(x: Floats, found: SparseFit | None, prior: SparsePrior) -> Ints:
+def worth(x: Floats, fit: SparseFit | None, prior: SparsePrior) -> Ints:
     """What a verdict on each pair, with regressors x (pairs, k), is worth, in 2⁻²⁰ nats.
 
-    ``found``: the fit of the votes so far; None before the first.
+    ``fit``: of the votes so far; None before the first.
     """
     variances, means = _mean_entropies()
     deviations = x * (WIDTH / prior.scale)
     before = np.interp(deviations * deviations, variances, means) @ prior.features()
-    if found is None:
+    if fit is None:
         return _rounded(np.log(2) - before)
-    kept = [each for each in found.kept if each.chance > LEAST_CHANCE]
+    kept = [each for each in fit.kept if each.chance > LEAST_CHANCE]
     chances = np.array([each.chance for each in kept])
     rest = max(0.0, 1 - float(chances.sum()))
     logits = [x[:, list(each.support)] @ each.w for each in kept]

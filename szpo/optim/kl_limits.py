@@ -83,11 +83,11 @@ class KlMeasurement:
     def follows(self) -> bool:
         """True if every share follows from the readings before it."""
         given = [(each.share, False) for each in self.readings] + [(self.share, True)]
-        found = [
+        rules = [
             [choose_share(self.limit, self.readings[:i], most) for i in range(len(given))]
             for most in {_most_readings(self.limit), MOST_READINGS}
         ]
-        return given in found
+        return given in rules
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> KlMeasurement:
@@ -97,16 +97,16 @@ class KlMeasurement:
             KeyError, TypeError, ValueError: the form is wrong, or a number is out of range.
         """
         readings = tuple(Reading(**each) for each in body["readings"])
-        found = cls(body["limit"], readings, body["share"])
-        above = [found.limit, *(each.estimate for each in readings)]
+        measurement = cls(body["limit"], readings, body["share"])
+        above = [measurement.limit, *(each.estimate for each in readings)]
         others = [each.kl for each in readings]
-        shares = [found.share, *(each.share for each in readings)]
+        shares = [measurement.share, *(each.share for each in readings)]
         finite = all(map(math.isfinite, above + others))
         if not readings or not finite or min(above) <= 0 or min(others) < 0:
             raise ValueError("reach")
         if not all(isinstance(each, int) for each in shares):
             raise TypeError("reach")
-        return found
+        return measurement
 
 
 def estimate(start: Theta, theta: Theta, scale: float) -> float:

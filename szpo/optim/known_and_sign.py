@@ -141,11 +141,11 @@ def coefficients(
     A coefficient beyond `COEF_CAP` · μ is clipped to that. ``delta`` (..., K), such as true
     value differences, replaces the estimate.
     """
-    found = estimate(settings, tally)
-    value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
+    difference = estimate(settings, tally)
+    value = difference.delta if delta is None else np.asarray(delta, dtype=np.float64)
     measure = counting.statistic(settings, value, tally if delta is None else None)
     coef, capped = _scale(counting, settings, at.mu, at.alpha, measure)
-    return Coefficients(coef, value, found.stderr, measure, capped)
+    return Coefficients(coef, value, difference.stderr, measure, capped)
 
 
 def _scale(
@@ -181,14 +181,14 @@ def move(
     """Move along each direction by its coefficient, or measure α while the warm-up lasts."""
     if step_size.alpha is None:
         return _warm_up(counting, settings, step_size, at, votes)
-    found = coefficients(counting, settings, at, votes.tally, delta=votes.delta)
-    check_finite(found.coef, at.step, "coefficient")
+    done = coefficients(counting, settings, at, votes.tally, delta=votes.delta)
+    check_finite(done.coef, at.step, "coefficient")
     return Move(
         step_size,
-        found.coef,
-        delta=found.delta,
-        stderr=found.stderr,
-        capped=bool(found.capped.any()),
+        done.coef,
+        delta=done.delta,
+        stderr=done.stderr,
+        capped=bool(done.capped.any()),
     )
 
 
@@ -204,9 +204,9 @@ def _warm_up(
     A direction without counted votes (after a deadline) is left out of the measurement.
     """
     at_one = replace(at, alpha=1.0)
-    found = coefficients(counting, settings, at_one, votes.tally, delta=votes.delta)
-    check_finite(found.delta, at.step, "value difference")
-    measured = found.statistic[np.isfinite(found.stderr)]
+    done = coefficients(counting, settings, at_one, votes.tally, delta=votes.delta)
+    check_finite(done.delta, at.step, "value difference")
+    measured = done.statistic[np.isfinite(done.stderr)]
     squares = (value * value for value in measured.tolist())
     warm = (*step_size.warmup_squares, *squares)
     alpha = None
@@ -220,8 +220,8 @@ def _warm_up(
     return Move(
         replace(step_size, alpha=alpha, warmup_squares=warm),
         coef=np.zeros(settings.section.K),
-        delta=found.delta,
-        stderr=found.stderr,
+        delta=done.delta,
+        stderr=done.stderr,
     )
 
 

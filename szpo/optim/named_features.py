@@ -219,20 +219,22 @@ def groups(features: NamedFeatures) -> tuple[Group, ...]:
             known = carried.get(int(own[most]))
             if known is None or (known[1] not in called and abs(moved[known]) < size):
                 carried[int(own[most])] = (most, j)
-    found = []
+    groups = []
     for group, head in enumerate(group_heads(features)):
         inside = np.flatnonzero(own == group).tolist()
         if group not in carried:
-            found.append(Group(features.names[head], tuple(inside), (1,) * len(inside)))
+            groups.append(Group(features.names[head], tuple(inside), (1,) * len(inside)))
             continue
         j = carried[group][1]
         name = features.coordinates[j]
         signs = [-1 if moved[i, j] < 0 and features.names[i] != name else 1 for i in inside]
         senses = [senses_of.get((i, j), sign) for i, sign in zip(inside, signs, strict=True)]
-        found.append(Group(name, (*inside, count + j), (*senses, 1), j))
-    alone = [j for j in range(len(features.coordinates)) if j not in {g.coordinate for g in found}]
-    found += [Group(features.coordinates[j], (count + j,), (1,), j) for j in alone]
-    return tuple(found)
+        groups.append(Group(name, (*inside, count + j), (*senses, 1), j))
+    alone = [
+        j for j in range(len(features.coordinates)) if j not in {g.coordinate for g in groups}
+    ]
+    groups += [Group(features.coordinates[j], (count + j,), (1,), j) for j in alone]
+    return tuple(groups)
 
 
 def with_said(features: NamedFeatures, names: Collection[str]) -> NamedFeatures:
@@ -270,7 +272,7 @@ def axes(features: NamedFeatures) -> Floats:
 
 
 def claims(
-    found: SparseFit, features: NamedFeatures, least: float = 0.02, kept: float = 1.0
+    fit: SparseFit, features: NamedFeatures, least: float = 0.02, kept: float = 1.0
 ) -> tuple[Claim, ...]:
     """What the votes are about, the likeliest first, without claims below probability ``least``.
 
@@ -282,7 +284,7 @@ def claims(
     for group in groups(features):
         for more in (True, False):
             own = [
-                kept * float((found.more if more == (sense > 0) else found.less)[i])
+                kept * float((fit.more if more == (sense > 0) else fit.less)[i])
                 for i, sense in zip(group.members, group.senses, strict=True)
             ]
             whole = sum(own)
@@ -402,14 +404,14 @@ def regressors(differences: Ints, along: Floats) -> Floats:
     return np.concatenate([differences / FEATURE_GRID, along], axis=-1)
 
 
-def in_coordinates(found: SparseFit, features: NamedFeatures) -> vote_regression.Fit:
+def in_coordinates(fit: SparseFit, features: NamedFeatures) -> vote_regression.Fit:
     """The posterior of the weights as one of the gradient (d,), which rules and reports use."""
     A = directions(features)
     return vote_regression.Fit(
-        w=A @ found.w,
-        covariance=A @ found.covariance @ A.T,
-        signal=np.asarray(found.signal),
-        log_factor=np.asarray(found.log_factor),
-        side_coefficient=np.asarray(found.side),
+        w=A @ fit.w,
+        covariance=A @ fit.covariance @ A.T,
+        signal=np.asarray(fit.signal),
+        log_factor=np.asarray(fit.log_factor),
+        side_coefficient=np.asarray(fit.side),
         weights=np.ones(1),
     )

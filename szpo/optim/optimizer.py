@@ -99,8 +99,8 @@ def ask(state: State, step: int | None = None) -> Query:
         raise UsageError(f"ask: step {wanted} when votes are awaited for step {state.step}")
     settings, asked = state.settings, None
     if settings.asks_posterior:
-        found = rule_of(settings.section.rule).ways(settings, state.carried)
-        asked = Asked(state.step, found, draw_grids(settings, wanted, found))
+        ways = rule_of(settings.section.rule).ways(settings, state.carried)
+        asked = Asked(state.step, ways, draw_grids(settings, wanted, ways))
     return query(settings, wanted, mu_at(settings, wanted), alpha_at(state, wanted), asked)
 
 
@@ -209,8 +209,8 @@ def tell(
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
     delta_hat, stderr = move.delta, move.stderr
     if delta_hat is None or stderr is None:
-        found = known_and_sign.estimate(settings, weighted.tally)
-        delta_hat, stderr = found.delta, found.stderr
+        estimate = known_and_sign.estimate(settings, weighted.tally)
+        delta_hat, stderr = estimate.delta, estimate.stderr
     after = State(settings, step + 1, move.carried, state.votes + votes, weighted.history)
     info = Info(
         step=step,

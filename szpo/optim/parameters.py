@@ -243,8 +243,8 @@ def check_theta(theta: Theta, layout: Layout) -> None:
         raise UsageError(f"weights: tensors {sorted(theta)} do not match the layout's names")
     for name, shape in layout:
         if theta[name].shape != shape or theta[name].dtype != np.float32:
-            found = f"{theta[name].dtype} {theta[name].shape}"
-            raise UsageError(f"weights: tensor {name} is {found}, expected float32 {shape}")
+            given = f"{theta[name].dtype} {theta[name].shape}"
+            raise UsageError(f"weights: tensor {name} is {given}, expected float32 {shape}")
 
 
 def _integers(
@@ -286,9 +286,9 @@ def _orthonormal(space: Space, step: int, first: int, count: int) -> NDArray[np.
     """
     plain = replace(space, law=Law())
     drawn = [_integers(plain, step, first + k)[0] for k in range(count)]
-    found = sample_directions.orthonormal(np.stack(drawn))
-    found.setflags(write=False)
-    return found
+    rows = sample_directions.orthonormal(np.stack(drawn))
+    rows.setflags(write=False)
+    return rows
 
 
 def _add(

@@ -67,10 +67,10 @@ def move(
 ) -> Move:
     """Fit all votes, move the recommended point to where they point, and the centre towards it."""
     record = add_votes(settings, record, at, votes)
-    found, joint = fit_votes(settings, record)
-    seen = np.maximum(record.log_factor, found.log_factor)
+    fit, joint = fit_votes(settings, record)
+    seen = np.maximum(record.log_factor, fit.log_factor)
     record = replace(record, log_factor=seen, fit=joint)
-    record, target = limit_by_kl(settings, record, at, find_target(settings, record, found))
+    record, target = limit_by_kl(settings, record, at, find_target(settings, record, fit))
     vector, recommended = _move_in_fp32(record.recommended, target - record.recommended)
     move_of_centre = target - record.centre
     length = np.sqrt((move_of_centre * move_of_centre).sum(-1, keepdims=True))
@@ -86,15 +86,15 @@ def move(
         )
     else:
         x = at.displacements(settings.distance)
-        delta = np.einsum("...ki,...i->...k", x, found.w)
-        spread = np.einsum("...ki,...ij,...kj->...k", x, found.covariance, x)
+        delta = np.einsum("...ki,...i->...k", x, fit.w)
+        spread = np.einsum("...ki,...ij,...kj->...k", x, fit.covariance, x)
     return Move(
         replace(record, recommended=recommended, centre=centre),
         vector=vector,
         centre=moved,
         delta=np.asarray(delta),
         stderr=np.sqrt(spread),
-        posterior=found,
+        posterior=fit,
     )
 
 
@@ -125,16 +125,16 @@ def quadratic_kl(settings: Settings, moved: Floats) -> float:
     return float((z * z).sum()) / 2
 
 
-def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
+def find_target(settings: Settings, record: AllVotes, fit: Fit) -> Floats:
     """The point (..., d) that the votes propose, as its displacement from θ₀.
 
     Without a budget it lies at most one step of the centre beyond the centre.
     """
     if settings.kl_budget is None:
-        step = longest_step(settings) * direction(found, record.log_factor)
+        step = longest_step(settings) * direction(fit, record.log_factor)
         return np.asarray(record.centre + step)
     unproven = math.sqrt(UNPROVEN / (AIMED_SHARE * settings.kl_budget))
-    return find_radius(settings, record) * direction(found, record.log_factor, unproven)
+    return find_radius(settings, record) * direction(fit, record.log_factor, unproven)
 
 
 def limit_by_kl(
@@ -188,12 +188,12 @@ def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bo
 
 def figures(done: Move) -> dict[str, float]:
     """Sizes of gradient, uncertainty and move, signal probability and KL scale."""
-    found = done.posterior
-    assert found is not None and done.vector is not None
+    fit = done.posterior
+    assert fit is not None and done.vector is not None
     return {
-        "gradient": float(np.linalg.norm(found.w)),
-        "uncertainty": math.sqrt(float(np.trace(found.covariance))),
-        "signal": float(found.signal),
+        "gradient": float(np.linalg.norm(fit.w)),
+        "uncertainty": math.sqrt(float(np.trace(fit.covariance))),
+        "signal": float(fit.signal),
         "kl_scale": done.carried.kl_scale,
         "length": float(np.linalg.norm(done.vector)),
     }
@@ -284,12 +284,12 @@ def findings_of(settings: Settings, record: AllVotes) -> Findings:
             chance=1 - float(fitted.signal),
         )  # fmt: skip
     joint = record.fit or fit_named(settings, record)
-    found = joint.named
-    said = claims(found, features, kept=joint.kept)
+    named = joint.named
+    said = claims(named, features, kept=joint.kept)
     along = named_features.nats_along(features, record.recommended / whitened_unit(settings))
     return Findings(
-        factor, found.side, taught=said,
-        unnamed=joint.kept * found.dense + joint.signal * joint.share, chance=1 - joint.signal,
+        factor, named.side, taught=said,
+        unnamed=joint.kept * named.dense + joint.signal * joint.share, chance=1 - joint.signal,
         mix=tuple(zip(features.coordinates, along, strict=True)),
         lacking=_lacking(features, said),
     )  # fmt: skip

@@ -75,10 +75,10 @@ def table() -> NDArray[np.int16]:
     upper = ndtri((np.arange(32768, 65536) + 0.5) / 65536)
     half = np.rint(upper * PER_UNIT).astype(np.int16)
     values = np.concatenate([-half[::-1], half])
-    found = hashlib.sha256(values.astype("<i2").tobytes()).hexdigest()
-    if found != TABLE_SHA256:
+    digest = hashlib.sha256(values.astype("<i2").tobytes()).hexdigest()
+    if digest != TABLE_SHA256:
         raise IntegrityError(
-            f"direction table: SHA-256 is {found}, expected {TABLE_SHA256}; "
+            f"direction table: SHA-256 is {digest}, expected {TABLE_SHA256}; "
             "this scipy computes other quantiles, so runs would not replay; install another scipy"
         )
     values.setflags(write=False)
@@ -122,14 +122,14 @@ def _in_doubles(drawn: NDArray[np.int16]) -> NDArray[np.int16] | None:
     spread = np.linalg.svd(rows, compute_uv=False)
     if not spread[-1] > 1e-6 * spread[0]:
         return None
-    found = np.empty_like(rows)
+    units = np.empty_like(rows)
     for k, row in enumerate(rows):
         left = row
         for _ in range(2):  # the second pass removes the rounding errors of the first
-            left = left - (found[:k] * (found[:k] * left).sum(-1, keepdims=True)).sum(0)
-        found[k] = left / math.sqrt(float((left * left).sum()))
+            left = left - (units[:k] * (units[:k] * left).sum(-1, keepdims=True)).sum(0)
+        units[k] = left / math.sqrt(float((left * left).sum()))
     size = PER_UNIT * math.sqrt(dim)
-    values = size * found
+    values = size * units
     error = size * 16 * count * math.sqrt(dim) * 2.0**-53 * spread[0] / spread[-1]
     if (np.abs(np.abs(values - np.floor(values)) - 0.5) <= error).any():
         return None
@@ -140,23 +140,23 @@ def _in_decimals(drawn: NDArray[np.int16]) -> NDArray[np.int16]:
     """The rows of `orthonormal` with `DIGITS` decimal digits."""
     dim = drawn.shape[1]
     units = np.eye(dim, dtype=np.int64)
-    found: list[list[decimal.Decimal]] = []
+    orthonormal: list[list[decimal.Decimal]] = []
     with decimal.localcontext(decimal.Context(prec=DIGITS)):
         for row in drawn.astype(np.int64):
             for given in (row, *units):
                 whole = [decimal.Decimal(int(value)) for value in given]
                 left = whole
-                for before in found:
+                for before in orthonormal:
                     along = _dot(whole, before)
                     left = [x - along * y for x, y in zip(left, before, strict=True)]
                 square = _dot(left, left)
                 if square > DEPENDENT * max(_dot(whole, whole), decimal.Decimal(1)):
                     break
             length = square.sqrt()
-            found.append([x / length for x in left])
+            orthonormal.append([x / length for x in left])
         size = PER_UNIT * decimal.Decimal(dim).sqrt()
         even = decimal.ROUND_HALF_EVEN
-        rounded = [[int((size * x).to_integral_value(even)) for x in row] for row in found]
+        rounded = [[int((size * x).to_integral_value(even)) for x in row] for row in orthonormal]
     return np.array(rounded, dtype=np.int16)
 
 

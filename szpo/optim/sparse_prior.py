@@ -164,6 +164,6 @@ def group_features(metric: Floats, classes: Ints | None = None, limit: float = 0
         near &= classes[:, None] == classes
     from scipy.sparse import csgraph  # late: it loads what most commands do without
 
-    found = csgraph.connected_components(near, directed=False)[1]
-    _, first, of = np.unique(found, return_index=True, return_inverse=True)
+    labels = csgraph.connected_components(near, directed=False)[1]
+    _, first, of = np.unique(labels, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[of], dtype=np.int64)

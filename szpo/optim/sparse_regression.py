@@ -92,17 +92,17 @@ def fit_sparse(votes: Votes, prior: SparsePrior) -> SparseFit:
     rows = _rows(votes, prior)
     nothing = _refit(rows, prior, [()])
     logits = rows.design[:, len(prior.groups) :] @ nothing[0].coef[0]
-    found = screen(rows, prior, logits)
-    supports = _likeliest(found, prior)
+    screened = screen(rows, prior, logits)
+    supports = _likeliest(screened, prior)
     exact = _refit(rows, prior, supports)
-    found.insert(supports, exact)
+    screened.insert(supports, exact)
     dense = _refit(rows, prior, [prior.block]) if prior.block else []
-    triples = screen_triples(rows, prior, logits, found)
+    triples = screen_triples(rows, prior, logits, screened)
     leading = triples.likeliest(prior.log_triples())
     exact3 = _refit(rows, prior, leading)
     triples.insert(leading, exact3)
     fits = _Fits(nothing, dense, supports, exact, triples, leading, exact3)
-    return _summarise(prior, found, fits)
+    return _summarise(prior, screened, fits)
 
 
 def _rows(votes: Votes, prior: SparsePrior) -> Rows:
@@ -131,22 +131,22 @@ def _refit(rows: Rows, prior: SparsePrior, supports: list[Support]) -> list[Appr
     design[:, :, longest:] = rows.design[:, k:]
     shape = (len(supports), count)
     own = Rows(design, np.broadcast_to(rows.up, shape), np.broadcast_to(rows.total, shape))
-    found: list[Approximation] = []
+    fits: list[Approximation] = []
     for width in prior.widths:
         precision = np.ones((len(supports), columns))
         for s, support in enumerate(supports):
             precision[s, : len(support)] = prior.precision(support, width)
         precision[:, longest:] = prior.side**-2
-        start = found[-1] if found else None
+        start = fits[-1] if fits else None
         mean = np.zeros(precision.shape)
         matrix = precision[:, :, None] * np.eye(columns)
-        found.append(bradley_terry.approximate(own, mean, matrix, start))
-    return found
+        fits.append(bradley_terry.approximate(own, mean, matrix, start))
+    return fits
 
 
-def _likeliest(found: Screen, prior: SparsePrior) -> list[Support]:
+def _likeliest(screened: Screen, prior: SparsePrior) -> list[Support]:
     """The `REFITS` likeliest supports in order; ties go to the lower feature numbers."""
-    joint = _round(_over_widths(found.evidence) + prior.log_chances()[0])
+    joint = _round(_over_widths(screened.evidence) + prior.log_chances()[0])
     i, j = np.triu_indices(len(joint))
     values = joint[i, j]
     order = np.argsort(-values, kind="stable")[:REFITS]
@@ -170,12 +170,12 @@ class _Fits:
     """Of ``leading``: the likeliest triples."""
 
 
-def _summarise(prior: SparsePrior, found: Screen, fits: _Fits) -> SparseFit:
+def _summarise(prior: SparsePrior, screened: Screen, fits: _Fits) -> SparseFit:
     """The posterior over all supports; exact fits are already inserted in the screens."""
     k, log_signal, triples = len(prior.groups), math.log(prior.signal), fits.triples
     log_chances, log_dense = prior.log_chances()
     log_triples, log_widths = prior.log_triples(), math.log(len(prior.widths))
-    joint = found.evidence + log_chances - log_widths
+    joint = screened.evidence + log_chances - log_widths
     joint3 = triples.evidence + log_triples - log_widths
     without = _evidence(fits.nothing)[0, 0]
     total = special.logsumexp(joint[:, *np.triu_indices(k)])
@@ -186,11 +186,11 @@ def _summarise(prior: SparsePrior, found: Screen, fits: _Fits) -> SparseFit:
     log_factor = float(_round(total - without))
     signal = float(special.expit(log_factor + special.logit(prior.signal)))
 
-    chances, mean = np.exp(joint - total), found.mean
+    chances, mean = np.exp(joint - total), screened.mean
     w = (chances * mean).sum((0, 2))
-    second = (chances * (found.covariance + mean * mean.swapaxes(1, 2))).sum(0)
-    second[range(k), range(k)] = (chances * (found.variance + mean**2)).sum((0, 2))
-    above = special.ndtr(mean / np.sqrt(found.variance))
+    second = (chances * (screened.covariance + mean * mean.swapaxes(1, 2))).sum(0)
+    second[range(k), range(k)] = (chances * (screened.variance + mean**2)).sum((0, 2))
+    above = special.ndtr(mean / np.sqrt(screened.variance))
     more, less = (chances * above).sum((0, 2)), (chances * (1 - above)).sum((0, 2))
     triples.add_to(np.exp(joint3 - total), w, second, more, less)
     at, share = np.array(prior.block, dtype=np.int64), 0.0
@@ -222,12 +222,12 @@ def _summarise(prior: SparsePrior, found: Screen, fits: _Fits) -> SparseFit:
 
 
 def _keep(
-    supports: list[Support], found: list[Approximation], log_prior: list[float], whole: float
+    supports: list[Support], fits: list[Approximation], log_prior: list[float], whole: float
 ) -> list[Kept]:
     """What is kept of exact fits; ``whole`` is the log of the total evidence."""
-    evidence = _evidence(found)
+    evidence = _evidence(fits)
     joint = _round(_over_widths(evidence) + log_prior)
-    modes = np.array([each.coef for each in found])
+    modes = np.array([each.coef for each in fits])
     w = np.einsum("ts,tsp->sp", special.softmax(evidence, axis=0), modes)
     longest = max(map(len, supports), default=0)
     sides = w[:, longest:].sum(-1)  # of at most one column
@@ -248,9 +248,9 @@ def _over_widths(evidence: Floats) -> Floats:
     return np.asarray(special.logsumexp(evidence, axis=0) - math.log(len(evidence)))
 
 
-def _evidence(found: list[Approximation]) -> Floats:
+def _evidence(fits: list[Approximation]) -> Floats:
     """Log marginal likelihoods (T, supports)."""
-    return np.array([each.evidence for each in found])
+    return np.array([each.evidence for each in fits])
 
 
 def _round(evidence: Floats) -> Floats:
@@ -280,17 +280,17 @@ class Screen:
     covariance: Floats
     """[i, j]: covariance of the coefficients of i and j; 0 on the diagonal."""
 
-    def insert(self, supports: Sequence[Support], found: list[Approximation]) -> None:
+    def insert(self, supports: Sequence[Support], fits: list[Approximation]) -> None:
         """Replace the predictions for some supports by exact fits.
 
-        ``found`` has one fit for each width. Supports are the leading axis; the coefficients of a
+        ``fits`` has one for each width. Supports are the leading axis; the coefficients of a
         support's features come first.
         """
         if not supports:
             return
         i, j = (np.array([each[end] for each in supports], dtype=np.int64) for end in (0, -1))
         at, last = np.arange(len(supports)), 1 * (i != j)
-        for t, each in enumerate(found):
+        for t, each in enumerate(fits):
             own = each.covariance()
             self.evidence[t, i, j] = self.evidence[t, j, i] = each.evidence
             self.mean[t, i, j], self.mean[t, j, i] = each.coef[:, 0], each.coef[at, last]
@@ -329,15 +329,15 @@ def screen(rows: Rows, prior: SparsePrior, nothing: Floats) -> Screen:
     pair += np.log(prior_a * prior_b / volume) / 2
 
     better = alone.max(0)[:, None] >= alone.max(0)  # i is the better feature of the two
-    found = Screen(
+    screened = Screen(
         evidence=np.where(better, pair, pair.swapaxes(1, 2)),
         mean=np.where(better, mean_a, mean_b.swapaxes(1, 2)),
         variance=np.where(better, total_b / volume, (total_a / volume).swapaxes(1, 2)),
         covariance=np.where(better, -mixed / volume, (-mixed / volume).swapaxes(1, 2)),
     )
-    found.evidence[:, at, at], found.mean[:, at, at] = alone, slope[at, at] / total
-    found.variance[:, at, at], found.covariance[:, at, at] = 1 / total, 0.0
-    return found
+    screened.evidence[:, at, at], screened.mean[:, at, at] = alone, slope[at, at] / total
+    screened.variance[:, at, at], screened.covariance[:, at, at] = 1 / total, 0.0
+    return screened
 
 
 def _expand(
@@ -418,11 +418,11 @@ class Triples:
         order = np.argsort(-_round(joint), kind="stable")[:REFITS]
         return [tuple(each) for each in self.at[order].tolist()]
 
-    def insert(self, supports: Sequence[Support], found: list[Approximation]) -> None:
+    def insert(self, supports: Sequence[Support], fits: list[Approximation]) -> None:
         """Replace the predictions for some triples by exact fits, one for each width."""
         place = {tuple(each): n for n, each in enumerate(self.at.tolist())}
         which = [place[each] for each in supports]
-        for t, each in enumerate(found if which else ()):
+        for t, each in enumerate(fits if which else ()):
             self.evidence[t, which] = each.evidence
             self.mean[t, which] = each.coef[:, :3]
             self.covariance[t, which] = each.covariance()[:, :3, :3]
@@ -441,11 +441,11 @@ class Triples:
         np.add.at(less, self.at, (chances[..., None] - above).sum(0))
 
 
-def screen_triples(rows: Rows, prior: SparsePrior, nothing: Floats, found: Screen) -> Triples:
+def screen_triples(rows: Rows, prior: SparsePrior, nothing: Floats, screened: Screen) -> Triples:
     """Predict the evidence of all supports of three named coordinates.
 
     A triple uses the parabola around that coordinate of the three which explains most alone.
-    ``nothing`` is as in `screen`, which made ``found``.
+    ``nothing`` is as in `screen`, which made ``screened``.
     """
     block = np.array(prior.block if prior.log_triples().size else (), dtype=np.int64)
     which = np.array(list(itertools.combinations(range(len(block)), 3)), dtype=np.int64)
@@ -463,7 +463,7 @@ def screen_triples(rows: Rows, prior: SparsePrior, nothing: Floats, found: Scree
         level += pull**2 * certain / 2 - np.log(certain * prior.side**2) / 2
         slope -= cross * pull[:, None]
         bend -= cross[:, :, None] * cross[:, None] / certain[:, None, None]
-    alone = _round(found.evidence[:, block, block].max(0))
+    alone = _round(screened.evidence[:, block, block].max(0))
     best = np.take_along_axis(which, alone[which].argmax(1)[:, None], 1)
     own_slope = slope[best, which]
     own_bend = bend[best[..., None], which[:, :, None], which[:, None]]

@@ -127,11 +127,11 @@ def fit(votes: Votes, prior: Prior) -> Fit:
     """
     rows = _rows(votes, prior)
     dim, lead = votes.x.shape[-1], votes.x.shape[:-2]
-    chances, found = _posteriors(rows, votes, prior)
-    evidence = np.stack([each.evidence for each in found], -1) + np.log(chances)
+    chances, posteriors = _posteriors(rows, votes, prior)
+    evidence = np.stack([each.evidence for each in posteriors], -1) + np.log(chances)
     weights = special.softmax(evidence, axis=-1)
-    modes = np.stack([each.coef for each in found], -2)
-    covariances = np.stack([each.covariance() for each in found], -3)
+    modes = np.stack([each.coef for each in posteriors], -2)
+    covariances = np.stack([each.covariance() for each in posteriors], -3)
     mean, covariance = mixture_moments(weights, modes, covariances)
     log_factor = special.logsumexp(evidence, axis=-1)
     log_factor = log_factor - _without_signal(rows, prior, dim, votes.plus_on_a is not None)
@@ -210,12 +210,12 @@ def _posteriors(rows: Rows, votes: Votes, prior: Prior) -> tuple[list[float], li
     first = approximate(rows, *gaussians[0][1:])
     predicted = [first, *(predict(first, *each[1:]) for each in gaussians[1:])]
     best = np.max([each.evidence for each in predicted], axis=0)
-    found, start = [], first
+    posteriors, start = [], first
     for (_, mean, precision), guess in zip(gaussians, predicted, strict=True):
         if guess is not first and (guess.evidence > best - math.log(_HOPELESS)).any():
             guess = start = approximate(rows, mean, precision, start)
-        found.append(guess)
-    return [each[0] for each in gaussians], found
+        posteriors.append(guess)
+    return [each[0] for each in gaussians], posteriors
 
 
 def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[float, Floats, Floats]]:

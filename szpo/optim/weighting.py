@@ -205,7 +205,7 @@ def _widen(
     column = {voter: i for i, voter in enumerate(every)}
     shape = list(values.shape)
     shape[axis] = len(every)
-    found = np.zeros(shape, values.dtype)
+    wide = np.zeros(shape, values.dtype)
     places = np.array([column[voter] for voter in some], dtype=np.int64)
-    np.moveaxis(found, axis, 0)[places] = np.moveaxis(values, axis, 0)
-    return found
+    np.moveaxis(wide, axis, 0)[places] = np.moveaxis(values, axis, 0)
+    return wide

@@ -96,11 +96,11 @@ class AnswerRequest:
         self, chunks: Sequence[tuple[NDArray[np.int64], Self]], answers: Sequence[Tokens]
     ) -> Tokens:
         """The answers of all rows, in order, from those of the chunks of `split`."""
-        found: list[tuple[int, ...]] = [()] * len(self.rows)
+        whole: list[tuple[int, ...]] = [()] * len(self.rows)
         for (rows, _), some in zip(chunks, answers, strict=True):
             for row, tokens in zip(rows.tolist(), some, strict=True):
-                found[row] = tokens
-        return tuple(found)
+                whole[row] = tokens
+        return tuple(whole)
 
     def pick(self, rows: NDArray[np.int64]) -> Self:
         """The request for some of its rows, without data that only the others need."""
@@ -311,17 +311,17 @@ class LocalBackend:
     def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Self:
         """See `Backend.at`."""
         require_fit(self._loaded.model, subspace)
-        found = copy.copy(self)
-        found.__dict__.pop("_blocks", None)  # those of other coordinates
-        found.subspace, found.space = subspace, space
-        found.adapted = self._loaded.adapt(subspace.sites)
+        backend = copy.copy(self)
+        backend.__dict__.pop("_blocks", None)  # those of other coordinates
+        backend.subspace, backend.space = subspace, space
+        backend.adapted = self._loaded.adapt(subspace.sites)
         if subspace.sites not in self._engines:
-            given = self._given.pop() if self._given else self._make(found.adapted)
+            given = self._given.pop() if self._given else self._make(backend.adapted)
             self._engines[subspace.sites] = given
-        found.engine = self._engines[subspace.sites]
+        backend.engine = self._engines[subspace.sites]
         start = subspace.factors()
-        found.plain_start = not any(start[site.b].any() for site in subspace.sites)
-        return found
+        backend.plain_start = not any(start[site.b].any() for site in subspace.sites)
+        return backend
 
     def beside(self, name: str) -> LocalBackend:
         """See `Backend.beside`."""
@@ -371,13 +371,13 @@ class LocalBackend:
     def read(self, request: Texts[R]) -> R:
         """See `Backend.read`."""
         chunks = [request] if self.chunk_rows is None else request.split(self.chunk_rows)
-        found: R = join([self.read_chunk(chunk) for chunk in chunks])
-        return found
+        values: R = join([self.read_chunk(chunk) for chunk in chunks])
+        return values
 
     def read_chunk(self, request: Texts[R]) -> R:
         """Read all answers of a request in this process."""
-        found: R = self._read(request)
-        return found
+        values: R = self._read(request)
+        return values
 
     def _read(self, request: Texts[Any]) -> Any:
         model, prompts, answers = self.adapted.model, request.prompts, request.answers
@@ -420,21 +420,21 @@ class LocalBackend:
         raise TypeError(f"{type(request).__name__} cannot be read")
 
     def _totals(self, request: Totals) -> Floats:
-        found, deltas = np.zeros(len(request.answers)), self.start_deltas()
+        totals, deltas = np.zeros(len(request.answers)), self.start_deltas()
         for prompt in dict.fromkeys(request.prompts):  # each is read once for all its answers
             rows = [i for i, own in enumerate(request.prompts) if own == prompt]
             answers, asked = [request.answers[i] for i in rows], [prompt] * len(rows)
             each = self.engine.logprobs(asked, answers, [0] * len(rows), deltas)
-            found[rows] = [values.sum() for values in each]
-        return found
+            totals[rows] = [values.sum() for values in each]
+        return totals
 
     def _scores(self, request: Scores) -> NDArray[np.float32]:
         samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
         where, width = self.subspace.factors(request.theta), scores.width_of(self.subspace.sites)
-        found = np.empty((len(samples), request.law.rows, width), np.float32)
+        values = np.empty((len(samples), request.law.rows, width), np.float32)
         for index, some in scores.iterate_scores(self.adapted, where, samples, request.law):
-            found[index] = some
-        return found.reshape(-1, width)
+            values[index] = some
+        return values.reshape(-1, width)
 
     def members(self, request: AnswerRequest) -> list[Theta]:
         """The master coordinates of each member."""

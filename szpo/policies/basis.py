@@ -89,17 +89,17 @@ def _measure_ratios(
 ) -> dict[float, Floats]:
     """Measure `kl_ratios` along new directions until their mean has `KL_PRECISION`."""
     rows = max(1, KL_SAMPLES // (len(radii) * KL_DIRECTIONS))
-    found: dict[float, list[Floats]] = {radius: [] for radius in radii}
+    ratios_at: dict[float, list[Floats]] = {radius: [] for radius in radii}
     for i in range(KL_PASSES):
         probe.progress("KL scale", i, KL_PASSES)
         units = unit_directions(probe.root_seed, KL_DIRECTIONS, subspace.dim, f"kl {i}")
         ratios = kl_ratios(probe, subspace, units, radii, rows, f"kl {i}")
         for radius, values in ratios.items():
-            found[radius].append(values)
-        both = np.mean([np.concatenate(parts).mean(1) for parts in found.values()], axis=0)
+            ratios_at[radius].append(values)
+        both = np.mean([np.concatenate(parts).mean(1) for parts in ratios_at.values()], axis=0)
         if both.std(ddof=1) / math.sqrt(len(both)) < KL_PRECISION * both.mean():
             break
-    return {radius: np.concatenate(parts) for radius, parts in found.items()}
+    return {radius: np.concatenate(parts) for radius, parts in ratios_at.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,9 +152,9 @@ def feature_subspace(
         begun[part][:, so_far] = differences.values(pairs_at(cut), [entries[i] for i in so_far])
     credit = assign_credit(values, begun, groups, DECAY**step)
     scores, halves = read_credited(probe, base, cuts, credit, groups)
-    found = find_coordinates(scores, values, groups, halves, components=config.dim)
+    coordinates = find_coordinates(scores, values, groups, halves, components=config.dim)
     seconds = time.monotonic() - began
-    scaled, correction, kl = scale_by_kl(probe, whole, config, found.basis)
+    scaled, correction, kl = scale_by_kl(probe, whole, config, coordinates.basis)
     # The basis is stored, shared and shipped in fp16, so a run uses it rounded to fp16.
     basis = {n: v.astype(np.float16).astype(np.float32) for n, v in scaled.basis.items()}
     return replace(
@@ -162,15 +162,16 @@ def feature_subspace(
         basis=basis,
         features=FeatureMap(
             tuple(each.name for each in entries),
-            tuple(differences.scale(spread) for spread in found.spread),
-            (found.map * correction).astype(np.float32),
+            tuple(differences.scale(spread) for spread in coordinates.spread),
+            (coordinates.map * correction).astype(np.float32),
             config.dim,
             dictionary.digest(),
             tuple(astuple(each) for each in described),
         ),
         report={
             "score_seconds": round(seconds, 1), **kl, "correction": correction,
-            "reach": np.round(found.reach, 4).tolist(), "skew": np.round(found.skew, 3).tolist(),
+            "reach": np.round(coordinates.reach, 4).tolist(),
+            "skew": np.round(coordinates.skew, 3).tolist(),
             "same": np.round(alike(values, groups), 4).tolist(),
         },
     )  # fmt: skip
@@ -249,9 +250,9 @@ def find_coordinates(
     reach, skew = _reach(S, phi, halve(groups), halves, ridge)
     # On its own answers a gradient seems too long: its length is R on held-out prompts.
     length = np.maximum(np.sqrt(reach), SHORTEST) / size
-    found = (S @ basis).T @ (S @ G) / len(S) * length
+    slopes = (S @ basis).T @ (S @ G) / len(S) * length
     return FeatureCoordinates(
-        basis, np.where(moving, found, 0.0), np.where(moving, spread, 0.0), reach, skew
+        basis, np.where(moving, slopes, 0.0), np.where(moving, spread, 0.0), reach, skew
     )
 
 

@@ -264,11 +264,11 @@ def load_or_draw_answers(
 ) -> Answers:
     """Read the answers to these prompts from the package or the cache, or draw and store them."""
     model = (base.loaded.sha256, base.loaded.dtype)
-    found = find_answers(config, model, prompts)
-    if found is None:
-        found = draw()
-        cache.keep(_stored_answers(config, model, prompts), partial(write_answers, found))
-    return found
+    answers = find_answers(config, model, prompts)
+    if answers is None:
+        answers = draw()
+        cache.keep(_stored_answers(config, model, prompts), partial(write_answers, answers))
+    return answers
 
 
 def find_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Answers | None:
@@ -296,9 +296,9 @@ def answers_name(
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
 
 
-def write_answers(found: Sequence[Sequence[Answer]], path: Path) -> None:
+def write_answers(answers: Sequence[Sequence[Answer]], path: Path) -> None:
     """Write answers as JSON."""
-    rows = [[astuple(answer) for answer in row] for row in found]
+    rows = [[astuple(answer) for answer in row] for row in answers]
     path.write_text(json.dumps(rows), encoding="utf-8")
 
 

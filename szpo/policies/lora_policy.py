@@ -306,8 +306,8 @@ class LoraPolicy:
             (0,) * len(rows),
             temperature=self.sampling.temperature or 1.0,
         )
-        found = self.backend.read(request)
-        means = found.reshape(len(prompts), samples).mean(axis=1)
+        nats = self.backend.read(request)
+        means = nats.reshape(len(prompts), samples).mean(axis=1)
         spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
         return float(means.mean()), float(spread)
 
@@ -319,8 +319,8 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = tuple(self.encode(prompt) for prompt in prompts)
-        found = self.backend.read(LogProbs(asked, rows))
-        logp = np.split(found, np.cumsum([len(row) for row in rows])[:-1])
+        values = self.backend.read(LogProbs(asked, rows))
+        logp = np.split(values, np.cumsum([len(row) for row in rows])[:-1])
         return np.array([v.mean() if len(v) else np.nan for v in logp[: len(rows)]])
 
     def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
@@ -371,10 +371,10 @@ class LoraPolicy:
                         place = number.setdefault((self.encode(row.prompt), tokens), len(number))
                         parts.append((i, place, sign / len(comparison.rows)))
         scores = self.whitened_scores(list(number))
-        found = np.zeros((len(ordered), scores.shape[1]))
+        differences = np.zeros((len(ordered), scores.shape[1]))
         for i, place, weight in parts:
-            found[i] += weight * scores[place]
-        return found.reshape(len({c.k for c in ordered}), -1, scores.shape[1])
+            differences[i] += weight * scores[place]
+        return differences.reshape(len({c.k for c in ordered}), -1, scores.shape[1])
 
     def whitened_scores(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Floats:
         """Scores (texts, d) of prompts with answers at the start; see the function below."""

@@ -99,7 +99,7 @@ class Probe:
         key = seeds.derive(self.root_seed, "setup", name="prompts")
         order = seeds.permutation(key, len(self.prompts))[: max(1, count // each)]
         groups = [int(order[i % len(order)]) for i in range(count)]
-        found: list[Sample] = []
+        drawn: list[Sample] = []
         for first in range(0, count, 256):
             part = groups[first : first + 256]
 
@@ -107,8 +107,8 @@ class Probe:
                 self.progress("base answers", before + more, count)
 
             report_drawn(0)
-            found += self.samples((), [0] * len(part), part, f"base {first}", report_drawn)
-        return found
+            drawn += self.samples((), [0] * len(part), part, f"base {first}", report_drawn)
+        return drawn
 
     def read_inputs(self, samples: Sequence[Sample]) -> Mapping[str, NDArray[Any]]:
         """An A for each site from the layers' inputs while these answers are read."""
@@ -122,14 +122,14 @@ class Probe:
 
     def read_moves(self, samples: Sequence[Sample], members: Sequence[Theta]) -> Floats:
         """Scores and Fisher matrices of answers along members (answers, 1 + members, members)."""
-        found, done = [], 0
+        moves, done = [], 0
         for first in range(0, len(samples), self.at_once):
             self.progress("moves of the adapters", done, len(samples))
             part = samples[first : first + self.at_once]
             request = Moves(*_texts(part), tuple(members), self.sampling.temperature)
-            found.append(self.backend.read(request))
+            moves.append(self.backend.read(request))
             done += len(part)
-        return np.concatenate(found)
+        return np.concatenate(moves)
 
     def kl(
         self, members: Sequence[Theta], rows: int, name: str, stage: str = ""
@@ -151,16 +151,16 @@ class Probe:
                 self.progress(stage, count, len(owner))
 
         answers = self.samples(members, owner, groups, name, report_drawn)
-        step, found = (READ if stage else len(owner)), []
+        step, nats = (READ if stage else len(owner)), []
         for first in range(0, len(owner), step):
             if stage:
                 self.progress(f"{stage}, read", first, len(owner))
             here = slice(first, first + step)
             texts, of = _texts(answers[here]), tuple(owner[here])
-            found.append(self.backend.read(
+            nats.append(self.backend.read(
                 KL(*texts, tuple(members), of, self.sampling.temperature)
             ))  # fmt: skip
-        return np.concatenate(found).reshape(len(members), rows)
+        return np.concatenate(nats).reshape(len(members), rows)
 
 
 def _texts(samples: Sequence[Sample]) -> tuple[Tokens, Tokens]:
@@ -187,7 +187,7 @@ def kl_ratios(
     Returns:
         For each radius the ratios (directions, rows); ``name`` seeds the answers.
     """
-    found = {}
+    ratios = {}
     for radius in radii:
         members = [subspace.in_whole(radius * u) for u in units]
         kl = probe.kl(members, rows, f"{name} {radius}")
@@ -196,8 +196,8 @@ def kl_ratios(
                 f"KL at |δ| = {radius} is {kl.mean()}: the directions do not move the policy; "
                 "choose other adapter.layers, or set model.dtype to fp32"
             )
-        found[radius] = kl / (0.5 * radius * radius)  # KL ≈ |δ|²/2 where P is whitened
-    return found
+        ratios[radius] = kl / (0.5 * radius * radius)  # KL ≈ |δ|²/2 where P is whitened
+    return ratios
 
 
 def full_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
@@ -208,12 +208,12 @@ def full_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
     mu = whole.mu(config.optimizer.kl_radius)
 
     def members(scale: float) -> list[Theta]:
-        found: list[Theta] = []
+        thetas: list[Theta] = []
         for k in range(KL_DIRECTIONS):
             v = parameters.direction(space, 0, k)
             radius = np.float32(mu * scale)
-            found.append({name: whole.start[name] + radius * v[name] for name in v})
-        return found
+            thetas.append({name: whole.start[name] + radius * v[name] for name in v})
+        return thetas
 
     scale, report = calibrate(probe, members, config)
     return replace(whole, scale=scale, report=report)

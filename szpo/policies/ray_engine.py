@@ -211,10 +211,10 @@ class Workers:
         ``check`` takes what a worker holds, and returns what is wrong with it, or None.
         """
         held, todo = self._put(setup), deque(range(len(tasks)))
-        found: dict[int, Any] = {}
+        results: dict[int, Any] = {}
         working: dict[Any, tuple[str, int]] = {}
         deaths: Counter[int] = Counter()
-        while len(found) < len(tasks):
+        while len(results) < len(tasks):
             busy = {each[0] for each in (*self._loading.values(), *working.values())}
             for name in self._actors:
                 if todo and name not in busy:
@@ -224,7 +224,7 @@ class Workers:
                 continue
             name, chunk, reply = done
             if reply is not None:
-                found[chunk] = _checked(name, reply, check)
+                results[chunk] = _checked(name, reply, check)
                 continue
             deaths[chunk] += 1
             if deaths[chunk] >= DEATHS:
@@ -234,7 +234,7 @@ class Workers:
                 )
             todo.appendleft(chunk)
             self._load(name, held, check)
-        return [found[i] for i in range(len(tasks))]
+        return [results[i] for i in range(len(tasks))]
 
     def send(self, name: str, held: Any, task: Task) -> Any:
         """Send a worker a task; returns Ray's reference to the reply."""
@@ -318,10 +318,10 @@ def _describe_deaths(name: str) -> str:
 
 
 def _checked(name: str, reply: tuple[Holding, Any], check: Check) -> Any:
-    held, found = reply
+    held, result = reply
     if (wrong := check(held)) is not None:
         raise IntegrityError(f"worker {name} is not the run's: {wrong}")
-    return found
+    return result
 
 
 def _raised(cause: BaseException, name: str, *, loading: bool) -> SzpoError:
@@ -434,8 +434,8 @@ class RayBackend:
 
     def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
         """See `Backend.places`."""
-        (found,) = self._gather([Places(adapter, config)])
-        return found
+        (places,) = self._gather([Places(adapter, config)])
+        return places
 
     def at(self, subspace: Any, space: Any, *, run: bool = False) -> RayBackend:
         """See `Backend.at`."""
@@ -449,25 +449,25 @@ class RayBackend:
 
         known = loading.describe(name, dtype=self.facts.dtype, device=str(self.facts.device))
         known.tokenizer.szpo_day = self.facts.tokenizer.szpo_day
-        found = self._asking("judge", judge=name)
-        found._expected["judge"] = dict(known.identity.parts)
-        found._gather([None])
-        found.facts = replace(known, identity=Identity(found._expected["judge"]))
-        return found
+        backend = self._asking("judge", judge=name)
+        backend._expected["judge"] = dict(known.identity.parts)
+        backend._gather([None])
+        backend.facts = replace(known, identity=Identity(backend._expected["judge"]))
+        return backend
 
     def answer(self, request: AnswerRequest) -> Tokens:
         """See `Backend.answer`."""
         from szpo.models import loading
 
         chunks = request.split(self.chunk_rows)
-        found = request.join(chunks, self._gather([chunk for _, chunk in chunks]))
-        self._counts[0] += count_written(found, loading.stop_tokens(self.facts))
-        return found
+        answers = request.join(chunks, self._gather([chunk for _, chunk in chunks]))
+        self._counts[0] += count_written(answers, loading.stop_tokens(self.facts))
+        return answers
 
     def read(self, request: Texts[R]) -> R:
         """See `Backend.read`."""
-        found: R = join(self._gather(request.split(self.chunk_rows)))
-        return found
+        values: R = join(self._gather(request.split(self.chunk_rows)))
+        return values
 
     def close(self) -> None:
         """See `Backend.close`: ends the workers; the cluster keeps running."""
@@ -476,11 +476,11 @@ class RayBackend:
     def _asking(
         self, who: Who, coordinates: Coordinates | None = None, judge: str | None = None
     ) -> RayBackend:
-        found = copy.copy(self)
-        found._who, found._setup = who, worker.setup_of(self.facts, coordinates, judge)
+        backend = copy.copy(self)
+        backend._who, backend._setup = who, worker.setup_of(self.facts, coordinates, judge)
         known = {"hardware": self.facts.hardware}
-        found._expected = worker.expect(self.facts, coordinates) | known
-        return found
+        backend._expected = worker.expect(self.facts, coordinates) | known
+        return backend
 
     def _gather(self, requests: Sequence[Any]) -> list[Any]:
         tasks = [(self._who, request) for request in requests]

@@ -79,11 +79,11 @@ def measure(
     drawn = [parameters.direction(space, 0, k) for k in range(DIRECTIONS)]
     target = measure_cost(probe, present, drawn, mu, "noise")
     ways = unit_directions(seed, DIRECTIONS, len(axes), "span") @ axes
-    length, found, passes = math.sqrt(2 * target), target, 0
+    length, cost, passes = math.sqrt(2 * target), target, 0
     while passes < PASSES:
         inside = [combine(length / mu * way, proposals) for way in ways]
-        found, passes = measure_cost(probe, present, inside, mu, f"span {passes}"), passes + 1
-        apart = math.log(target / found)
+        cost, passes = measure_cost(probe, present, inside, mu, f"span {passes}"), passes + 1
+        apart = math.log(target / cost)
         if abs(apart) < CLOSE or passes == PASSES:
             break
         length *= math.exp(0.5 * max(-2.0, min(2.0, apart)))
@@ -93,7 +93,7 @@ def measure(
     return Measured(
         float(np.float32(math.sqrt(1 - share))),
         tuple(tuple(map(float, row)) for row in scaled),
-        (target, found),
+        (target, cost),
         ANSWERS + 2 * DIRECTIONS * (1 + passes),
     )
 
@@ -154,7 +154,7 @@ def measure_cost(
         for way in ways
         for sense in (1, -1)
     ]
-    found = float(probe.kl(members, 1, name).mean())
-    if not math.isfinite(found) or found <= 0:
-        raise RunError(f"KL of a guided direction's {name} is {found}; set model.dtype to fp32")
-    return found
+    nats = float(probe.kl(members, 1, name).mean())
+    if not math.isfinite(nats) or nats <= 0:
+        raise RunError(f"KL of a guided direction's {name} is {nats}; set model.dtype to fp32")
+    return nats

@@ -137,9 +137,9 @@ def _require_shapes(part: Part) -> None:
     for site in part.sites:
         shapes = {site.a: (site.rank, site.inputs), site.b: (site.outputs, site.rank)}
         for name, shape in shapes.items():
-            if (found := part.factors[name].shape) != shape:
+            if (its := part.factors[name].shape) != shape:
                 raise UsageError(
-                    f'adapter "{part.name}": {name} is {found}, and this model with its '
+                    f'adapter "{part.name}": {name} is {its}, and this model with its '
                     f"adapter_config.json makes it {shape}; give the adapter's own base"
                 )
 
@@ -203,10 +203,10 @@ def measure_curves(probe: Probe, blocks: Blocks) -> tuple[tuple[Curve, ...], dic
     began = time.monotonic()
     steps = [sign * length for sign in (-1, 1) for length in LENGTHS]
     members = [{"z": blocks.weights(step * axis)} for axis in blocks.axes for step in steps]
-    found = probe.kl(members, CURVE_ANSWERS, "curves", "KL of each adapter alone")
-    if not (np.isfinite(found).all() and (found.mean(1) > 0).all()):
+    nats = probe.kl(members, CURVE_ANSWERS, "curves", "KL of each adapter alone")
+    if not (np.isfinite(nats).all() and (nats.mean(1) > 0).all()):
         raise RunError("the KL of an adapter alone is not a positive number; set model.dtype=fp32")
-    mean, error = found.mean(1), found.std(1, ddof=1) / CURVE_ANSWERS**0.5
+    mean, error = nats.mean(1), nats.std(1, ddof=1) / CURVE_ANSWERS**0.5
     pairs = [rising(*pair) for pair in mean.reshape(-1, 2).tolist()]
     curves = [[float(f"{x:.4g}") for x in row] for row in np.reshape(pairs, (-1, 4))]
     return tuple(map(tuple, curves)), {
@@ -258,7 +258,7 @@ def _respond(
     own.rate_ahead(entries, pairs)
     values = differences.values(pairs, entries)
     groups = np.array([sample.group for sample in base])
-    found, errors = response(scores, values, groups)
+    slopes, errors = response(scores, values, groups)
     phi, spread, _ = standardise(values, groups)
     scales = tuple(differences.scale(each) for each in spread)
     names, digest = tuple(each.name for each in entries), dictionary.digest()
@@ -267,11 +267,11 @@ def _respond(
     alike_in_texts = tuple(group_features(phi.T @ phi, classes).tolist())
     facts = {
         "response_stderr": float(f"{np.median(errors):.3g}"),
-        "reach": np.round(np.minimum((found**2).sum(0), 1.0), 4).tolist(),
+        "reach": np.round(np.minimum((slopes**2).sum(0), 1.0), 4).tolist(),
         "skew": [0.0] * len(entries),
         "same": np.round(alike(values, groups), 4).tolist(),
     }
-    moved = found.astype(np.float32)
+    moved = slopes.astype(np.float32)
     return FeatureMap(names, scales, moved, 0, digest, added, alike_in_texts), facts
 
 

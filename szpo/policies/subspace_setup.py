@@ -89,12 +89,12 @@ def read_subspace(path: Path) -> Subspace:
     """Read the subspace that `write_subspace` wrote."""
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         tensors = {name: file[name] for name in file.files if name != "facts"}
-        found = Subspace.from_facts(json.loads(str(file["facts"])), tensors)
-    if found.kind == "features" and found.features is None:
+        subspace = Subspace.from_facts(json.loads(str(file["facts"])), tensors)
+    if subspace.kind == "features" and subspace.features is None:
         raise ValueError("a set-up of named features without them")
     if not all(np.isfinite(value).all() for value in tensors.values()):
         raise ValueError("a tensor is not finite")
-    return found
+    return subspace
 
 
 def file_name(key: Mapping[str, Any]) -> str:
@@ -138,9 +138,9 @@ def load_or_make(
     A subspace that was made for other LoRA ``sites`` is made again. ``report["origin"]`` says
     where it comes from. A cache that cannot be written is not an error.
     """
-    found = find_subspace(key)
-    if found is not None and sites in (None, found.sites):
-        return found
+    subspace = find_subspace(key)
+    if subspace is not None and sites in (None, subspace.sites):
+        return subspace
     made = make()
     with contextlib.suppress(ResourceError):
         write_subspace(made, cached_path(key))
@@ -201,13 +201,13 @@ def _own_features(config: Config) -> dict[str, Any]:
     if not add and not drop:
         return {}
     described = own.choose(add, drop)[1]
-    found = {"own": [astuple(each) for each in described], "drop": drop}
+    facts = {"own": [astuple(each) for each in described], "drop": drop}
     if config.features.judged:
         digest = (
             identify_model(config, config.judge.model) if config.judge.kind == "local" else None
         )
-        found["judge"] = [config.judge.model_dump(mode="json", include=RATES), digest]
-    return found
+        facts["judge"] = [config.judge.model_dump(mode="json", include=RATES), digest]
+    return facts
 
 
 def _adapters(config: Config) -> dict[str, Any]:
@@ -263,11 +263,11 @@ def identify_model(config: Config, name: str | None = None) -> tuple[str, str] |
 
     ``name``: that of a judge; else it is the settings' model, with its starting adapter.
     """
-    found = read_identity(config, name)
+    known = read_identity(config, name)
     dtype = config.model.dtype  # workers' device need not be on this machine
-    if found is not None and dtype == "auto":
+    if known is not None and dtype == "auto":
         dtype = devices.choose(config.model.device, dtype).dtype
-    return None if found is None else (found.sha256, dtype)
+    return None if known is None else (known.sha256, dtype)
 
 
 def read_identity(config: Config, name: str | None = None) -> Identity | None:
@@ -307,12 +307,12 @@ def describe_none(config: Config) -> str:
     return f"no coordinates: votes are explained, and {moved}"
 
 
-def describe_plan(config: Config, found: Subspace | None, answers: int) -> str:
+def describe_plan(config: Config, subspace: Subspace | None, answers: int) -> str:
     """Say what a run's set-up will be, in one sentence; ``answers``: those that it needs."""
     if config.coordinates == "none":
         return describe_none(config)
-    if found is not None:
-        return f"basis {describe_making(found.report)}; nothing is measured again"
+    if subspace is not None:
+        return f"basis {describe_making(subspace.report)}; nothing is measured again"
     return (
         f"basis will be made from some {answers:,} base answers, then shared by all runs with "
         "this model, these prompts, this sampling and subspace.setup_seed"
@@ -403,18 +403,18 @@ def choose_subspace(
         return loading.answer_of(host.facts, tokens, sampling.stop).text
 
     if kind == "features":
-        found = feature_subspace(probe, whole, config, base, prompts, text_of, rate)
+        subspace = feature_subspace(probe, whole, config, base, prompts, text_of, rate)
     elif kind == "adapters":
-        found = adapter_subspace(probe, whole, config, base, prompts, text_of, rate)
+        subspace = adapter_subspace(probe, whole, config, base, prompts, text_of, rate)
     else:
-        found = full_subspace(probe, whole, config)
+        subspace = full_subspace(probe, whole, config)
     report = {
-        "kind": kind, "dim": found.dim, "sites": [s.name for s in sites],
+        "kind": kind, "dim": subspace.dim, "sites": [s.name for s in sites],
         "layers": sorted({s.depth for s in sites if s.depth is not None}),
         "weights": size, "samples": len(base), "seconds": round(time.monotonic() - began, 1),
-        **found.report,
+        **subspace.report,
     }  # fmt: skip
-    if found.in_z:
-        ruler = [[nats, text_of(tokens)] for nats, tokens in draw_ruler(probe, found)]
+    if subspace.in_z:
+        ruler = [[nats, text_of(tokens)] for nats, tokens in draw_ruler(probe, subspace)]
         report["ruler"] = {"prompt": prompts[0].text, "answers": ruler}
-    return replace(found, report=report)
+    return replace(subspace, report=report)

@@ -271,12 +271,12 @@ class Subspace:
         if self.features is None or self.blocks is None:
             return None if self.features is None else self.features.named()
         made = {each["name"]: each for each in self.blocks.sources if each.get("feature")}
-        found = self.features.named(self.names, self.blocks.axes, self.blocks.curves)
+        named = self.features.named(self.names, self.blocks.axes, self.blocks.curves)
         if not made:
-            return found
+            return named
         own = [made.get(name, {}) for name in self.names]
         senses = tuple((str(e.get("feature", "")), int(e.get("more", True))) for e in own)
-        return replace(found, made_for=senses)
+        return replace(named, made_for=senses)
 
     def mu(self, kl_radius: float) -> float:
         """Radius μ at which one side costs ``kl_radius`` (κ, nats): scale · √(2κ/d)."""
@@ -420,10 +420,10 @@ def read_recorded(ledger: Ledger) -> Subspace:
         IntegrityError: adopted weights are not the recorded ones.
         KeyError, TypeError, ValueError: the record is damaged.
     """
-    found = Subspace.from_facts(ledger.spec["space"], stored_tensors(ledger))
+    subspace = Subspace.from_facts(ledger.spec["space"], stored_tensors(ledger))
     made = [body for body in theta.adopted_bodies(ledger) if not theta.went_back(body)]
-    if not made or found.sites:
-        return found
+    if not made or subspace.sites:
+        return subspace
     stored = theta.adopted_tensors(ledger, made[-1])
     return without_coordinates(
         tuple(Site(**site) for site in made[-1]["sites"]),

@@ -84,8 +84,8 @@ def read(names: Sequence[str], report: Mapping[str, Any]) -> tuple[Teachable, ..
     if report.get("kind") == "adapters":  # an adapter carries further than a response at the start
         return ()
     rows = zip(names, *(report.get(fact, ()) for fact in ("reach", "skew", "same")), strict=False)
-    found = [Teachable(name, _words(name), *rest) for name, *rest in rows]
-    return tuple(sorted(found, key=lambda each: -each.reach))
+    features = [Teachable(name, _words(name), *rest) for name, *rest in rows]
+    return tuple(sorted(features, key=lambda each: -each.reach))
 
 
 def of_spec(spec: Mapping[str, Any]) -> tuple[Teachable, ...]:
@@ -94,22 +94,22 @@ def of_spec(spec: Mapping[str, Any]) -> tuple[Teachable, ...]:
     return read(space.get("features", {}).get("names", ()), space.get("report", {}))
 
 
-def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
+def describe(features: Sequence[Teachable], rows: int) -> dict[str, str]:
     """Say which features are taught easily, hardly or not, and which comparisons seldom show."""
     costs = {
-        "easily": f"{found[0].nats:.1f} to {EASY:g} nats" if found else "",
+        "easily": f"{features[0].nats:.1f} to {EASY:g} nats" if features else "",
         "hardly": f"{EASY:g} to {HARD:g} nats",
         "not at all": f"more than {HARD:g} nats",
     }
     lines = {}
     for ease, nats in costs.items():
-        if names := [each.words for each in found if each.ease == ease]:
+        if names := [each.words for each in features if each.ease == ease]:
             lines[f"taught {ease}"] = f"{_list(names)} (from 3 % of answers to half: {nats})"
-    mine = [each for each in found if each.feature not in dictionary.BY_NAME]
+    mine = [each for each in features if each.feature not in dictionary.BY_NAME]
     if mine:
         told = "; ".join(f"{each.words}: {each.cost}{_same(each.alike(rows))}" for each in mine)
         lines["yours"] = f"{told} (from 3 % of answers to half; a smaller gain costs less)"
-    can = (each for each in found if each.ease != "not at all" and each not in mine)
+    can = (each for each in features if each.ease != "not at all" and each not in mine)
     seldom = [(each, alike) for each in can if (alike := each.alike(rows)) >= 0.5]
     if seldom:
         seldom.sort(key=lambda pair: -pair[1])
@@ -123,11 +123,11 @@ def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     A set-up of kind ``full`` has none.
     """
-    found = report.get("ruler")
-    if found is None:
+    ruler = report.get("ruler")
+    if ruler is None:
         return []
-    rows = [(f"{n:g} nat{'s' * (n != 1)}", visible(text)) for n, text in found["answers"]]
-    return [("prompt", visible(found["prompt"])), *rows]
+    rows = [(f"{n:g} nat{'s' * (n != 1)}", visible(text)) for n, text in ruler["answers"]]
+    return [("prompt", visible(ruler["prompt"])), *rows]
 
 
 def describe_ruler(report: Mapping[str, Any]) -> list[str]:

@@ -92,7 +92,7 @@ def answer_margins(
     and after tuning. ``read`` is called after each prompt.
     """
     drawn = draw_others(len(prompts), seed, others)
-    found = [np.full((len(row), 1 + drawn.shape[1]), np.nan) for row in answers]
+    logprobs = [np.full((len(row), 1 + drawn.shape[1]), np.nan) for row in answers]
     spoken = [[i for i, answer in enumerate(row) if answer.text] for row in answers]
     for i, prompt in enumerate(prompts):
         # After this prompt, read its own answers and those of prompts that drew it.
@@ -102,9 +102,9 @@ def answer_margins(
         )
         cuts = np.cumsum([len(spoken[j]) for j, _ in places])[:-1]
         for (j, n), values in zip(places, np.split(after, cuts), strict=True):
-            found[j][spoken[j], n] = values
+            logprobs[j][spoken[j], n] = values
         read()
-    return [values[:, 0] - values[:, 1:].max(-1) for values in found]
+    return [values[:, 0] - values[:, 1:].max(-1) for values in logprobs]
 
 
 def measure_margin(
@@ -146,10 +146,10 @@ def margins_in_turn(
     if not isinstance(policy, PromptReader) or len(prompts) < FEWEST_PROMPTS:
         return margins
     places = [[i for i, own in enumerate(asked) if own == prompt] for prompt in prompts]
-    found = answer_margins(
+    nats = answer_margins(
         policy, prompts, [[answers[i] for i in row] for row in places], seed=seed, others=others
     )
-    for row, values in zip(places, found, strict=True):
+    for row, values in zip(places, nats, strict=True):
         for i, value in zip(row, values.tolist(), strict=True):
             margins[i] = None if np.isnan(value) else round(value, 3)
     return margins
@@ -245,16 +245,16 @@ def guards(before: TextFigures, after: TextFigures) -> tuple[Guard, ...]:
     variety = after.distinct2 / before.distinct2 if before.distinct2 else 1.0
     length = after.tokens / before.tokens if before.tokens else 1.0
     low, high = LENGTH_BAND
-    found = (
+    kept = (
         Guard(FLUENCY, -drop, f"drops at most {MOST_DROP}", drop <= MOST_DROP),
         Guard(VARIETY, variety, f"at least {LEAST_VARIETY:.2f}", variety >= LEAST_VARIETY),
         Guard(LENGTH, length, f"{low:.2f} to {high:.2f}", low <= length <= high),
     )
     if before.margin is None or after.margin is None or before.margin <= 0:
-        return found
+        return kept
     share = after.margin / before.margin
     fewer = f", {after.others} other prompts instead of {OTHERS}" if after.others < OTHERS else ""
-    return (*found, Guard(TOPIC, share, f"at least {LEAST_TOPIC}{fewer}", share >= LEAST_TOPIC))
+    return (*kept, Guard(TOPIC, share, f"at least {LEAST_TOPIC}{fewer}", share >= LEAST_TOPIC))
 
 
 def topic_gap(before: TextFigures, after: TextFigures) -> str | None:

@@ -84,13 +84,13 @@ class CastMember:
 
 def cast_member(factors: Theta, sites: Sequence[Site], dtype: str) -> CastMember:
     """Round a member's factors as a server of this dtype does; B is first scaled."""
-    found, digest = {}, hashlib.sha256()
+    rounded, digest = {}, hashlib.sha256()
     for site in sites:
-        found[site.a] = _round(factors[site.a], dtype)
-        found[site.b] = _round(factors[site.b] * np.float32(site.scale), dtype)
+        rounded[site.a] = _round(factors[site.a], dtype)
+        rounded[site.b] = _round(factors[site.b] * np.float32(site.scale), dtype)
         for name in (site.a, site.b):
-            digest.update(np.ascontiguousarray(found[name], "<f4").tobytes())
-    return CastMember(found, digest.hexdigest())
+            digest.update(np.ascontiguousarray(rounded[name], "<f4").tobytes())
+    return CastMember(rounded, digest.hexdigest())
 
 
 def trusted_factors(member: CastMember, sites: Sequence[Site]) -> Theta:
@@ -98,11 +98,11 @@ def trusted_factors(member: CastMember, sites: Sequence[Site]) -> Theta:
 
     B is divided by the scale in fp32, since this process multiplies by the scale.
     """
-    found: dict[str, NDArray[np.float32]] = {}
+    factors: dict[str, NDArray[np.float32]] = {}
     for site in sites:
-        found[site.a] = member.factors[site.a]
-        found[site.b] = member.factors[site.b] / np.float32(site.scale)
-    return found
+        factors[site.a] = member.factors[site.a]
+        factors[site.b] = member.factors[site.b] / np.float32(site.scale)
+    return factors
 
 
 def save_member(path: Path, member: CastMember, sites: Sequence[Site], *, base: str) -> None:
@@ -126,12 +126,12 @@ def require_rank(sites: Sequence[Site]) -> int:
 
 def _round(value: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
     rounded = torch.from_numpy(np.array(value, np.float32)).to(DTYPES[dtype])
-    found: NDArray[np.float32] = rounded.to(torch.float32).numpy()
-    return found
+    values: NDArray[np.float32] = rounded.to(torch.float32).numpy()
+    return values
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ClaimedAnswer:
     """An answer, and the member that should have written it."""
 
     prompt: tuple[int, ...]
@@ -153,7 +153,7 @@ class TrustedModel:
         factors = map(self.local.subspace.factors, self.local.members(request))
         return [cast_member(each, self.sites, self.dtype) for each in factors]
 
-    def logprobs(self, rows: Sequence[Judged]) -> list[Floats]:
+    def logprobs(self, rows: Sequence[ClaimedAnswer]) -> list[Floats]:
         """Log-probability of each token of each row under its member, nats, temperature 1."""
         members = list({row.member.sha256: row.member for row in rows}.values())
         number = {member.sha256: i for i, member in enumerate(members)}
@@ -168,7 +168,7 @@ class TrustedModel:
             stack(self.sites, thetas[0], moved, self.local.adapted.model.device),
         )
 
-    def deviations(self, groups: Sequence[Sequence[Judged]]) -> list[float]:
+    def deviations(self, groups: Sequence[Sequence[ClaimedAnswer]]) -> list[float]:
         """For each group of rows the `deviation` of the server's log-probabilities."""
         rows = {id(row): row for group in groups for row in group}
         if not rows:
@@ -189,15 +189,15 @@ def pick_rows(members: Sequence[object], lengths: Sequence[int]) -> list[list[in
     >>> pick_rows(["a", "b", "a", "a"], [3, 24, 70, 90])
     [[3, 2], [1]]
     """
-    found: dict[object, list[int]] = {}
+    rows_of: dict[object, list[int]] = {}
     count: dict[object, int] = {}
     for row in sorted(range(len(members)), key=lambda i: (-lengths[i], i)):
         member = members[row]
         if count.get(member, 0) < TOKENS:
-            found.setdefault(member, []).append(row)
+            rows_of.setdefault(member, []).append(row)
             count[member] = count.get(member, 0) + lengths[row]
     order = list(dict.fromkeys(members))
-    return [found[member] for member in order]
+    return [rows_of[member] for member in order]
 
 
 def deviation(reported: Sequence[Floats], trusted: Sequence[Floats]) -> float:
@@ -229,12 +229,12 @@ class AdapterFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        found = {}
+        folders = {}
         for member in members:
             name = f"{self._own.name}-{next(self._number)}"
             save_member(self._own / name, member, self._sites, base=self._base)
-            found[name] = str(self._own / name)
-        return found
+            folders[name] = str(self._own / name)
+        return folders
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files that no server will read again."""
@@ -272,7 +272,7 @@ class Canary:
         answers, pairs = reply.answers, 2 * SEEDS
         (apart, other) = self._trusted.deviations(
             [
-                [Judged(self._prompt, answer, member) for answer in part]
+                [ClaimedAnswer(self._prompt, answer, member) for answer in part]
                 for part, member in zip(
                     (answers[:pairs], answers[pairs:]), self._members, strict=True
                 )
@@ -302,9 +302,9 @@ class _Asked:
     members: list[CastMember]
     seeds: list[int]
 
-    def to_judge(self, row: int, answer: RowAnswer) -> Judged:
+    def to_judge(self, row: int, answer: RowAnswer) -> ClaimedAnswer:
         prompt, member = self.request.rows[row, :2].tolist()
-        return Judged(self.request.prompts[prompt], answer, self.members[member])
+        return ClaimedAnswer(self.request.prompts[prompt], answer, self.members[member])
 
 
 class ServedAnswers:
@@ -339,7 +339,7 @@ class ServedAnswers:
         seeds = [row_seed(float(words[0])) for words in request.uniforms()]
         asked = _Asked(request, members, seeds)
         todo = [rows for rows, _ in request.split(self._servers.rows)]
-        found: list[tuple[int, ...]] = [()] * len(request.rows)
+        answers: list[tuple[int, ...]] = [()] * len(request.rows)
         for tries in range(ASKED_AGAIN + 1):
             replies = self._gather(asked, todo)
             if request.canary and not tries:
@@ -350,10 +350,10 @@ class ServedAnswers:
             for i, (rows, reply) in enumerate(zip(todo, replies, strict=True)):
                 for row, answer in zip(rows.tolist(), reply.answers, strict=True):
                     if i not in faults:
-                        found[row] = answer.tokens
+                        answers[row] = answer.tokens
             if not faults:  # checked as the servers gave them
                 whole = request.sampling.whole_sentences
-                return cut_rows(self._trusted.local.adapted, found) if whole else tuple(found)
+                return cut_rows(self._trusted.local.adapted, answers) if whole else tuple(answers)
             self.refused += len(faults)
             _report("; ".join(dict.fromkeys(faults.values())), last=tries == ASKED_AGAIN)
             todo = [todo[i] for i in faults]
@@ -404,28 +404,28 @@ class ServedAnswers:
             return {}
         # Nothing from a server that failed once is trusted: all rows of its chunks are rescored.
         servers = {replies[i].server for i in failing}
-        found = {}
+        faults = {}
         for i in (i for i, reply in enumerate(replies) if reply.server in servers):
             rows = self._deviations([[row] for row in judged[i]])
             wrong = sum(self._wrong(value) for value in rows)
             if wrong or i in failing:
-                found[i] = (
+                faults[i] = (
                     f"{replies[i].server} answers with other adapters "
                     f"than it was asked for ({wrong} of {len(rows)} rows of a chunk)"
                 )
-        return found
+        return faults
 
-    def _require_different(self, row: Judged, members: Sequence[CastMember]) -> None:
+    def _require_different(self, row: ClaimedAnswer, members: Sequence[CastMember]) -> None:
         """Refuse members with equal log-probabilities of a row: they are equal after rounding."""
-        found = self._trusted.logprobs([replace(row, member=member) for member in members])
-        for (i, one), (j, other) in itertools.combinations(enumerate(found), 2):
+        logprobs = self._trusted.logprobs([replace(row, member=member) for member in members])
+        for (i, one), (j, other) in itertools.combinations(enumerate(logprobs), 2):
             if np.array_equal(one, other):
                 raise RunError(
                     f"canary: members {i} and {j} are one policy in the servers' dtype; raise "
                     "optimizer.kl_radius, or serve the model in a wider dtype"
                 )
 
-    def _deviations(self, groups: Sequence[Sequence[Judged]]) -> list[float]:
+    def _deviations(self, groups: Sequence[Sequence[ClaimedAnswer]]) -> list[float]:
         self.rescored += len({id(row) for group in groups for row in group})
         return self._trusted.deviations(groups)
 

@@ -49,22 +49,22 @@ class VllmBackend(LocalBackend):
 
     def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Self:
         """See `Backend.at`; with ``run`` the servers answer."""
-        found = super().at(subspace, space)
-        found._by_servers = False
+        backend = super().at(subspace, space)
+        backend._by_servers = False
         if run:
             self.close()
-            local = copy.copy(found)
+            local = copy.copy(backend)
             served = connect(self._settings, self.facts, local, each_row=self._each_row)
             self._served.append(served)
-            found._by_servers = True
-        return found
+            backend._by_servers = True
+        return backend
 
     def answer(self, request: AnswerRequest) -> Tokens:
         """See `Backend.answer`."""
         if not self._by_servers:
             return super().answer(request)
-        found: Tokens = self._served[-1].answer(request)
-        return found
+        answers: Tokens = self._served[-1].answer(request)
+        return answers
 
     def close(self) -> None:
         """See `Backend.close`: gives up the servers and removes all files."""
@@ -154,9 +154,9 @@ def connect(engine: Engine, loaded: Any, local: Any, *, each_row: bool) -> Any:
     decoding = Decoding(Sampling(), adapted.stop_tokens, words, adapted.wordless)
     plus, minus = trusted.members(canary_request(local.subspace))
     canary = Canary(trusted, (plus, minus), folder.write, decoding)
-    found = servers_of(engine, rank=rank)
+    servers = servers_of(engine, rank=rank)
     return ServedAnswers(
-        Servers(found, canary.chunk, canary.check, folder.remove, rows=engine.rows or 1),
+        Servers(servers, canary.chunk, canary.check, folder.remove, rows=engine.rows or 1),
         folder,
         trusted,
         lambda request: replace(decoding, sampling=request.sampling),

@@ -478,17 +478,17 @@ class Servers:
         todo: asyncio.Queue[int] = asyncio.Queue()
         for i in range(len(chunks)):
             todo.put_nowait(i)
-        found: dict[int, ChunkReply] = {}
+        replies: dict[int, ChunkReply] = {}
         lost: Counter[int] = Counter()
         clock = asyncio.get_running_loop().time
 
         async def serve(server: Server) -> None:
-            while len(found) < len(chunks):
+            while len(replies) < len(chunks):
                 await self._admit(server)
                 i = await todo.get()
                 try:
                     async with asyncio.timeout(SILENCE_S):
-                        found[i] = await server.answer(chunks[i])
+                        replies[i] = await server.answer(chunks[i])
                 except (GoneError, TimeoutError) as error:
                     why = str(error) or f"{server.url}: no answer for {SILENCE_S:.0f} s"
                     server.version = None
@@ -510,14 +510,14 @@ class Servers:
                 tasks = [group.create_task(serve(server)) for server in self._servers]
         except TimeoutError:
             raise EngineError(
-                f"no server has answered for {PATIENCE_S:.0f} s, {len(chunks) - len(found)} of "
+                f"no server has answered for {PATIENCE_S:.0f} s, {len(chunks) - len(replies)} of "
                 f"{len(chunks)} chunks are open; look at the servers, then resume the run"
             ) from None
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
             await self._retire({name for chunk in chunks for name in chunk.adapters})
-        return [found[i] for i in range(len(chunks))]
+        return [replies[i] for i in range(len(chunks))]
 
     async def _admit(self, server: Server) -> None:
         """Check a server unless it has been checked, again and again until it answers."""

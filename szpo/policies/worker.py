@@ -155,14 +155,14 @@ class Worker:
         if setup.coordinates is not None:
             own = copy.deepcopy(setup.coordinates)  # Ray's arrays are read-only, torch's are not
             run = self._host.at(own.subspace, own.space)
-        found = holding(self._host.facts, run)
+        held = holding(self._host.facts, run)
         judge = None
         if setup.judge is not None:
             if self._judge is None or self._judge[0] != setup.judge:
                 self._judge = setup.judge, self._host.beside(setup.judge)
             judge = self._judge[1]
-            found["judge"] = dict(judge.facts.identity.base.parts)
-        self._held[setup.number] = (found, run, judge)
+            held["judge"] = dict(judge.facts.identity.base.parts)
+        self._held[setup.number] = (held, run, judge)
         if len(self._held) > SETUPS:
             del self._held[next(iter(self._held))]
         return self._held[setup.number]
@@ -174,14 +174,14 @@ def holding(facts: Any, backend: Any) -> Holding:
     It adds to `expect`: the hardware and, for fp32 on a CPU, the canary: the answers of two
     perturbed members to one prompt.
     """
-    found = expect(facts, backend) | {"hardware": facts.hardware}
+    held = expect(facts, backend) | {"hardware": facts.hardware}
     if backend is not None and exact(facts):
         from szpo.models.logprobs import vocabulary_size
 
         words = vocabulary_size(facts)
         request = _canary(backend, tuple((7 * i + 3) % words for i in range(CANARY_PROMPT)))
-        found["canary"] = [list(row) for row in backend.answer_chunk(request)]
-    return found
+        held["canary"] = [list(row) for row in backend.answer_chunk(request)]
+    return held
 
 
 def expect(facts: Any, coordinates: Any) -> Holding:
@@ -190,7 +190,7 @@ def expect(facts: Any, coordinates: Any) -> Holding:
     Equal digests of two perturbed members' factors show that directions, basis and coordinates
     equal the run's bit for bit.
     """
-    found: Holding = {
+    held: Holding = {
         "model": dict(facts.identity.base.parts),
         "dtype": facts.dtype,
         "device": facts.device.type,
@@ -205,9 +205,9 @@ def expect(facts: Any, coordinates: Any) -> Holding:
             member = parameters.shift(coordinates.space, request.theta, shift)
             for _, value in sorted(coordinates.subspace.weights(member).items()):
                 factors.update(np.ascontiguousarray(value, "<f4").tobytes())
-        found["basis_sha256"] = coordinates.subspace.basis_sha256
-        found["factors_sha256"] = factors.hexdigest()
-    return found
+        held["basis_sha256"] = coordinates.subspace.basis_sha256
+        held["factors_sha256"] = factors.hexdigest()
+    return held
 
 
 def _canary(coordinates: Any, prompt: tuple[int, ...]) -> AnswerRequest:

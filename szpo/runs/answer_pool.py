@@ -24,7 +24,7 @@ from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import RunError
 from szpo.features import differences
 from szpo.features.dictionary import Entry
-from szpo.features.own import Judged
+from szpo.features.own import RatedEntry
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import read_adopted, starting_theta
 from szpo.optim import all_votes, informative, named_features
@@ -255,7 +255,7 @@ def _differences(
     pairs: Sequence[tuple[Answer, Answer]],
 ) -> Floats:
     """Regressors (pairs, p) of the texts; those that a judge rates, and other ones, stay 0."""
-    counted = {n: each for n, each in entries.items() if not isinstance(each, Judged)}
+    counted = {n: each for n, each in entries.items() if not isinstance(each, RatedEntry)}
     at = [named.names.index(name) for name in counted]
     scales = np.array([named.scales[i] for i in at]) / FEATURE_GRID
     texts = list({answer.text for pair in pairs for answer in pair})

@@ -16,7 +16,7 @@ import numpy as np
 from szpo.errors import UsageError
 from szpo.features import differences, own
 from szpo.features.dictionary import Entry, Ratio, read_answer
-from szpo.features.own import Judged, Pair
+from szpo.features.own import Pair, RatedEntry
 from szpo.features.reading import Reading
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
@@ -169,7 +169,7 @@ def ratings_of(
     return {
         name: tuple(entry.count(read_answer(*pair))[0] for pair in pairs)
         for name, entry in entries.items()
-        if isinstance(entry, Judged)
+        if isinstance(entry, RatedEntry)
     }
 
 

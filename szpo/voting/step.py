@@ -136,7 +136,7 @@ class Step:
         return StepInputs(
             scores, centre,
             None if features is None else features.astype(np.int64), states, apart,
-            _ratings(step, noted), self.reach, withdrawals.read(ledger, settings, step),
+            _ratings(step, noted), self.reach, withdrawals.read_recounted(ledger, settings, step),
         )  # fmt: skip
 
     def states(self, ledger: Ledger, named: NamedFeatures) -> NDArray[np.int16]:

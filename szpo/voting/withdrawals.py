@@ -232,7 +232,7 @@ def left(ledger: Ledger, before: int = 2**62) -> Callable[[str, int], bool]:
     return lambda panelist, step: not any(each.holds(panelist, step) for each in out)
 
 
-def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]:
+def read_recounted(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]:
     """The rows of earlier steps that a step's fit reads anew, without withdrawn verdicts."""
     held = [each for each in withdrawals(ledger) if each.step <= step]
     if not held or not rule_of(settings.section.rule).two_points:

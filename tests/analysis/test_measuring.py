@@ -16,8 +16,9 @@ from szpo.ledger import orders
 from szpo.ledger.theta import recommended_digest
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.policies import text_guards
+from szpo.runs import setup_progress
 from szpo.runs.guards import read_held_out
-from szpo.runs.setup_progress import MEASURING, read
+from szpo.runs.setup_progress import MEASURING
 from szpo.types import Answer, Passing, Prompt
 from szpo.voting.blind import PAIRS
 from szpo.voting.step_record import Outcome
@@ -76,7 +77,7 @@ def test_who_waits_for_a_measurement_is_told_how_many_answers_are_written_and_re
 
         def say(line):
             said.append(line)
-            stages.append(read(ledger.path, MEASURING)[-1])
+            stages.append(setup_progress.read(ledger.path, MEASURING)[-1])
 
         policy = Terse(recommended_digest(ledger))
         measuring.after(measured(ledger, policy, say), Outcome("finished", "", 1, 8))
@@ -88,7 +89,7 @@ def test_who_waits_for_a_measurement_is_told_how_many_answers_are_written_and_re
     told = [line.removeprefix("measuring on held-out prompts: ") for line in said]
     assert told[-len(begun) :] == begun and all(isinstance(line, Passing) for line in said)
     assert [(each.done, each.of) for each in stages][-8:-1] == [(done, 6) for done in range(7)]
-    assert end["kl"] == pytest.approx(0.5) and read(ledger.path, MEASURING) is None
+    assert end["kl"] == pytest.approx(0.5) and setup_progress.read(ledger.path, MEASURING) is None
 
 
 @pytest.mark.parametrize(("tuned", "doubted"), [(0.0, True), (1.0, False)])

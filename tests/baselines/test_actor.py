@@ -112,6 +112,6 @@ def test_adapter_weights_are_fp32_on_a_bf16_base_and_after_a_trainer_rounded_the
             if parameter.requires_grad:
                 assert parameter.dtype == torch.float32
                 parameter.data = parameter.data.to(torch.bfloat16)
-        actors.write(peft.get_base_model(), trained.sites, expected)
-        again = actors.read(peft.get_base_model(), trained.sites)
+        actors.write_weights(peft.get_base_model(), trained.sites, expected)
+        again = actors.read_weights(peft.get_base_model(), trained.sites)
         assert all(np.array_equal(again[name], expected[name]) for name in expected)

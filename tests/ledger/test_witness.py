@@ -79,7 +79,7 @@ def one_line(capsys):
 @pytest.mark.parametrize("place", range(0, 20, 3))
 @pytest.mark.parametrize("damage", [cut_log, flip])
 def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
-    noted = witness.read(run).event
+    noted = witness.read_head(run).event
     damage(run, place)
     with Ledger.open(run, readonly=True) as ledger:
         assert len(ledger.votes()) < VOTES  # SQLite itself says nothing
@@ -106,7 +106,7 @@ def test_the_whole_record_is_sound(run, capsys):
 
 @pytest.mark.full
 def test_every_command_tells_it_in_one_line(run, tmp_path, capsys):
-    missing = witness.read(run).event - short(run)
+    missing = witness.read_head(run).event - short(run)
     lacks = f"{missing} acknowledged events are missing at its end"
     assert call(["verify", str(run)]) == 5
     message = one_line(capsys)
@@ -148,7 +148,7 @@ def test_the_witness_of_another_run_says_nothing(run, tmp_path):
     with Ledger.open(run) as ledger:
         assert "another run" in ledger.check_end()[1]
         ledger.record_event("note", "test", {})
-    assert witness.read(run).run == witness.mark_of("run-1")
+    assert witness.read_head(run).run == witness.mark_of("run-1")
 
 
 def test_a_new_run_of_an_old_name_starts_with_nothing_noted(run, tmp_path):
@@ -188,7 +188,7 @@ def test_a_run_behind_a_link_has_one_log_and_one_witness(run, tmp_path):
         ledger.record_event("note", "test", {})
         last = list(ledger.events())[-1]["event"]
         assert connection.log_bytes(link) == connection.log_bytes(run) > 0
-        assert witness.read(run).event == witness.read(link).event == last
+        assert witness.read_head(run).event == witness.read_head(link).event == last
         ledger.empty_log(wait_s=5.0)
     assert [each.name for each in link.parent.iterdir()] == ["other.db"]
 
@@ -196,7 +196,7 @@ def test_a_run_behind_a_link_has_one_log_and_one_witness(run, tmp_path):
 def test_a_record_that_was_written_anew_is_found_while_its_witness_stands(run, capsys):
     with Ledger.open(run) as ledger:
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        noted = witness.read(run)
+        noted = witness.read_head(run)
     witness.forget(run)
     witness.attest(run, "run-1", {"event": noted.event, "row_sha256": "0" * 64})
     assert call(["verify", str(run)]) == 5
@@ -227,7 +227,7 @@ def test_a_head_never_goes_back(tmp_path):
     path = tmp_path / "run.db"
     for event in (5, 3, 6, 6, 2):
         witness.attest(path, "r", {"event": event, "row_sha256": f"{event:064}"})
-    head = witness.read(path)
+    head = witness.read_head(path)
     assert (head.event, head.sha256) == (6, f"{6:064}")
 
 
@@ -244,7 +244,7 @@ def test_processes_that_write_at_once_leave_a_head_of_theirs(run):
     assert [door.exitcode for door in doors] == [0] * 3
     with Ledger.open(run, readonly=True) as ledger:
         events = {event["event"]: event["row_sha256"] for event in ledger.events()}
-    head = witness.read(run)
+    head = witness.read_head(run)
     assert max(events) - 3 < head.event and head.sha256 == events[head.event]
 
 
@@ -262,15 +262,15 @@ def test_a_kill_between_commit_and_witness_harms_neither_the_run_nor_a_copy(tmp_
         for suffix in ("", "-wal", "-head"):
             shutil.copy(f"{path}{suffix}", copy.parent)
         last = list(web.events())[-1]["event"]
-        assert witness.read(path).event == last - 1  # longer than its witness
+        assert witness.read_head(path).event == last - 1  # longer than its witness
         assert verification.verify(web).ok and len(web.votes()) == 8
         # The client had no answer and asks again: now it is acknowledged, so now it is attested.
         voting.post(VoteService(web), seats, 0, 7)
         assert len(web.votes()) == 8
-        assert witness.read(path).event == last
+        assert witness.read_head(path).event == last
     with Ledger.open(copy) as ledger:
         assert len(ledger.votes()) == 8 and verification.verify(ledger).ok
-        assert witness.read(copy).event == ledger.last_event()["event"] == last
+        assert witness.read_head(copy).event == ledger.last_event()["event"] == last
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("", "-wal", "-head"))))

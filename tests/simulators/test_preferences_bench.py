@@ -8,7 +8,7 @@ from scipy import special
 
 from szpo.errors import UsageError
 from szpo_simulators import preferences
-from szpo_simulators.preferences import DICTIONARY, JOINT, LIKELY, PRIORS, WORDS, Judged
+from szpo_simulators.preferences import DICTIONARY, JOINT, LIKELY, PRIORS, WORDS, VoteDifferences
 from szpo_simulators.study import REPORTED
 
 PROMPTS, ANSWERS, K = 120, 5, 6
@@ -25,7 +25,7 @@ def make_votes(weight, each=1, length=0):
     x = (values[:, a] - values[:, b]).reshape(-1, K).repeat(each, axis=0)
     won = rng.random(len(x)) < special.expit(weight * x[:, 2])
     item = np.arange(PROMPTS * len(a)).repeat(each)
-    return Judged(np.where(won, 1, -1)[:, None] * x, length, item, item // len(a))
+    return VoteDifferences(np.where(won, 1, -1)[:, None] * x, length, item, item // len(a))
 
 
 def score(judged, fit, votes, splits=8, words=0.75):
@@ -62,7 +62,7 @@ def test_votes_about_nothing_but_which_answer_it_is_foretell_no_other_prompt():
     sign = np.sign(quality[:, a] - quality[:, b])
     gap = (sign * (marks[:, a] - marks[:, b])).reshape(400, 200)
     item = np.arange(400)
-    judged = Judged(rng.normal(size=(400, 2)), 0, item, item // 10, gap)
+    judged = VoteDifferences(rng.normal(size=(400, 2)), 0, item, item // 10, gap)
     joint = next(p for p in PRIORS if p["fit"] == JOINT)
     (x, prior), states, order = judged.regressors(joint), judged.dense(joint), rng.permutation(400)
     (seen, asked), both = ((each[order[:300]], each[order[300:]]) for each in (x, states))

@@ -34,7 +34,7 @@ from szpo_ui import ballots, credentials, login
 from szpo_ui import visualize as mounts
 from szpo_ui.ballots import At, Ballot
 from szpo_ui.credentials import AccessError, Role
-from szpo_ui.requests import Body, Buckets, OwnSiteOnly, Seat, Tab, if_changed, read, refuse
+from szpo_ui.requests import Body, Buckets, OwnSiteOnly, Seat, Tab, if_changed, read_body, refuse
 from szpo_ui.security import LOCAL, AccessControl, bare_app, call_in_loop, mount
 from szpo_ui.site import HOME_PATHS, POSTERIOR, Site
 
@@ -97,7 +97,7 @@ def api_routes(site: Site) -> list[Route]:
 
     async def assignment(request: Request) -> Response:
         who = login.identity(request, "panelist")
-        asked = await read(AssignmentRequest, request)
+        asked = await read_body(AssignmentRequest, request)
         found = await site.writer.do(partial(choose, asked, str(who.panelist)))
         if found is None:
             return Response(status_code=204)
@@ -117,7 +117,7 @@ def api_routes(site: Site) -> list[Route]:
 
     async def sheet(request: Request) -> Response:
         who = login.identity(request, "panelist")
-        asked = await read(SheetRequest, request)
+        asked = await read_body(SheetRequest, request)
         if not site.config.asks_rows:
             return refuse(409, "batches", "this run asks about batches: use /api/assignment")
         rows = await site.writer.do(partial(lay, asked, str(who.panelist)))
@@ -131,7 +131,7 @@ def api_routes(site: Site) -> list[Route]:
         who = login.identity(request, "panelist")
         if wait := votes.take(str(who.panelist)):
             return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
-        given = await read(Ballot, request)
+        given = await read_body(Ballot, request)
         cast = partial(ballots.cast, site, str(who.panelist), given)
         _, stored = await site.writer.do(cast, first=True)
         return _accept(stored) if isinstance(stored, Receipt) else answer_error(stored)
@@ -145,13 +145,13 @@ def api_routes(site: Site) -> list[Route]:
 
     async def release(request: Request) -> Response:
         who = login.identity(request, "panelist")
-        given = await read(SeatRequest, request)
+        given = await read_body(SeatRequest, request)
         gone = await site.writer.do(partial(give_back, str(who.panelist), given.assignment))
         return Response(status_code=204) if gone else _no_such()
 
     async def extend(request: Request) -> Response:
         who = login.identity(request, "panelist")
-        given = await read(SeatRequest, request)
+        given = await read_body(SeatRequest, request)
         hold = partial(ballots.extend, site, str(who.panelist), given.assignment)
         if await site.writer.do(hold) is None:
             return refuse(409, "given_away", "somebody else may have this comparison now")

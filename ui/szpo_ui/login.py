@@ -27,7 +27,7 @@ from szpo.ledger.database import Ledger
 from szpo_ui import credentials
 from szpo_ui.credentials import AccessError, Fault, Identity, Reason, Role
 from szpo_ui.markup import entrance
-from szpo_ui.requests import MOST_KEYS, Body, Buckets, Locks, network, read, refuse
+from szpo_ui.requests import MOST_KEYS, Body, Buckets, Locks, network, read_body, refuse
 from szpo_ui.site import HOME_PATHS, Site
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
 
     @routes.post("/redeem")
     async def redeem(request: Request) -> Response:
-        given = await read(Redeem, request)
+        given = await read_body(Redeem, request)
         try:  # check read-only first, so that a wrong secret takes no lock and no thread
             await sessions.ask(partial(credentials.find_link, token=given.token))
         except AccessError:
@@ -190,7 +190,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     async def join(request: Request) -> Response:
         if wait := arrivals.take(network_of(request)):
             return refuse(429, "too_many", "too many people come at once; wait", retry_after=wait)
-        given, who = await read(Arrival, request), await sessions.of(request.headers)
+        given, who = await read_body(Arrival, request), await sessions.of(request.headers)
         if not given.participant and isinstance(who, Identity) and who.panelist is not None:
             return JSONResponse({"go": home_of(who.role)})  # they have a place
         await sessions.ask(partial(credentials.find_link, token=given.token, kinds=("open",)))
@@ -205,7 +205,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
         return found if isinstance(found, Identity) and found.name == used else None
 
     async def _by_code(request: Request, *, cookie: bool = True) -> Response:
-        given = await read(Login, request)
+        given = await read_body(Login, request)
         key = f"{given.name.strip().casefold()} {network_of(request)}"
         if left := locks.take(key):
             return refuse(

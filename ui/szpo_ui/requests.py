@@ -87,7 +87,7 @@ class RefusedError(Exception):
         self.answer: Final = refuse(status, code, message, **more)
 
 
-async def read(model: type[M], request: Request) -> M:
+async def read_body(model: type[M], request: Request) -> M:
     """The request's body as a model.
 
     Other content types are refused, since other sites' pages can send HTML forms.

@@ -33,7 +33,7 @@ from szpo.types import Comparison, Floats
 from szpo.visible_text import visible
 from szpo_ui import login, server
 from szpo_ui.markup import environment, head, static
-from szpo_ui.requests import Body, OwnSiteOnly, read
+from szpo_ui.requests import Body, OwnSiteOnly, read_body
 from szpo_ui.site import POSTERIOR, Site
 
 _Answers: TypeAlias = tuple[tuple[float, float], ...]
@@ -307,7 +307,7 @@ def router(prefix: str, start: Callable[[], Start], allow: Callable[[Request], A
     @made.post("/{form}")
     async def draw(request: Request, form: Literal["scene", "svg", "gif"]) -> Response:
         allow(request)
-        asked = await read(SceneRequest, request)
+        asked = await read_body(SceneRequest, request)
         return await asyncio.to_thread(lambda: _draw(form, asked.deltas, start()))
 
     return made
