@@ -212,6 +212,10 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are():
         (["judge.model=a.safetensors", "references=a"], "a scorer reads no principles"),
         (["guards.length=5"], "guards.length must be a list such as [5, 60] (got 5)"),
         (["guards.length=[9, 3]"], "guards.length: [9.0, 3.0] must be two lengths, the lower one"),
+        *(
+            (["optimizer.rule=regression", key], "plays no part in the rule regression; leave")
+            for key in ("kl_step=0.1", "link=probit", "guided=.5")
+        ),
     ]
     for sets, words in cases:
         with case(sets, words), pytest.raises(UsageError, match=re.escape(words)):
@@ -237,16 +241,6 @@ def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
     # one per thirty votes, a power of two from 4 to 64
     assert [dim(v) for v in (64, 240, 480, 10_000)] == [4, 8, 16, 64]
     assert settings_file.load(preset_name="demo").dim == 8
-
-
-@pytest.mark.parametrize(
-    ("rule", "key"),
-    [("regression", "kl_step=0.1"), ("regression", "link=probit"), ("regression", "guided=.5")],
-)
-def test_a_key_of_another_rule_is_refused(rule, key):
-    sets = [f"optimizer.rule={rule}", f"optimizer.{key}"]
-    with pytest.raises(UsageError, match=r"plays no part in the rules? [a-z ]+; leave"):
-        settings_file.load(sets=sets)
 
 
 def test_a_key_that_says_what_holds_under_the_rule_anyway_may_stand():

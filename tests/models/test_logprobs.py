@@ -39,19 +39,21 @@ def kl_by_definition(
     return np.array(found)
 
 
+def moved(sites: tuple[Site, ...], start: Any, count: int, seed: int) -> Deltas:
+    """Members with A of the start and B drawn."""
+    rng = np.random.default_rng(seed)
+    drawn = {s.name: 3 * rng.normal(size=(count, s.outputs, s.rank)) for s in sites}
+    return Deltas(
+        {s.name: torch.from_numpy(start[s.a]) for s in sites},
+        {name: torch.from_numpy(b).float() for name, b in drawn.items()},
+    )
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_kl_sums_that_of_all_positions_however_few_the_head_reads_at_a_time(name, monkeypatch):
     """A plain head reads slices of all rows; one with a soft cap reads whole answers."""
     model, sites, start = parts(name)
-    rng = np.random.default_rng(4)
-    two = Deltas(
-        {s.name: torch.from_numpy(start[s.a]) for s in sites},
-        {
-            s.name: torch.from_numpy(3 * rng.normal(size=(2, s.outputs, s.rank))).float()
-            for s in sites
-        },
-    )
-    owner = [0, 1, 1, 0]
+    two, owner = moved(sites, start, 2, seed=4), [0, 1, 1, 0]
     wanted = kl_by_definition(model, sites, two, SAMPLES, owner)
     assert wanted.min() > 0.005
     read = []
@@ -74,12 +76,7 @@ def test_kl_without_padding_is_the_same_and_reads_a_common_start_once(shared, mo
     monkeypatch.setattr(flat_attention, "SHORTEST_SAVING", 1 if shared else 1_000)
     monkeypatch.setattr(logprobs, "FLAT_TOKENS", 20)
     model, sites, start = parts("llama")
-    rng = np.random.default_rng(6)
-    weights = {s.name: 3 * rng.normal(size=(3, s.outputs, s.rank)) for s in sites}
-    three = Deltas(
-        {s.name: torch.from_numpy(start[s.a]) for s in sites},
-        {name: torch.from_numpy(b).float() for name, b in weights.items()},
-    )
+    three = moved(sites, start, 3, seed=6)
     reference = Deltas(three.A, {name: b[2:] for name, b in three.B.items()})
     samples = [
         Sample((7, 8, 9, *range(20, 20 + n)), tuple(range(40, 40 + answer)))
@@ -107,12 +104,9 @@ def test_an_adapted_head_counts_in_the_kl():
     """Its deltas belong to rows, so it may not read slices of all of them."""
     model = tiny_models.build("llama")
     sites = find_sites(model, LoraConfig(r=1, target_modules=["lm_head"]))
-    rng = np.random.default_rng(5)
     (head,) = sites
-    member = Deltas(
-        {head.name: torch.from_numpy(rng.normal(size=(1, head.inputs))).float()},
-        {head.name: torch.from_numpy(rng.normal(size=(1, head.outputs, 1))).float()},
-    )
+    start = np.random.default_rng(5).normal(size=(1, head.inputs)) / 3
+    member = moved(sites, {head.a: np.float32(start)}, 1, seed=5)
     wanted = kl_by_definition(model, sites, member, SAMPLES, [0] * 4)
     adapted = AdaptedModel(model, sites)
     found = logprobs.kl_of_members(adapted, member, SAMPLES, [0] * 4, temperature=0.8)
