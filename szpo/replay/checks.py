@@ -37,7 +37,8 @@ from szpo.replay import replay
 from szpo.types import Comparison
 from szpo.voting import blind, counting, seats, withdrawals
 from szpo.voting.step import read_step, text_digest
-from szpo.voting.steps import OWN_PAIRS, asked_pairing, stored
+from szpo.voting.step_record import OWN_PAIRS
+from szpo.voting.steps import asked_pairing, stored
 
 Promise = Literal["exact", "1e-9", "not recomputed"]
 

@@ -29,7 +29,7 @@ from szpo.ledger.theta import (
     starting_theta,
     went_back,
 )
-from szpo.optim import kl_limits, optimizer, parameters
+from szpo.optim import kl_limits, optimizer, parameters, regression
 from szpo.optim.kl_limits import KlMeasurement
 from szpo.optim.optimizer import Point, State, rule_of
 from szpo.optim.rule import StepInputs
@@ -223,6 +223,18 @@ def tell_step(
         measure=measure,
     )
     return tally, state, tuple(updates), info
+
+
+def findings(ledger: Ledger, settings: Settings, state: State) -> dict[str, Any] | None:
+    """What the votes say after a step, as JSON; None under a rule that draws no such findings.
+
+    ``state``: after the step.
+    """
+    if not rule_of(settings.section.rule).two_points:
+        return None
+    found = regression.findings_of(settings, state.carried)
+    adopted = last_adopted(ledger, state.step - 1)
+    return (found if adopted is None else found.replaced).to_json()
 
 
 def fold_votes(

@@ -9,6 +9,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from szpo.ledger import canonical
 from szpo.ledger.canonical import update_of
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import starting_theta, theta_digests
+from szpo.ledger.theta import last_adopted, starting_theta, theta_digests
 from szpo.optim import kl_limits, optimizer, parameters, regression, settings
 from szpo.optim.kl_limits import SHARE_PARTS, KlMeasurement
 from szpo.optim.optimizer import Point, has_two_points, rule_of
@@ -28,14 +29,24 @@ from szpo.optim.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination, Failure, Promise, Report, StepCheck
-from szpo.types import Explanation, Info, Theta, Update
-from szpo.voting import counting, shown_features, steps
+from szpo.types import Explanation, Theta, Update
+from szpo.voting import counting, shown_features
 from szpo.voting.counting import StepVotes
-from szpo.voting.step import read_step
-from szpo.voting.step_record import count
+from szpo.voting.step import Step, read_step
+from szpo.voting.step_record import (
+    AppliedStep,
+    StepReport,
+    Stopwatch,
+    count,
+    figures_of,
+    flatten,
+    report_of,
+)
 
 TOLERANCE: Final = 1e-9
 """Relative difference that another machine's rounding may make in an inexact estimate."""
+FIGURES: Final = 1e-6
+"""The same in the figures of a step's event, some of which a fit repeats less exactly."""
 ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
 """Relative size of one unit in the last recorded place (13 bits; fp32)."""
 
@@ -56,8 +67,8 @@ class Weights:
         self.centre: Theta = self.theta
         """The point around which the run asks; θ itself unless the rule has two points."""
 
-    def check(self, rows: Sequence[Record]) -> None:
-        """Add an applied step's updates, and compare θ with the digest in each row."""
+    def add(self, rows: Sequence[Record]) -> Theta:
+        """Add an applied step's updates; returns θ after them."""
         recorded = [update_of(row) for row in rows]
         self.theta = self._move(self.theta, recorded, "recommended")
         if (reach := self.reaches.get(recorded[0].step)) is not None:
@@ -66,11 +77,7 @@ class Weights:
             self.theta = kl_limits.draw_back(self.start, self.theta, reach)
         two_points = has_two_points(self.settings.section.rule)
         self.centre = self._move(self.centre, recorded, "centre") if two_points else self.theta
-        for row in rows:
-            at = self.centre if two_points and row["k"] else self.theta
-            if row["theta_sha256"] != _digest(self.ledger, at):
-                key = canonical.row_key("updates", row)
-                raise Broken("updates", key, "theta_sha256 is not what the updates add up to")
+        return self.theta
 
     def _move(self, theta: Theta, updates: Sequence[Update], point: Point) -> Theta:
         for update in optimizer.added_updates(self.settings, updates, point):
@@ -87,8 +94,11 @@ class Recomputation:
         self.state = optimizer.init(self.settings)
         self.known = {0: self.state}
         """The states from which a step may have been planned, by the number of finished steps."""
+        self.weights = Weights(ledger)
         self.exact = is_exact(self.settings)
         self.two_points = rule_of(self.settings.section.rule).two_points
+        self.of_another_version = list[int]()
+        """Steps whose recorded findings have another form."""
 
     def check_radius(self, step: Record) -> None:
         """Check that the step's radius is the one that follows from the run's settings."""
@@ -114,8 +124,13 @@ class Recomputation:
         if asked.grids != optimizer.draw_grids(settings, number, asked.ways):
             raise Broken("events", row, "asked directions are not those drawn by the seed")
 
-    def check(self, step: Record, rows: Sequence[Record]) -> Promise:
-        """Recompute an applied step from its votes and compare each row of its updates."""
+    def check(
+        self, step: Record, rows: Sequence[Record], counts: Mapping[str, int], votes_sha256: str
+    ) -> None:
+        """Recompute an applied step from its votes, and compare its rows of updates and its event.
+
+        ``counts`` and ``votes_sha256``: of the votes.
+        """
         ledger, settings, number = self.ledger, self.settings, step["step"]
         recorded = read_step(ledger, number)
         inputs = recorded.inputs(ledger, settings)
@@ -128,17 +143,21 @@ class Recomputation:
         self.state = state
         if inputs.reach is not None:
             self._check_reach(number, inputs.reach)
-        written = [update_of(row) for row in rows]
-        if [u.k for u in updates] != [u.k for u in written]:
-            key = canonical.row_key("updates", rows[0])
-            raise Broken("updates", key, "the votes give another number of updates")
-        for row, mine, stored in zip(rows, updates, written, strict=True):
-            n_votes = steps.votes_of(tally, mine, whole=len(updates) == 1)
-            if row["n_votes"] != n_votes:
-                key = canonical.row_key("updates", row)
-                raise Broken("updates", key, f"n_votes is {row['n_votes']}, counted {n_votes}")
-            self._compare(row, mine, stored, info)
-        return "exact" if self.exact else "1e-9"
+        before, after = self.weights.theta, self.weights.add(rows)
+        report = report_of(
+            step,
+            info,
+            counts,
+            votes_sha256=votes_sha256,
+            theta_sha256=_digest(ledger, after),
+            before=flatten(before, settings.layout),
+            after=flatten(after, settings.layout),
+            findings=replay.findings(ledger, settings, state),
+        )
+        centre = _digest(ledger, self.weights.centre)
+        applied = AppliedStep(settings.section.rule, tally, updates, report, centre)
+        self._compare_rows(rows, applied)
+        self._compare_event(recorded, report)
 
     def _check_inputs(self, step: Record, inputs: StepInputs) -> None:
         """Check the recorded centre and features against the step's head and texts."""
@@ -176,17 +195,21 @@ class Recomputation:
             problem = "KL is of another point, or budget, than the votes give"
             raise Broken("events", f"step {number}", problem)
 
-    def _compare(self, row: Record, mine: Update, stored: Update, info: Info) -> None:
-        key = canonical.row_key("updates", row)
-        if row["rule"] != (rule := self.settings.section.rule):
-            raise Broken("updates", key, f"rule is {row['rule']}, the run's {rule}")
-        for name, values in (("estimate", info.delta), ("stderr", info.stderr)):
-            found, value = row[name], steps.of_direction(values, mine.k)
-            if found is None or value is None:
-                if found is not value:
-                    raise Broken("updates", key, f"{name} is {found}, the votes give {value}")
-            elif abs(found - value) > TOLERANCE * max(abs(found), abs(value), 1e-3):
-                raise Broken("updates", key, f"{name} is {found}, the votes give {value}")
+    def _compare_rows(self, rows: Sequence[Record], applied: AppliedStep) -> None:
+        if [u.k for u in applied.updates] != [row["k"] for row in rows]:
+            key = canonical.row_key("updates", rows[0])
+            raise Broken("updates", key, "the votes give another number of updates")
+        for row, mine, update in zip(rows, applied.rows, applied.updates, strict=True):
+            key = canonical.row_key("updates", row)
+            if row["theta_sha256"] != mine["theta_sha256"]:
+                raise Broken("updates", key, "theta_sha256 is not what the updates add up to")
+            for name in ("n_votes", "rule", "estimate", "stderr"):
+                if not _agree(row[name], mine[name], TOLERANCE):
+                    problem = f"{name} is {row[name]}, the votes give {mine[name]}"
+                    raise Broken("updates", key, problem)
+            self._compare_update(key, update, update_of(row))
+
+    def _compare_update(self, key: str, mine: Update, stored: Update) -> None:
         kind = "coef" if stored.vector is None else "vector"
         own, given = _values(mine), _values(stored)
         size = float(np.abs(given).max(initial=0.0))
@@ -196,6 +219,71 @@ class Recomputation:
         slack = 0.0 if self.exact else ROUNDINGS[kind] * size
         if own.shape != given.shape or np.abs(own - given).max(initial=0.0) > slack:
             raise Broken("updates", key, f"{kind} is not what the votes give")
+
+    def _compare_event(self, recorded: Step, report: StepReport) -> None:
+        """Compare the event of an applied step with what its votes, weights and answers give."""
+        found, reach = recorded.body("step"), recorded.reach
+        figures = {k: v for k, v in figures_of(recorded).items() if k not in Stopwatch.PARTS}
+        own = {**replace(report, figures=figures).body}
+        del own["reach"], own["kl"]
+        adopted = last_adopted(self.ledger, recorded.number) is not None
+        if reach is not None and reach.measured is not None and not adopted:
+            own["kl"] = reach.measured
+        findings = own["extra"].get("findings")
+        if findings is not None and (noted := found["extra"].get("findings")) is not None:
+            if set(noted) != set(findings):
+                self.of_another_version.append(recorded.number)
+                del own["extra"]["findings"]
+            else:
+                own["extra"]["findings"] = _by_claim(findings)
+                found = {**found, "extra": {**found["extra"], "findings": _by_claim(noted)}}
+        if name := _find_difference(found, own):
+            problem = f"{name} is not what the votes and answers give"
+            raise Broken("events", f"step {recorded.number}", problem)
+
+
+def _agree(found: Any, own: Any, tolerance: float) -> bool:
+    """Whether two recorded values are equal, numbers but for rounding."""
+    if type(found) in (int, float) and type(own) in (int, float):
+        return bool(abs(found - own) <= tolerance * max(abs(found), abs(own), 1e-3))
+    return bool(type(found) is type(own) and found == own)
+
+
+def _find_difference(found: Any, own: Any, name: str = "") -> str:
+    """The name of the first entry of ``own`` that ``found`` has not, or has otherwise; '' if none.
+
+    >>> _find_difference({"a": [1.0, 2.0], "b": 1}, {"a": [1.0, 3.0]})
+    'a.1'
+    """
+    if isinstance(own, list):
+        if not isinstance(found, list) or len(found) != len(own):
+            return name
+        found, own = dict(enumerate(found)), dict(enumerate(own))
+    if not isinstance(own, dict):
+        return "" if _agree(found, own, FIGURES) else name
+    for key, value in own.items():
+        at = f"{name}.{key}" if name else str(key)
+        if not isinstance(found, dict) or key not in found:
+            return at
+        if problem := _find_difference(found[key], value, at):
+            return problem
+    return ""
+
+
+def _by_claim(findings: Mapping[str, Any]) -> dict[str, Any]:
+    """Findings with their claims by group and sense.
+
+    Which of two equally likely features stands first, or for a group, is up to rounding.
+    """
+    claims = {
+        f"{each['group']}, {'more' if each['more'] else 'less'}": {
+            "chance": each["chance"],
+            "share": each["share"],
+            "feature": each["feature"] if each["share"] > 0.5 + FIGURES else None,
+        }
+        for each in findings["taught"] or ()
+    }
+    return {**findings, "taught": None if findings["taught"] is None else claims}
 
 
 def _is_near(found: float, own: float) -> bool:
@@ -280,7 +368,6 @@ def check_updates(look: Examination) -> None:
     rows_of = _read_updates(ledger)
     bodies = {event["body"]["step"]: event["body"] for event in ledger.events("step")}
     recomputation = Recomputation(ledger) if look.deep else None
-    weights = Weights(ledger) if look.deep else None
     heads, steps = theta_digests(ledger), ledger.steps()
     named = None if recomputation is None else recomputation.settings.described
     if named is not None:
@@ -322,16 +409,21 @@ def check_updates(look: Examination) -> None:
                     raise Broken("updates", key, "votes_sha256 is not that of the counted votes")
                 if row["epoch"] != step["epoch"]:
                     raise Broken("steps", number, "epoch is not that of its updates")
-            promise: Promise = "not recomputed"
-            if recomputation is not None:
-                promise = recomputation.check(step, rows)
-            if weights is not None:
-                weights.check(rows)
             counts = count(votes, ledger.comparisons(number))
             total += counts["votes"]
-            _check_figures(number, bodies[number], rows[0], {**counts, "total_votes": total})
+            counts["total_votes"] = total
+            promise: Promise = "not recomputed"
+            if recomputation is not None:
+                recomputation.check(step, rows, counts, digest)
+                promise = "exact" if recomputation.exact else "1e-9"
+            _check_figures(number, bodies[number], rows[0], counts)
             done += 1
             look.steps.append(StepCheck(number, promise, counts["votes"]))
+    if recomputation is not None and (other := recomputation.of_another_version):
+        look.notes.append(
+            f"findings of {len(other)} steps are recorded, not recomputed: they are of another "
+            "version of szpo"
+        )
     for number in rows_of:
         raise Broken("steps", number, "is missing, yet it has updates")
 

@@ -183,9 +183,8 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if (paused := wait(run, at, comparisons, votes, watch, clock)) is not None:
         return paused
 
-    pending = update_policy.tell(run, at, votes.look())
-    noted = update_policy.describe(run, at, pending, votes, comparisons)
-    after = update_policy.apply(run, at, pending, noted, watch)
+    applied, after = update_policy.tell(run, at, votes.look(), comparisons)
+    update_policy.apply(run, at, applied, after, watch)
     run.on_step(*read_reports(run.ledger, step))
     return after
 

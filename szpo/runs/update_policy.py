@@ -1,12 +1,12 @@
-"""θ ← θ + α ĝ: from a closed step's votes to the moved policy, in `tell`, `describe` and `apply`.
+"""θ ← θ + α ĝ: from a closed step's votes to the moved policy, in `tell` and `apply`.
 
 The rule computes α ĝ (`szpo.optim.optimizer`), `szpo.optim.parameters.apply_update` adds it to θ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,18 +15,25 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger import theta as recorded
 from szpo.ledger.theta import starting_theta
-from szpo.optim import kl_limits, optimizer, parameters, regression
+from szpo.optim import kl_limits, optimizer, parameters
 from szpo.optim.kl_limits import SHARE_PARTS, KlMeasurement, Reading
 from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import check_finite
 from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.runs.services import Position, Services, check_weights
-from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
+from szpo.types import Comparison, Floats, Theta, Update
 from szpo.voting import blind, pauses, steps
 from szpo.voting.counting import StepVotes
 from szpo.voting.step import read_step
-from szpo.voting.step_record import Stopwatch, count, figures_of, flatten, plain
+from szpo.voting.step_record import (
+    AppliedStep,
+    Stopwatch,
+    count,
+    figures_of,
+    flatten,
+    report_of,
+)
 
 QUADRATIC_UP_TO: Final = 0.5
 """Nats up to which |z|²/2 is used as KL; beyond, measured KL has been three times as large."""
@@ -35,29 +42,17 @@ MEASURED_EVERY: Final = 2
 """Steps after which a rule with one point and a budget measures KL, and is drawn back to it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PendingStep:
-    """The optimizer's result for a step's votes, before anything is written or moved."""
+def tell(
+    run: Services, at: Position, votes: StepVotes, comparisons: Sequence[Comparison]
+) -> tuple[AppliedStep, Position]:
+    """Hand the counted votes of a closed step to the optimizer; nothing is written or moved.
 
-    tally: Tally
-    after: Position
-    updates: tuple[Update, ...]
-    """The updates to record: one per direction, or one per point."""
-    added: tuple[Update, ...]
-    """The updates to add to the centre."""
-    info: Info
-    theta_sha256: str
-    """Digest of the recommended point after the step."""
-    reach: KlMeasurement | None = None
-    """The KL measurement of the recommended point; None if this step made none."""
-
-
-def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
-    """Hand the counted votes of a closed step to the optimizer."""
-    ledger, settings = run.ledger, run.settings
+    Returns what to write of the step, and the position after it.
+    """
+    ledger, settings, step = run.ledger, run.settings, read_step(run.ledger, at.step)
     measure = measure_moved(settings, run.measured_kl)
     tally, state, updates, info = replay.tell_step(
-        ledger, settings, read_step(ledger, at.step), at.state, votes.counted, measure=measure
+        ledger, settings, step, at.state, votes.counted, measure=measure
     )
     failpoint("cp9")
 
@@ -79,7 +74,25 @@ def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
         centre = theta = kl_limits.draw_back(start, centre, reach)
         head = digest = parameters.digest(theta, settings.layout, ledger.basis_sha256)
     after = Position(state, theta, centre, head, at.votes + len(votes.counted))
-    return PendingStep(tally, after, updates, added, info, digest, reach)
+    report = report_of(
+        step.row,
+        info,
+        {**count(votes, comparisons), "total_votes": after.votes},
+        votes_sha256=canonical.votes_sha256(votes.counted),
+        theta_sha256=digest,
+        before=flatten(at.theta, settings.layout),
+        after=flatten(theta, settings.layout),
+        findings=replay.findings(ledger, settings, state),
+    )
+    kl, measured = _kl(run, at, after, reach)
+    report = replace(
+        report,
+        kl=kl,
+        extra={**report.extra, **({"kl_measured": True} if measured else {})},
+        reach=None if reach is None else asdict(reach),
+        figures=figures_of(step),
+    )
+    return AppliedStep(settings.section.rule, tally, updates, report, head), after
 
 
 def _measure(run: Services, step: int, start: Theta, theta: Theta) -> KlMeasurement | None:
@@ -113,81 +126,35 @@ def measure_moved(
 
 
 def apply(
-    run: Services, at: Position, new: PendingStep, noted: Mapping[str, Any], watch: Stopwatch
-) -> Position:
+    run: Services, at: Position, applied: AppliedStep, after: Position, watch: Stopwatch
+) -> None:
     """Commit a step's update to the ledger, then move the policy.
 
     A figure outside its band pauses the run in the same transaction.
     """
-    ledger, bands = run.ledger, run.bands
+    ledger, bands, report = run.ledger, run.bands, applied.report
+    watched = {**report.figures, "kl": report.kl}
     # JSON has no NaN: null is "unknown".
-    strange = {"not_finite": names} if (names := bands.not_finite(noted)) else {}
+    noted = replace(report, not_finite=bands.not_finite(watched), seconds=watch.seconds())
     with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
-        steps.apply(
-            ledger,
-            run.epoch,
-            new.updates,
-            rule=run.settings.section.rule,
-            info=new.info,
-            tally=new.tally,
-            votes_sha256=noted["votes_sha256"],
-            theta_sha256=new.theta_sha256,
-            centre_sha256=new.after.centre_sha256,
-            notes=plain({**noted, **strange, **watch.seconds()}),
-        )
+        steps.apply(ledger, run.epoch, replace(applied, report=noted))
         blind.return_if_due(ledger, at.step + 1)
-        if (broken := bands.broken(noted)) is not None:
+        if (broken := bands.broken(watched)) is not None:
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {at.step}: {broken[1]}")
     # From here on the step is done; everything below follows from the ledger.
     failpoint("cp11")
-    for update in new.added:
+    for update in optimizer.added_updates(run.settings, applied.updates, "centre"):
         run.policy.apply(update)
-    if new.reach is not None and not rule_of(run.settings.section.rule).two_points:
+    if report.reach is not None and not rule_of(run.settings.section.rule).two_points:
         movable: Any = run.policy  # its KL was measured, so it is a language model's
-        movable.move_to(new.after.centre)
+        movable.move_to(after.centre)
     failpoint("cp12")
-    check_weights(ledger, run.policy, new.after, f"after step {at.step}")
-    return new.after
+    check_weights(ledger, run.policy, after, f"after step {at.step}")
 
 
-def describe(
-    run: Services,
-    at: Position,
-    new: PendingStep,
-    votes: StepVotes,
-    comparisons: Sequence[Comparison],
-) -> dict[str, Any]:
-    """The figures of a step that will be applied next, as `read_reports` reads them."""
-    step, info = read_step(run.ledger, votes.step), new.info
-    before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
-    more: dict[str, Any] = {}
-    if rule_of(run.settings.section.rule).two_points:
-        found = regression.findings_of(run.settings, new.after.state.carried)
-        found = found if recorded.last_adopted(run.ledger) is None else found.replaced
-        more["findings"] = found.to_json()
-    kl, measured = _kl(run, at, new)
-    if measured:
-        more["kl_measured"] = True
-    return {
-        **figures_of(step),
-        **count(votes, comparisons),
-        "total_votes": new.after.votes,
-        "delta": info.delta,
-        "stderr": tuple(steps.finite(value) for value in info.stderr),
-        "alpha": (info.extra or {}).get("alpha"),
-        "capped": info.capped,
-        "warmup": info.warmup,
-        "kl": kl,
-        "norm": float(np.linalg.norm(after)),
-        "moved": float(np.linalg.norm(after - before)),
-        "theta_sha256": new.theta_sha256,
-        "votes_sha256": canonical.votes_sha256(votes.counted),
-        "extra": {**(info.extra or {}), **more},
-        "reach": None if new.reach is None else asdict(new.reach),
-    }
-
-
-def _kl(run: Services, at: Position, new: PendingStep) -> tuple[float | None, bool]:
+def _kl(
+    run: Services, at: Position, after: Position, reach: KlMeasurement | None
+) -> tuple[float | None, bool]:
     """KL to the start for a step's report, and whether it was measured on answers."""
     # A rule without a KL budget can go where the quadratic estimate is wrong, so there KL is
     # measured; in guided directions now and then. With a budget, the estimate is scaled by the
@@ -195,17 +162,17 @@ def _kl(run: Services, at: Position, new: PendingStep) -> tuple[float | None, bo
     if (adopted := recorded.last_adopted(run.ledger)) is not None:
         return (0.0 if recorded.went_back(adopted) else adopted.get("nats")), True
     two_points = rule_of(run.settings.section.rule).two_points
-    if new.reach is not None and new.reach.measured is not None:
-        return new.reach.measured, True
+    if reach is not None and reach.measured is not None:
+        return reach.measured, True
     if run.settings.guides and run.measured_kl is not None:
         # The length of a step in a span says nothing of what it costs.
         due = run.bands.kl is not None or (at.step + 1) % MEASURED_EVERY == 0
-        return (float(run.measured_kl(new.after.theta)), True) if due else (None, False)
+        return (float(run.measured_kl(after.theta)), True) if due else (None, False)
     if run.kl is None:
         return None, False
-    kl = float(run.kl(new.after.theta))
-    kl *= new.after.state.carried.kl_scale if two_points else 1.0
+    kl = float(run.kl(after.theta))
+    kl *= after.state.carried.kl_scale if two_points else 1.0
     far = kl >= QUADRATIC_UP_TO and not two_points
     if run.measured_kl is None or not (far or run.bands.kl is not None):
         return kl, False
-    return float(run.measured_kl(new.after.theta)), True
+    return float(run.measured_kl(after.theta)), True

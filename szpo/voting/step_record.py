@@ -1,4 +1,8 @@
-"""The report of a step: its times, figures and counts, for people; and how a run ended."""
+"""What a step came to, as one frozen value: what is written of it, and what everybody reads.
+
+A run makes an `AppliedStep` of a closed step's votes; its rows of `updates` and its event "step"
+follow from it. `verify` makes the same value of the recorded votes and compares it with them.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,23 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
-from szpo.ledger.database import Ledger
-from szpo.types import Comparison, Floats, Layout, Theta
+from szpo.ledger.database import Ledger, Record
+from szpo.types import Comparison, Floats, Info, Layout, Tally, Theta, Update
 from szpo.voting.counting import StepVotes
 from szpo.voting.step import Step, read_steps
-from szpo.voting.steps import OWN_PAIRS
 
 T = TypeVar("T")
+
+OWN_PAIRS: Final = ("pool", "mixed")
+"""What `steps.pairing` is where some pairs or all are the policy's own, without directions."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """A planned step: its plan, its times, its counted votes and, once applied, its figures.
 
-    The loop records it with the step's update, everybody reads it by `read_reports`. ``kl`` is in
-    nats per completion, ``norm`` is |θ|, ``length`` is in tokens (else words).
+    The loop records it with the step's update (`body`), everybody reads it by `read_reports`.
+    ``kl`` is in nats per completion, ``norm`` is |θ|, ``length`` is in tokens (else words).
     """
 
     step: int
@@ -57,6 +63,7 @@ class StepReport:
     alpha: float | None = None
     """Step size of this step; None in a warm-up and under ``regression``."""
     capped: bool = False
+    warmup: bool = False
     kl: float | None = None
     length: float | None = None
     repetition: float | None = None
@@ -67,6 +74,9 @@ class StepReport:
     not_finite: tuple[str, ...] = ()
     """Watched figures that were not finite; their fields are None."""
     theta_sha256: str | None = None
+    votes_sha256: str | None = None
+    reach: Mapping[str, Any] | None = None
+    """The KL measured of the point that the votes proposed (`Step.reach`), as recorded."""
     distinct: float | None = None
     """Share of different word pairs among all of the answers; see `szpo.analysis.vote_rows`."""
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +103,56 @@ class StepReport:
             sum(values) / len(values) if values else None,
             sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
         )
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body of the event "step", without the step's row."""
+        given = {name: getattr(self, name) for name in RECORDED}
+        strange = {"not_finite": self.not_finite} if self.not_finite else {}
+        body: dict[str, Any] = plain({**self.figures, **given, **strange, **self.seconds})
+        return body
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AppliedStep:
+    """What a rule made of a step's votes, ready to be written."""
+
+    rule: str
+    tally: Tally
+    updates: tuple[Update, ...]
+    """The updates to record: one per direction, or one per point."""
+    report: StepReport
+    centre_sha256: str
+    """The digest of the centre after the step; the report has the recommended point's."""
+
+    @property
+    def rows(self) -> tuple[Record, ...]:
+        """The rows of `updates`, without the columns of the chain and of the time."""
+        return tuple(
+            {
+                "step": self.report.step,
+                "k": update.k,
+                "coef": update.coef,
+                "vector": None
+                if update.vector is None
+                else np.asarray(update.vector, dtype="<f4").tobytes(),
+                "rule": self.rule,
+                "estimate": of_direction(self.report.delta, update.k),
+                "stderr": of_direction(self.report.stderr, update.k),
+                "n_votes": self._votes_of(update),
+                "votes_sha256": self.report.votes_sha256,
+                "theta_sha256": self.centre_sha256 if update.k else self.report.theta_sha256,
+            }
+            for update in self.updates
+        )
+
+    def _votes_of(self, update: Update) -> float:
+        """An only row has all of the step's votes; of several vectors the first, others none."""
+        counts = self.tally.plus + self.tally.minus + self.tally.tie
+        if update.vector is not None and update.k:
+            return 0.0
+        every = len(self.updates) == 1 or update.vector is not None
+        return float((counts if every else counts[update.k]).sum()) + 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +189,42 @@ class Stopwatch:
         """Seconds so far, by part."""
         total = self._timer() - self._started
         return {**self._spent, "other_s": max(0.0, total - sum(self._spent.values()))}
+
+
+def finite(value: float | None) -> float | None:
+    """The number, with −0.0 as 0.0; None where it is not finite (a spread of one value)."""
+    return None if value is None or not np.isfinite(value) else float(value) + 0.0
+
+
+def of_direction(values: Sequence[float | None], k: int) -> float | None:
+    """The value of direction k, as `finite`; None where there is no such direction."""
+    return finite(values[k]) if k < len(values) else None
+
+
+def report_of(
+    row: Record, info: Info, counts: Mapping[str, int], *, votes_sha256: str, theta_sha256: str,
+    before: Floats, after: Floats, findings: Mapping[str, Any] | None,
+) -> StepReport:  # fmt: skip
+    """The report of an applied step, as far as its votes and weights give it.
+
+    ``row``: the step's row. ``counts``: of `count`, and ``total_votes``. ``before`` and ``after``:
+    θ as vectors. ``findings``: of a rule that has some, as JSON.
+    """
+    extra = {**(info.extra or {}), **({} if findings is None else {"findings": findings})}
+    plan_and_counts: dict[str, Any] = {**{name: row[name] for name in ROW}, **counts}
+    return StepReport(
+        **plan_and_counts,
+        delta=info.delta,
+        stderr=tuple(finite(value) for value in info.stderr),
+        alpha=extra.get("alpha"),
+        capped=info.capped,
+        warmup=info.warmup,
+        norm=float(np.linalg.norm(after)),
+        moved=float(np.linalg.norm(after - before)),
+        theta_sha256=theta_sha256,
+        votes_sha256=votes_sha256,
+        extra=extra,
+    )
 
 
 def flatten(theta: Theta, layout: Layout) -> Floats:
@@ -195,4 +291,13 @@ def count(votes: StepVotes, comparisons: Sequence[Comparison]) -> dict[str, int]
     }  # fmt: skip
 
 
+ROW: Final = (
+    "step", "state", "pairing", "mu", "k", "n", "m", "opened_us", "closed_us", "closed_by"
+)  # fmt: skip
+"""The fields of a report that are columns of the step's row."""
 _FIELDS: Final = {field.name for field in fields(StepReport)} - {"figures", "seconds"}
+RECORDED: Final = sorted(
+    _FIELDS - {*ROW, "applied_us", "distinct", "not_finite", "length", "repetition", "identical"}
+    | {"step"}
+)
+"""Those that are entries of the event "step"; the figures of the answers stand beside them."""

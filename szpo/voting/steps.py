@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from szpo.errors import IntegrityError, LeaseError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.optim.settings import Settings
-from szpo.types import Comparison, Info, Query, Tally, Update
+from szpo.types import Comparison, Query
 from szpo.voting import lease, pauses
 from szpo.voting.counting import StepVotes
 from szpo.voting.step import note_plan
+from szpo.voting.step_record import AppliedStep
 
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
-
-OWN_PAIRS: Final = ("pool", "mixed")
-"""What `steps.pairing` is where some pairs or all are the policy's own, without directions."""
 
 
 def record_plan(
@@ -203,19 +199,13 @@ def quorate(votes: StepVotes, quorum: float) -> bool:
     return have >= quorum * (have + votes.missing) - 1e-9
 
 
-def apply(
-    ledger: Ledger, epoch: int, updates: Sequence[Update], *, rule: str, info: Info, tally: Tally,
-    votes_sha256: str, theta_sha256: str, centre_sha256: str | None = None,
-    notes: Mapping[str, Any],
-) -> None:  # fmt: skip
+def apply(ledger: Ledger, epoch: int, applied: AppliedStep) -> None:
     """Write a step's updates and move it to "applied": the one commit that changes the run.
 
-    ``votes_sha256`` covers the step's votes, ``theta_sha256`` the new θ, and ``centre_sha256`` the
-    centre, where that is not the recommended point. ``notes`` becomes the event "step": figures
-    for people, of which a replay reads only ``reach``. The event includes the step's row, which
-    the hash chain does not cover otherwise.
+    Of the event "step", figures for people, a replay reads only ``reach``. The event includes the
+    step's row, which the hash chain does not cover otherwise.
     """
-    step = updates[0].step
+    step = applied.report.step
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         last = ledger.query(
@@ -223,21 +213,10 @@ def apply(
             (ledger.run,),
         )
         prev = last[0]["row_sha256"] if last else ledger.row["spec_sha256"]
-        for update in updates:
+        for given in applied.rows:
             row: Record = {
+                **given,
                 "run": ledger.run,
-                "step": step,
-                "k": update.k,
-                "coef": update.coef,
-                "vector": None
-                if update.vector is None
-                else np.asarray(update.vector, dtype="<f4").tobytes(),
-                "rule": rule,
-                "estimate": of_direction(info.delta, update.k),
-                "stderr": of_direction(info.stderr, update.k),
-                "n_votes": votes_of(tally, update, whole=len(updates) == 1),
-                "votes_sha256": votes_sha256,
-                "theta_sha256": (update.k and centre_sha256) or theta_sha256,
                 "prev_sha256": prev,
                 "epoch": epoch,
                 "applied_us": ledger.clock(),
@@ -246,30 +225,8 @@ def apply(
             ledger.append("updates", row)
             failpoint("cp10")
         _move(ledger, epoch, step, "applied")
-        body = {**notes, "step": step, "row": _row(ledger, step)}
+        body = {**applied.report.body, "row": _row(ledger, step)}
         ledger.record_event("step", "controller", body)
-
-
-def finite(value: float | None) -> float | None:
-    """The number, with −0.0 as 0.0; None where it is not finite (a spread of one value)."""
-    return None if value is None or not np.isfinite(value) else float(value) + 0.0
-
-
-def of_direction(values: Sequence[float], k: int) -> float | None:
-    """The value of direction k, as `finite`; None where there is no such direction."""
-    return finite(values[k]) if k < len(values) else None
-
-
-def votes_of(tally: Tally, update: Update, *, whole: bool) -> float:
-    """The number of votes behind a row of `updates`; ``whole``: it is the step's only row.
-
-    An only row has all of the step's votes. Of several vectors the first has all, the others none.
-    """
-    counts = tally.plus + tally.minus + tally.tie
-    if update.vector is not None and update.k:
-        return 0.0
-    every = whole or update.vector is not None
-    return float((counts if every else counts[update.k]).sum()) + 0.0
 
 
 def _row(ledger: Ledger, step: int) -> Record:

@@ -96,21 +96,21 @@ class File:
         state, mu = replay.replay_state(ledger, SETTINGS), ledger.step(step)["mu"]
         tally = counting.tally(ledger, step, SETTINGS.section.K, N)
         _, updates, info = optimizer.tell(state, optimizer.query(SETTINGS, step, mu), tally)
-        theta = replay.fold(ledger)
+        before = theta = replay.fold(ledger)
         for update in updates:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
-        counted = counting.counted(ledger, step)
         votes = counting.StepVotes(ledger, step)
         counts = step_record.count(votes, ledger.comparisons(step))
-        counts["total_votes"] = state.votes + len(counted)
-        digests = {
-            "votes_sha256": canonical.votes_sha256(counted),
-            "theta_sha256": parameters.digest(theta, ledger.layout),
-        }
-        steps.apply(
-            ledger, held.epoch, updates, rule=SETTINGS.section.rule, info=info, tally=tally,
-            notes={**digests, **counts}, **digests,
+        counts["total_votes"] = state.votes + len(votes.counted)
+        head = parameters.digest(theta, ledger.layout)
+        report = step_record.report_of(
+            ledger.step(step), info, counts, theta_sha256=head, findings=None,
+            votes_sha256=canonical.votes_sha256(votes.counted),
+            before=step_record.flatten(before, SETTINGS.layout),
+            after=step_record.flatten(theta, SETTINGS.layout),
         )  # fmt: skip
+        applied = step_record.AppliedStep(SETTINGS.section.rule, tally, updates, report, head)
+        steps.apply(ledger, held.epoch, applied)
 
     def fold(self):
         return parameters.digest(replay.fold(self.ledger), self.ledger.layout)

@@ -155,7 +155,7 @@ def test_n_votes_is_counted_again(tmp_path, rule):
     forge(path, "UPDATE updates SET n_votes = ?, row_sha256 = ?", (row["n_votes"], digest))
     rewrite(path)
     failure = failure_of(path)
-    assert failure.table == "updates" and "n_votes is 3.0, counted 2.0" in failure.problem
+    assert failure.table == "updates" and "n_votes is 3.0, the votes give 2.0" in failure.problem
 
 
 @pytest.mark.parametrize("case", ["right", "wrong", "missing", "unnamed"])
@@ -257,6 +257,27 @@ def test_the_event_of_a_step_and_an_update_that_agrees_are_checked(path, name, t
     rewrite(path)
     failure = failure_of(path)
     assert failure.table == table and words in failure.problem
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alpha", "capped", "delta.0", "extra.alpha", "length", "moved", "norm", "stderr.0",
+        "warmup",
+    ],
+)  # fmt: skip
+def test_a_changed_figure_of_a_step_is_named(path, name):
+    *inside, last = (int(part) if part.isdigit() else part for part in name.split("."))
+
+    def change(body):
+        for part in inside:
+            body = body[part]
+        body[last] = not body[last] if type(body[last]) is bool else body[last] * 1.001
+
+    change_event(path, "step", 1, change)
+    rewrite(path)
+    failure = failure_of(path)
+    assert str(failure).startswith(f"events row step 1: {name} is not what"), str(failure)
 
 
 @pytest.mark.parametrize("column", ["prev_sha256", "row_sha256"])

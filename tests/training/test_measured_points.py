@@ -164,7 +164,7 @@ def test_an_estimate_is_scaled_as_at_the_last_point_that_was_measured(tmp_path):
         (lambda body: body["reach"].update(share=121.5), "measured of its point cannot be read"),
         (lambda body: body["reach"].update(limit=0.0), "measured of its point cannot be read"),
         (lambda body: body["reach"]["readings"][0].update(kl=-1.0), "point cannot be read"),
-        (lambda body: body["reach"]["readings"][-1].update(kl=1.5), "KL is of another point"),
+        (lambda body: body["reach"]["readings"][-1].update(kl=1.5), "extra.kl_scale is not what"),
         (lambda body: body["reach"].clear(), "measured of its point cannot be read"),
         (lambda body: body.update(reach=None), "vector is not what the votes give"),
     ],
