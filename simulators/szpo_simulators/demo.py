@@ -6,9 +6,7 @@ held-out measurement before and after.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -23,15 +21,12 @@ from rich.console import Console
 from szpo import metrics, plugins
 from szpo.analysis import improvement, measuring, taught
 from szpo.cli import console as to_user
-from szpo.cli import run_paths
-from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.config.tables import IMPROVE_NATS
 from szpo.data.text_files import clean_answer, clean_prompt
-from szpo.errors import SzpoError, UsageError
+from szpo.errors import UsageError
 from szpo.files import quoted
-from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
 from szpo.policies.text_guards import Guard
 from szpo.runs import assemble, setup_progress, status
@@ -90,16 +85,10 @@ def _measure(
     before = np.array([[liked.score(prompt, answer) for answer in row] for prompt, row in rows])
     say(f"held-out {config.panel.reward} before: {before.mean():.3f}")
     measured = time.monotonic()
-    reports: list[step_record.StepReport] = []
-
-    def note(report: step_record.StepReport) -> None:
-        reports.append(report)
-        on_step(report)
-
     with assemble.create_ledger(parts, path) as ledger:
         from szpo import whole_run  # late: it loads torch
 
-        outcome = whole_run.drive(ledger, parts, [as_callback(note)], measured=False, say=say)
+        outcome = whole_run.drive(ledger, parts, [as_callback(on_step)], measured=False, say=say)
         tuned = time.monotonic()
         say(
             f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each"
@@ -114,6 +103,7 @@ def _measure(
         measuring.compare_blind(ledger, parts, liked.score, pairs)
         lesson, last = taught.read(ledger), blind.read(ledger)
         helped, found = improvement.read(ledger), read_held_out(ledger)
+        total = status.read_results(ledger)
         after = np.array(improvement.measurements(ledger)[outcome.steps]["rewards"])
     assert found is not None, "it was just recorded"
     mean, low, high = metrics.gain(before, after, seed=config.run.root_seed)
@@ -135,8 +125,8 @@ def _measure(
         "guards": [asdict(guard) for guard in found.guards],
         "topic": found.gap,
         "kl": list(kl),
-        "votes": reports[-1].total_votes if reports else 0,
-        "answers_read": sum(report.answers_read for report in reports),
+        "votes": total.votes,
+        "answers_read": total.answers_read,
         "panel": str(parts.panel),
         "setup": {} if parts.base is None else dict(parts.base.subspace.report),
         "nearest": text_rewards.describe_nearest(*near) if near else "",
@@ -204,15 +194,11 @@ def demo(
     config = settings_file.load(preset_name=preset, sets=sets)
     plugins.read_reward(config.panel.reward, lambda *_: 0.0)  # refused before it begins
     path = find_free_path(folder, f"demo-{config.run.root_seed}")
-    if stopped := find_stopped(path, config):
-        way_on = f"szpo run --resume {quoted(stopped)}"
-        if not as_json and sys.stdin.isatty():
-            if typer.confirm(f"{stopped} was stopped; go on with it?", default=True, err=True):
-                return call(["run", "--resume", str(stopped)])
-        else:
-            to_user.complain(f"{stopped} was stopped; it goes on with: {way_on}")
-    if path.stem != f"demo-{config.run.root_seed}":
-        to_user.complain(f"there is a demo of this seed already; this one is {path.stem}")
+    if path.stem != (name := f"demo-{config.run.root_seed}"):
+        to_user.complain(
+            f"there is a demo of this seed already; this one is {path.stem}. One that was stopped "
+            f"goes on with: szpo run --resume {quoted(folder / name)}.db"
+        )
     to_user.set_resumable(f"szpo run --resume {quoted(path)}", once=path)
     found = run_demo(config, path, quiet=as_json, verbose=verbose)
     if as_json:
@@ -238,21 +224,6 @@ def find_free_path(folder: Path, name: str) -> Path:
         count += 1
         path = folder / f"{name}-{count}.db"
     return path
-
-
-def find_stopped(new: Path, config: Config) -> Path | None:
-    """The last demo with these settings that was stopped; ``new`` is beside it."""
-    name, asked = f"demo-{config.run.root_seed}", config.model_dump(mode="json")
-    for path in run_paths.files(new.parent):
-        if path.stem != name and not path.stem.startswith(f"{name}-"):
-            continue
-        with contextlib.suppress(SzpoError), Ledger.open(path, readonly=True) as ledger:
-            spec = ledger.spec.get("config", {})
-            same = all(spec.get(each) == asked[each] for each in ("panel", "improve"))
-            same = same and spec["run"].get("votes") == config.run.votes
-            if same and status.run_state_of(ledger).startswith("stopped"):
-                return path
-    return None
 
 
 def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) -> dict[str, Any]:

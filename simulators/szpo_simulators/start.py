@@ -251,7 +251,7 @@ def load(spec: Spec, folder: Path) -> tuple[Yardstick, dict[str, float]]:
     train = load_prompts(spec).train[:SHARPNESS_PROMPTS]
     values = _score(reward, train, body["calibration"])
     beta = {
-        name: panels.calibrate(values, rows, 0).beta
+        name: panels.calibrate(values, rows).beta
         for name, rows in (("batch", spec["D"]), ("pair", 1))
     }
     return Yardstick(asked, spec["answers"], reward.score, measured), beta

@@ -74,8 +74,8 @@ class Panel(Section):
     kind: str = Field(
         "bt70",
         min_length=1,
-        description="people; a simulated panel: bt70, half-beta, lapse10, hostile, hostile2, "
-        "mtbench or labels70, also changed, as in bt70+side=.3+hostile=1; "
+        description="people; a simulated panel: bt70, half-beta, lapse10, hostile, hostile2 "
+        "or mtbench, also changed, as in bt70+side=.3+hostile=1; "
         "judge (see [judge]); or a plug-in.",
     )
     size: int = Field(5, ge=1, le=100_000, description="Number of panelists.")

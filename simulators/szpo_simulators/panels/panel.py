@@ -4,9 +4,8 @@ The reference panel ``bt70`` has P raters, the logistic link, no lapses, no side
 This β is fitted per base model, reward and D, so that two raters agree on 70 % of comparisons of
 two batches of D answers that differ in reward, both drawn from the base policy for the same
 prompts. The other panels are harder: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses), ``hostile``
-and ``hostile2`` (the last member or two prefer the worse batch), ``mtbench`` (ties, lapses and
-item effects fitted to a public set of human votes on chat answers, at the β of ``bt70``) and
-``labels70`` (a rater agrees with the *truth* on 70 % of such comparisons, two raters on fewer).
+and ``hostile2`` (the last member or two prefer the worse batch) and ``mtbench`` (ties, lapses and
+item effects fitted to a public set of human votes on chat answers), all at the β of ``bt70``.
 Changes may follow a name, as in ``bt70+side=.3+lapse=.1+hostile=1``; `Flaws` has them,
 `PRESETS` the panels.
 
@@ -17,7 +16,7 @@ ones (always side A), random ones (fast, without looking), and a ring of members
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from math import exp, isfinite, sqrt
@@ -37,7 +36,6 @@ from szpo.voting.service import VoteService
 from szpo_simulators.panels import raters
 from szpo_simulators.panels.raters import ZERO, Rater, SimulatedJudge
 from szpo_simulators.panels.text_rewards import (
-    Reward,
     difference,
     matrix,
     parse,
@@ -53,9 +51,8 @@ MAX_TOLD: Final = 60
 """Longest text of a reward in a sentence, in characters; the record has the whole text."""
 PAIRS = 16_384
 """Pairs of batches drawn to fit β, and drawn again to measure the resulting agreement."""
-Measure = Callable[[Rater, Floats], float]
 TARGET: Final = 0.70
-"""What agreement, or under ``labels70`` agreement with the truth, is fitted to."""
+"""How often two raters agree, to which β is fitted."""
 
 
 OF_RATER: Final[Mapping[str, str]] = {
@@ -112,17 +109,16 @@ PRESETS: Final[Mapping[str, Flaws]] = {
     "hostile": Flaws(hostile=1),
     "hostile2": Flaws(hostile=2),
     "mtbench": _people(),
-    "labels70": Flaws(),
 }
 
 
-def read_flaws(name: str) -> tuple[str, Flaws]:
-    """The preset's name and the flaws of a panel's line.
+def read_flaws(name: str) -> Flaws:
+    """The flaws of a panel's line.
 
     Raises:
         UsageError: a part of the line is wrong; the error names it.
 
-    >>> read_flaws("bt70+side=.3+hostile=1")[1] == Flaws(side=0.3, hostile=1)
+    >>> read_flaws("bt70+side=.3+hostile=1") == Flaws(side=0.3, hostile=1)
     True
     """
     preset, *changes = _CHANGE.split(name)
@@ -139,7 +135,7 @@ def read_flaws(name: str) -> tuple[str, Flaws]:
         given[key] = _value(name, key, text)
     flaws = replace(PRESETS[preset], **given)  # type: ignore[arg-type]
     _check(name, flaws)
-    return preset, flaws
+    return flaws
 
 
 def _value(name: str, key: str, text: str) -> float | int | str:
@@ -180,7 +176,7 @@ def _check(name: str, flaws: Flaws) -> None:
 def members(name: str, beta: float, size: int) -> tuple[Rater, ...]:
     """The raters of a panel by its line, given the β of its preset.
 
-    ``beta``: the preset's; all but ``labels70`` use that of ``bt70``.
+    ``beta``: that of ``bt70``, which all presets use.
 
     Raises:
         UsageError: the line is wrong, or ``size`` is too small for its members.
@@ -188,7 +184,7 @@ def members(name: str, beta: float, size: int) -> tuple[Rater, ...]:
     >>> [rater.beta for rater in members("hostile2", 8.0, 5)]
     [8.0, 8.0, 8.0, -8.0, -8.0]
     """
-    _, flaws = read_flaws(name)
+    flaws = read_flaws(name)
     if size < flaws.odd + 1:
         raise UsageError(f"panel {name!r}: size {size} is too small; give {flaws.odd + 1} or more")
     z = ndtri(uniform(derive(0, "temperature"), size) + 2.0**-54)
@@ -237,23 +233,11 @@ class Calibration:
     agreement: float
     """Mean of p² + (1 − p)² over pairs that differ: how often two raters agree."""
     zero_share: float
-    fitted: str = "agreement"
-    """The measure that β was fitted to, a name of `MEASURES`."""
-    reached: float | None = None
-    """Value of that measure on fresh pairs; None if the measure is the agreement."""
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The calibration as JSON values, without what is as usual."""
-        values = asdict(self)
-        left = ["fitted", "reached"] * (self.reached is None)
-        return {name: value for name, value in values.items() if name not in left}
 
     def __str__(self) -> str:
-        more = "" if self.reached is None else f", {self.fitted} {self.reached:.3f}"
         return (
             f"sharpness beta {self.beta:.3g}, at which two panelists agree on "
-            f"{self.agreement:.1%} of pairs that differ{more}"
+            f"{self.agreement:.1%} of pairs that differ"
         )
 
 
@@ -267,19 +251,6 @@ def agreement(rater: Rater, gaps: Floats) -> float:
     """
     p = link(rater.link).prob(rater.beta * gaps)
     return float(np.mean(p**2 + (1 - p) ** 2))
-
-
-def labels(rater: Rater, gaps: Floats) -> float:
-    """How often such a rater prefers the truly better batch; only β and the link count.
-
-    >>> labels(Rater(beta=1.0), np.array([0.0])), labels(Rater(beta=1.0), np.array([-100.0]))
-    (0.5, 1.0)
-    """
-    return float(np.mean(link(rater.link).prob(abs(rater.beta) * np.abs(gaps))))
-
-
-MEASURES: Final[Mapping[str, Measure]] = {"agreement": agreement, "labels": labels}
-"""Measures that β can be fitted to: shares that rise with β from one half."""
 
 
 def batch_gaps(rewards: Floats, rows: int, key: bytes, pairs: int = PAIRS) -> Floats:
@@ -309,24 +280,19 @@ def batch_gaps(rewards: Floats, rows: int, key: bytes, pairs: int = PAIRS) -> Fl
     return gaps
 
 
-def fit_beta(gaps: Floats, measure: str = "agreement") -> float:
-    """β at which a measure of raters reaches `TARGET` on these differences (n,), which are not 0.
-
-    The measure, a name of `MEASURES`, rises with β from ½ at 0.
-    """
+def fit_beta(gaps: Floats) -> float:
+    """β at which two raters agree on `TARGET` of these differences (n,), which are not 0."""
     from scipy.optimize import brentq  # late: it loads half of scipy
 
     scale = float(np.sqrt(np.mean(gaps**2)))
     ends = np.log(1e-6 / scale), np.log(1e6 / scale)
-    measured = MEASURES[measure]
-    return exp(brentq(lambda log_beta: measured(Rater(exp(log_beta)), gaps) - TARGET, *ends))
+    return exp(brentq(lambda log_beta: agreement(Rater(exp(log_beta)), gaps) - TARGET, *ends))
 
 
-def calibrate(rewards: Floats, D: int, seed: int, *, measure: str = "agreement") -> Calibration:
-    """The β at which a measure reaches `TARGET` on comparisons whose batches differ.
+def calibrate(rewards: Floats, D: int) -> Calibration:
+    """The β at which two raters agree on `TARGET` of comparisons whose batches differ.
 
-    ``rewards`` (prompts, samples) are of the base policy's answers, two samples or more; ``seed``
-    draws pairs of batches. ``measure``: a name of `MEASURES`.
+    ``rewards`` (prompts, samples) are of the base policy's answers, two samples or more.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     if rewards.ndim != 2 or rewards.shape[1] < 2 or D < 1:
@@ -334,22 +300,15 @@ def calibrate(rewards: Floats, D: int, seed: int, *, measure: str = "agreement")
     if not np.isfinite(rewards).all():
         raise UsageError("calibration: panel.reward is not finite for a base answer; give another")
     drawn, fresh = (
-        batch_gaps(rewards, D, derive(seed, purpose))
+        batch_gaps(rewards, D, derive(0, purpose))
         for purpose in ("calibration", "calibration check")
     )
     gaps = drawn[drawn != 0]
     if not len(gaps):
         raise UsageError("calibration: base answers never differ in this reward; give another")
-    # Short enough to print, store and retype.
-    final = Rater(float(f"{fit_beta(gaps, measure):.6g}"))
-    shown = fresh[fresh != 0] if fresh.any() else gaps
-    return Calibration(
-        beta=final.beta,
-        agreement=agreement(final, shown),
-        zero_share=1 - len(gaps) / len(drawn),
-        fitted=measure,
-        reached=None if measure == "agreement" else MEASURES[measure](final, shown),
-    )
+    beta = float(f"{fit_beta(gaps):.6g}")  # short enough to print, store and retype
+    agreed = agreement(Rater(beta), fresh[fresh != 0] if fresh.any() else gaps)
+    return Calibration(beta, agreed, zero_share=1 - len(gaps) / len(drawn))
 
 
 @dataclass(frozen=True)
@@ -373,7 +332,7 @@ class SimulatedPanel:
             "reward": self.reward,
             "rows": self.rows,
             "raters": [rater.spec for rater in self.raters],
-            "calibration": self.calibration.spec if self.calibration else None,
+            "calibration": asdict(self.calibration) if self.calibration else None,
             **({"other": self.other} if self.other else {}),
         }
 
@@ -406,36 +365,22 @@ def build(
     ``fluency`` use.
     """
     start = start or StartingPolicy()
-    preset, chosen = read_flaws(name)
+    chosen = read_flaws(name)
     liked = parse(reward, logprob=start.logprob)
     fitted = None
     if beta is None:
         if start.answers is None:
             raise UsageError(f"panel {name}: give beta, or a start with answers to fit it to")
-        measure = "labels" if preset == "labels70" else "agreement"
-        fitted = calibrate(matrix(liked, *start.answers()), rows, 0, measure=measure)
+        fitted = calibrate(matrix(liked, *start.answers()), rows)
         beta = fitted.beta
     raters = members(name, beta, size)
     other = parse(chosen.other, logprob=start.logprob) if chosen.other else None
-    made = judges(liked, raters, other, same=chosen.equal == "same")
-    return SimulatedPanel(name, reward, raters, rows, made, fitted, chosen.other)
-
-
-def judges(
-    reward: Reward,
-    raters: Sequence[Rater],
-    other: Reward | None = None,
-    *,
-    same: bool = False,
-) -> tuple[SimulatedJudge, ...]:
-    """Make one judge per rater; they share the computed reward differences.
-
-    ``same``: where the reward shows no difference, the answer is a tie.
-    """
-    cached = lru_cache(maxsize=1024)
-    gap, longer = cached(partial(difference, reward)), cached(words_difference)
+    cached = lru_cache(maxsize=1024)  # the members share the computed differences
+    gap, longer = cached(partial(difference, liked)), cached(words_difference)
     second = None if other is None else cached(partial(difference, other))
-    return tuple(SimulatedJudge(gap, rater, second, longer, same=same) for rater in raters)
+    same = chosen.equal == "same"
+    made = tuple(SimulatedJudge(gap, rater, second, longer, same=same) for rater in raters)
+    return SimulatedPanel(name, reward, raters, rows, made, fitted, chosen.other)
 
 
 @dataclass(frozen=True)
@@ -446,7 +391,7 @@ class Maker:
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Check the panel's line, its rewards and its size before a model is loaded."""
-        _, chosen = read_flaws(self.name)
+        chosen = read_flaws(self.name)
         for reward in filter(None, (config.panel.reward, chosen.other)):
             parse(reward, logprob=lambda prompts, answers: np.zeros(len(answers)))
         members(self.name, 1.0, config.panel.size)
@@ -475,4 +420,3 @@ lapse10 = Maker("lapse10")
 hostile = Maker("hostile")
 hostile2 = Maker("hostile2")
 mtbench_panel = Maker("mtbench")
-labels70 = Maker("labels70")

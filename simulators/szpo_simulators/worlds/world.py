@@ -114,7 +114,7 @@ def draws_ahead(
 def calibrate_panel(world: World, rows: int) -> panel.Calibration:
     """β of ``bt70`` for mean returns of ``rows`` walks of a world's untrained policy."""
     returns = world.returns(world.theta0[None], draws(world, [0], 0, 0, 20_000, "calibration"))
-    return panel.calibrate(returns.reshape(200, 100), rows, 0)
+    return panel.calibrate(returns.reshape(200, 100), rows)
 
 
 def count_plus(gap: ArrayLike, sharpness: float, coins: Uniforms) -> Floats:
