@@ -71,9 +71,10 @@ class Learner:
     def __init__(self, seed: int, rate: float = RATE, policy: Network = NOTEBOOK) -> None:
         self.policy = policy
         self.torch = torch.Generator().manual_seed(integer(derive(seed, "torch"), 0, 2**62))
-        self.net = _layers(policy)
+        hidden = policy.hidden
+        inner = [nn.Linear(4, hidden), nn.ReLU()] if hidden else []
+        self.net = nn.Sequential(*inner, nn.Linear(hidden or 4, 2))
         for parameter in self.net.parameters():
-            hidden = policy.hidden
             # torch's own initialisation, from this seed; a linear policy starts at 0.
             reach = 0.0 if not hidden else 0.5 if len(parameter) == hidden else hidden**-0.5
             nn.init.uniform_(parameter, -reach, reach, generator=self.torch)
@@ -120,13 +121,6 @@ class Learner:
         self.adam.zero_grad()
         torch.autograd.backward(loss)
         self.adam.step()
-
-
-def _layers(policy: Network) -> nn.Sequential:
-    h = policy.hidden
-    if not h:
-        return nn.Sequential(nn.Linear(4, 2))
-    return nn.Sequential(nn.Linear(4, h), nn.ReLU(), nn.Linear(h, 2))
 
 
 def returns(length: int, gamma: float = GAMMA) -> Tensor:

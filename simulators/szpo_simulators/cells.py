@@ -447,12 +447,10 @@ def find_commit() -> str | None:
 def main(arguments: Sequence[str]) -> int:
     """Run the cell on stdin, write its record to the given path; returns the exit code."""
     spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
-
-    def report(share: float) -> None:
-        print(f"{share:.4f}", flush=True)
-
     try:
-        found = run_cell(spec, path.parents[1], path.stem, report)
+        found = run_cell(
+            spec, path.parents[1], path.stem, lambda share: print(f"{share:.4f}", flush=True)
+        )
     except SzpoError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -32,7 +32,6 @@ FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
     "better than the base": "better",
 }  # fmt: skip
 """The table's line names; each with a field of `read_run`'s result, or a function of it."""
-MIB: Final = 2**20
 
 SPENT: Final[Mapping[str, Any]] = {
     "group": "group",
@@ -42,7 +41,7 @@ SPENT: Final[Mapping[str, Any]] = {
     "cpu s": number("cpu_seconds", ".0f"),
     "s": number("seconds", ".0f"),
     "set-up": number("setup_seconds", ".0f"),
-    "peak MiB": number("peak_bytes", ".0f", MIB),
+    "peak MiB": number("peak_bytes", ".0f", 2**20),
     "length": number("length", ".1f"),
     "labels": number("agreement", ".0%"),
 }

@@ -229,12 +229,11 @@ def find_free_path(folder: Path, name: str) -> Path:
 def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) -> dict[str, Any]:
     """Measure, tune and measure again; the progress is told on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
-    clock = time.strftime("%H:%M")
     console.print(
         f"demo: model {config.model.name}, {config.run.votes} votes of a simulated panel, "
-        f"started at {clock}\n{config.panel.size} simulated raters say which of two answers they "
-        "like better, and szpo is not told why. It learns that from their votes, moves the model, "
-        "and compares its answers before and after. (-v shows every setting.)"
+        f"started at {time.strftime('%H:%M')}\n{config.panel.size} simulated raters say which of "
+        "two answers they like better, and szpo is not told why. It learns that from their votes, "
+        "moves the model, and compares its answers before and after. (-v shows every setting.)"
     )
     total = config.steps * config.votes_per_step
     tell = to_user.counting("votes", total)
@@ -307,9 +306,8 @@ def _describe_taste(nearest: str, lesson: str, path: Path) -> tuple[str, str]:
 
 
 def _format_level(found: dict[str, Any], when: str) -> str:
-    interval = found.get(f"{when}_interval")
-    around = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    return f"{found[when]:.3f}{around}"
+    low, high = found[f"{when}_interval"]
+    return f"{found[when]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _where_they_differ(before: str, after: str) -> list[str]:

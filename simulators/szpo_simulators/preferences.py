@@ -35,7 +35,6 @@ from szpo_simulators.summary import bootstrap
 
 FEWEST: Final = 5
 """A feature is used if it differs in at least this many pairs."""
-LENGTH: Final = "length"
 WORDS, DICTIONARY, LIKELY, JOINT = FITS = (
     "number of words",
     "dictionary",
@@ -211,7 +210,7 @@ def read_features(pairs: Sequence[Pair]) -> VoteDifferences:
 
     return VoteDifferences(
         named=values[::2] - values[1::2],
-        length=[each.name for each in entries].index(LENGTH),
+        length=[each.name for each in entries].index("length"),
         item=number([(p.prompt.text, frozenset((p.chosen.text, p.rejected.text))) for p in pairs]),
         prompt=number(asked),
     )

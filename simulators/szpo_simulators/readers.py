@@ -91,9 +91,8 @@ def main(
     ]
     rows = [row for cell in study.cells("foretelling", specs, partial(foretell, read))
             for row in cell["rows"]]  # fmt: skip
-    heads = {"taste": "taste", "regressors": "regressors"}
-    for count in COUNTS:
-        heads[str(count)] = partial(_cell, count)  # type: ignore[assignment]
+    cells = {str(count): partial(_cell, count) for count in COUNTS}
+    heads = {"taste": "taste", "regressors": "regressors", **cells}
     title = "votes left out: share right, nats above a coin's, share of draws past "
     study.table(f"{title}{BAYES_FACTOR_NEEDED:g} : 1", rows, heads, "foretell")
     kinds: list[Spec] = [{"kind": kind, "runs": 20 if quick else RUNS} for kind in NOTHING]

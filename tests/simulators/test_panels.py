@@ -14,7 +14,7 @@ from szpo.seeds import derive, uniform
 from szpo.types import Floats
 from szpo.voting.panel_factory import StartingPolicy
 from szpo_simulators.panels import panel, raters
-from szpo_simulators.panels.panel import PANELS, agreement, batch_gaps, build, calibrate, members
+from szpo_simulators.panels.panel import PRESETS, agreement, batch_gaps, build, calibrate, members
 from szpo_simulators.panels.raters import Rater, item_effects, law, pick
 
 
@@ -87,7 +87,7 @@ def test_calibration_refuses_what_it_cannot_fit(rewards, words):
 def test_the_harder_panels_are_harder():
     rewards = base_rewards()
     beta = calibrate(rewards, 8).beta
-    raters = {name: members(name, beta, 5) for name in PANELS}
+    raters = {name: members(name, beta, 5) for name in PRESETS}
     assert {len(panel) for panel in raters.values()} == {5}
     gaps = batch_gaps(rewards, 8, derive(9, "questions"))
     gaps = gaps[gaps != 0]

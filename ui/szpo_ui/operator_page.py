@@ -51,9 +51,6 @@ PARTS: Final = {"votes": "votes", "answers": "writing answers", "update": "the u
 ACCESS: Final = {
     "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
 }  # fmt: skip
-KINDS: Final = {"final": "final comparison"}
-SIDES: Final = {"final": ("tuned", "base")}
-"""The names of plus and minus in kinds of comparisons that have names for them."""
 MOST_HARMFUL: Final = 8
 """Links to votes that call a row harmful, newest first."""
 MOST_VOTES: Final = 20
@@ -225,8 +222,6 @@ def render_votes(site: Site, before: int | None) -> str:
             hidden=hidden != "[]",
             before=before,
             older=chosen[-1] if len(found) > MOST_VOTES else None,
-            kinds=KINDS,
-            sides=SIDES,
         )
     )
 

@@ -62,7 +62,6 @@ _EVENTS: Final = {
     theta.RETURNED: "went back to the start: {why}",
 }
 """Lines of the log by kinds of events, with what `_describe_event` fills in."""
-_KINDS: Final = {"final": "blind final comparison"}
 _CLOSED: Final = {
     "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",
 }  # fmt: skip
@@ -132,7 +131,7 @@ def _votes(ledger: Ledger) -> Iterator[Line]:
 
 def _describe_vote(row: Mapping[str, Any]) -> str:
     if row["kind"] != "train":
-        return f"answered a {_KINDS.get(row['kind'], 'comparison outside training')}"
+        return "answered a blind final comparison"
     where = f"in round {row['step'] + 1}"
     if row["late"]:
         return f"voted {where} after it had closed"

@@ -222,9 +222,6 @@ def _judging(flaws: Flaws, beta: float) -> Rater:
     )
 
 
-PANELS: Final = tuple(PRESETS)
-
-
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """A fitted β, its agreement on fresh pairs, and the share of pairs without difference."""
@@ -359,7 +356,7 @@ def build(
 ) -> SimulatedPanel:
     """Build a panel by name; β is fitted to the base policy's answers unless it is given.
 
-    ``name``: one of `PANELS`, or one with changes: ``bt70+side=.3+hostile=1``. ``reward``: as
+    ``name``: one of `PRESETS`, or one with changes: ``bt70+side=.3+hostile=1``. ``reward``: as
     `szpo_simulators.panels.text_rewards.parse` reads it. ``rows``: D of the run, at which the
     preset's β is fitted to the answers of ``start``, whose log-probabilities rewards with
     ``fluency`` use.

@@ -17,7 +17,7 @@ from szpo.runs.status import round_status
 from szpo.voting import panel_evaluator
 from szpo.voting.panel_factory import Logprob, StartingPolicy
 from szpo.voting.service import VoteService
-from szpo_simulators.panels.panel import PANELS, build
+from szpo_simulators.panels.panel import PRESETS, build
 
 command = typer.Typer(add_completion=False)
 """The entry point of `szpo.commands`."""
@@ -43,7 +43,7 @@ def answer_run(
     ),
     once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
     panel: str = typer.Option(
-        "bt70", "--panel", help=f"{', '.join(PANELS)}, or changed as in bt70+side=.3."
+        "bt70", "--panel", help=f"{', '.join(PRESETS)}, or changed as in bt70+side=.3."
     ),
     reward: str = typer.Option("sentiment", "--reward", help="Its hidden reward."),
     beta: float = typer.Option(10.0, "--beta", help="Its sharpness β, as of bt70."),

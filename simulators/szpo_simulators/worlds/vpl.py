@@ -382,8 +382,6 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> dict[str, Any]:
     """
     if fitted.recipe.kind != "vae":
         raise UsageError(f"{fitted.recipe.kind} has no latent")
-    if len(np.unique(pairs.user)) < 2:
-        raise UsageError("a latent tells users apart; give pairs of two users or more")
     key = seeds.derive(fitted.seed, "vpl latent")
     some = pairs.take(seeds.permutation(key, len(pairs))[:SAMPLES])
     u = seeds.uniform(seeds.derive(fitted.seed, "vpl latent contexts"), len(some) * size)

@@ -187,7 +187,8 @@ class TabularPolicy:
         for chosen, moved, after, walking in yard.walk(theta["logits"], cells, u):
             cells = after
             for i in np.flatnonzero(walking):
-                words[i].append(_word(int(chosen[i]), int(moved[i])))
+                turned = "" if chosen[i] == moved[i] else f">{MOVES[moved[i]]}"
+                words[i].append(MOVES[chosen[i]] + turned)
         return tuple(_describe_walk(words[i], float(yard.ending[cells[i]])) for i in range(rows))
 
 
@@ -207,10 +208,6 @@ def score_walk(prompt: Prompt, answer: Answer) -> float:
 
 walk = bare(Feature("walk", score_walk))
 """The entry point ``walk`` of `szpo.rewards`."""
-
-
-def _word(chosen: int, moved: int) -> str:
-    return MOVES[chosen] if chosen == moved else f"{MOVES[chosen]}>{MOVES[moved]}"
 
 
 def _describe_walk(moves: list[str], worth: float) -> Answer:
