@@ -45,8 +45,8 @@ from szpo.voting.step_record import (
 
 TOLERANCE: Final = 1e-9
 """Relative difference that another machine's rounding may make in an inexact estimate."""
-FIGURES: Final = 1e-6
-"""The same in the figures of a step's event, some of which a fit repeats less exactly."""
+FIGURES: Final = 1e-5
+"""The same in KL and in the figures of a step's event, which a fit repeats less exactly."""
 ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
 """Relative size of one unit in the last recorded place (13 bits; fp32)."""
 
@@ -191,7 +191,7 @@ class Recomputation:
 
         wanted = [(reach.limit, regression.find_limit(settings, carried))]
         wanted += [(each.estimate, estimate(each.share)) for each in reach.readings]
-        if not all(_is_near(found, own) for found, own in wanted):
+        if not all(_agree(found, own, FIGURES) for found, own in wanted):
             problem = "KL is of another point, or budget, than the votes give"
             raise Broken("events", f"step {number}", problem)
 
@@ -229,17 +229,22 @@ class Recomputation:
         adopted = last_adopted(self.ledger, recorded.number) is not None
         if reach is not None and reach.measured is not None and not adopted:
             own["kl"] = reach.measured
-        findings = own["extra"].get("findings")
-        if findings is not None and (noted := found["extra"].get("findings")) is not None:
+        noted, findings = (each["extra"].get("findings") for each in (found, own))
+        if findings is not None and noted is not None:
+            noted, findings = _by_claim(noted), _by_claim(findings)
             if set(noted) != set(findings):
                 self.of_another_version.append(recorded.number)
-                del own["extra"]["findings"]
-            else:
-                own["extra"]["findings"] = _by_claim(findings)
-                found = {**found, "extra": {**found["extra"], "findings": _by_claim(noted)}}
-        if name := _find_difference(found, own):
-            problem = f"{name} is not what the votes and answers give"
-            raise Broken("events", f"step {recorded.number}", problem)
+                findings = noted
+            found = {**found, "extra": {**found["extra"], "findings": noted}}
+            own["extra"]["findings"] = findings
+        _compare_figures(recorded.number, found, own)
+
+
+def _compare_figures(step: int, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Compare the event of an applied step with the figures that it must have."""
+    if name := _find_difference(found, own):
+        problem = f"{name} is not what the votes and answers give"
+        raise Broken("events", f"step {step}", problem)
 
 
 def _agree(found: Any, own: Any, tolerance: float) -> bool:
@@ -276,19 +281,14 @@ def _by_claim(findings: Mapping[str, Any]) -> dict[str, Any]:
     Which of two equally likely features stands first, or for a group, is up to rounding.
     """
     claims = {
-        f"{each['group']}, {'more' if each['more'] else 'less'}": {
+        f"{each.get('group') or each['feature']}, {'more' if each['more'] else 'less'}": {
+            "feature": each["feature"] if each["share"] > 0.5 + FIGURES else "one of several",
             "chance": each["chance"],
             "share": each["share"],
-            "feature": each["feature"] if each["share"] > 0.5 + FIGURES else None,
         }
         for each in findings["taught"] or ()
     }
-    return {**findings, "taught": None if findings["taught"] is None else claims}
-
-
-def _is_near(found: float, own: float) -> bool:
-    """Whether two KL values in nats differ only by rounding."""
-    return abs(found - own) <= 1e-5 * max(own, 1e-3)
+    return {**findings, "taught": findings["taught"] and claims}
 
 
 def _are_near(recorded: Sequence[Explanation], mine: Sequence[Explanation]) -> bool:
@@ -366,7 +366,6 @@ def check_updates(look: Examination) -> None:
     """Check all steps and their updates; if ``deep``, recompute updates and weights too."""
     ledger = look.ledger
     rows_of = _read_updates(ledger)
-    bodies = {event["body"]["step"]: event["body"] for event in ledger.events("step")}
     recomputation = Recomputation(ledger) if look.deep else None
     heads, steps = theta_digests(ledger), ledger.steps()
     named = None if recomputation is None else recomputation.settings.described
@@ -416,7 +415,10 @@ def check_updates(look: Examination) -> None:
             if recomputation is not None:
                 recomputation.check(step, rows, counts, digest)
                 promise = "exact" if recomputation.exact else "1e-9"
-            _check_figures(number, bodies[number], rows[0], counts)
+            else:
+                digests = {name: rows[0][name] for name in ("votes_sha256", "theta_sha256")}
+                body = read_step(ledger, number).body("step")
+                _compare_figures(number, body, {**counts, **digests})
             done += 1
             look.steps.append(StepCheck(number, promise, counts["votes"]))
     if recomputation is not None and (other := recomputation.of_another_version):
@@ -441,20 +443,6 @@ def _read_updates(ledger: Ledger) -> dict[int, list[Record]]:
         prev, epoch = row["row_sha256"], row["epoch"]
         rows_of.setdefault(row["step"], []).append(row)
     return rows_of
-
-
-def _check_figures(
-    step: int, body: Mapping[str, Any], row: Record, counts: Mapping[str, int]
-) -> None:
-    """Compare an applied step's event with its first row's digests and its counts of votes."""
-    wanted = {
-        **counts,
-        "votes_sha256": row["votes_sha256"],
-        "theta_sha256": row["theta_sha256"],
-    }
-    for name, value in wanted.items():
-        if (found := body.get(name)) != value:
-            raise Broken("events", f"step {step}", f"{name} is {found}, recorded {value}")
 
 
 CHECKS: Final[tuple[Check, ...]] = (

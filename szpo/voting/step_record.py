@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 OWN_PAIRS: Final = ("pool", "mixed")
 """What `steps.pairing` is where some pairs or all are the policy's own, without directions."""
+ROW: Final = (
+    "step", "state", "pairing", "mu", "k", "n", "m", "opened_us", "closed_us", "closed_by"
+)  # fmt: skip
+"""The fields of a report that are columns of the step's row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,10 +295,6 @@ def count(votes: StepVotes, comparisons: Sequence[Comparison]) -> dict[str, int]
     }  # fmt: skip
 
 
-ROW: Final = (
-    "step", "state", "pairing", "mu", "k", "n", "m", "opened_us", "closed_us", "closed_by"
-)  # fmt: skip
-"""The fields of a report that are columns of the step's row."""
 _FIELDS: Final = {field.name for field in fields(StepReport)} - {"figures", "seconds"}
 RECORDED: Final = sorted(
     _FIELDS - {*ROW, "applied_us", "distinct", "not_finite", "length", "repetition", "identical"}

@@ -69,6 +69,21 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
         assert {each.feature for each in found.taught} <= set(named.names)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda claims: claims[0].update(chance=0.0), "chance"),
+        (lambda claims: claims[0].update(more=not claims[0]["more"]), "findings.taught"),
+        (lambda claims: claims.pop(0), "findings.taught"),
+    ],
+)
+def test_a_forged_claim_is_found(finished, tmp_path, change, words):
+    path = Path(shutil.copy(finished, tmp_path / "run.db"))
+    change_event(path, "step", 1, lambda body: change(body["extra"]["findings"]["taught"]))
+    rewrite(path)
+    assert words in str(failure_of(path)) and "events row step 1" in str(failure_of(path))
+
+
 def test_the_library_and_the_command_say_what_the_votes_taught(finished, capsys):
     with szpo.Tuner.resume(finished) as tuner:
         lesson = tuner.taught()

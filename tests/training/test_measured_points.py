@@ -167,6 +167,10 @@ def test_an_estimate_is_scaled_as_at_the_last_point_that_was_measured(tmp_path):
         (lambda body: body["reach"]["readings"][-1].update(kl=1.5), "extra.kl_scale is not what"),
         (lambda body: body["reach"].clear(), "measured of its point cannot be read"),
         (lambda body: body.update(reach=None), "vector is not what the votes give"),
+        (lambda body: body.update(kl=1.9), "kl is not what the votes"),
+        (lambda body: body["delta"].reverse(), "delta.0 is not what the votes"),
+        (lambda body: body["extra"]["findings"].update(chance=0.9), "findings.chance is not"),
+        (lambda body: body["extra"].pop("findings"), "extra.findings is not"),
     ],
 )
 def test_a_forged_share_or_reading_is_found_even_with_fitting_hashes(run, change, words):
