@@ -45,9 +45,9 @@ class Share:
             return "none"
         return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
 
-    def unsure(self, at: float = 0.5) -> bool:
-        """The interval covers ``at``, so the true share may be on either side of it."""
-        return self.low <= at <= self.high
+    def unsure(self) -> bool:
+        """The interval covers ½, so the true share may be on either side of it."""
+        return self.low <= 0.5 <= self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ class Estimate:
     high: float | None = None
     n: int = 0
 
-    def unsure(self, at: float = 0.0) -> bool:
-        """The interval covers ``at``, or there is none."""
-        return self.low is None or self.high is None or self.low <= at <= self.high
+    def unsure(self) -> bool:
+        """The interval covers 0, or there is none."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
 
 
-def wilson(wins: float, votes: float, z: float = Z) -> tuple[float, float]:
+def wilson(wins: float, votes: float) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927).
 
     >>> [round(edge, 3) for edge in wilson(8, 8)]
@@ -72,9 +72,9 @@ def wilson(wins: float, votes: float, z: float = Z) -> tuple[float, float]:
     """
     if not votes:
         return 0.0, 1.0
-    share, z2 = wins / votes, z * z / votes
+    share, z2 = wins / votes, Z * Z / votes
     middle = (share + z2 / 2) / (1 + z2)
-    half = z / (1 + z2) * math.sqrt(share * (1 - share) / votes + z2 / (4 * votes))
+    half = Z / (1 + z2) * math.sqrt(share * (1 - share) / votes + z2 / (4 * votes))
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

@@ -102,7 +102,7 @@ def make_features() -> None:
     prompts = load_shipped().train
     host = LocalBackend(loaded)
     sites, _ = host.places(config.adapter, None)
-    made = language_model.set_up(config, host, sites, prompts)
+    made = subspace_setup.choose_subspace(host, sites, prompts, config)
     key = subspace_setup.setup_key(config, loaded.sha256, loaded.dtype, prompts)
     facts = {"preset": "default", "model": config.model.name, **check(config, loaded, made)}
     file = subspace_setup.SHIPPED / subspace_setup.file_name(key)

@@ -25,7 +25,7 @@ from szpo.models.engine import Engine
 from szpo.models.loading import Loaded
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
-from szpo.policies.backend import AnswerRequest, LocalBackend, R, Texts, Tokens
+from szpo.policies.backend import AnswerRequest, LocalBackend, Texts, Tokens
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Theta
@@ -134,7 +134,7 @@ class BareBackend(LocalBackend):
         with without_adapters(self.adapted.model):
             return super().answer_chunk(request)
 
-    def read_chunk(self, request: Texts[R]) -> R:
+    def read_chunk(self, request: Texts[Any]) -> Any:
         """See `LocalBackend.read_chunk`."""
         with without_adapters(self.adapted.model):
             return super().read_chunk(request)
@@ -196,12 +196,12 @@ def without_adapters(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def read_weights(model: Any, sites: Sequence[Site], adapter: str = "default") -> Theta:
-    """Read A and B of a PEFT adapter in the model, as fp32 copies."""
+def read_weights(model: Any, sites: Sequence[Site]) -> Theta:
+    """Read A and B of PEFT's adapter "default" in the model, as fp32 copies."""
     return {
         name: factor.detach().to("cpu", torch.float32).numpy().copy()
         for site in sites
-        for name, factor in _factors(model, site, adapter)
+        for name, factor in _factors(model, site, "default")
     }
 
 

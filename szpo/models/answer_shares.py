@@ -296,7 +296,9 @@ def measure(
         repeated=share(sum(repeats(answer.text) for answer in answers), count),
         empty=share(sum(not answer.text.strip() for answer in answers), count),
         off_topic=off,
-        language=None if prompts is None else _foreign(prompts, answers),
+        language=None
+        if prompts is None
+        else share(*in_another(prompts, [answer.text for answer in answers])),
     )
 
 
@@ -319,10 +321,6 @@ def warn(prompts: Sequence[str], rows: Sequence[Sequence[Answer]]) -> str:
         for name, value in shares.list_beyond()
     ]
     return f"of the base answers {'; '.join(said)}" if said else ""
-
-
-def _foreign(prompts: Sequence[str], answers: Sequence[Answer]) -> Share | None:
-    return share(*in_another(prompts, [answer.text for answer in answers]))
 
 
 def repeats(text: str) -> bool:

@@ -272,12 +272,7 @@ def attach_deltas(
     """Add the deltas to every forward pass of ``model`` by this thread inside the block.
 
     ``rows`` gives each row its member (see `Attachment.assign`); None means member 0 everywhere.
-    With ``deltas`` None the model stays the base model. Differentiable with respect to A and B:
-
-        B = {s.name: torch.zeros(n, s.outputs, s.rank, requires_grad=True) for s in sites}
-        with attach_deltas(model, sites, Deltas(A, B), torch.arange(n)[:, None]):
-            logp = answer_logps(model, batch, temperature)
-        scores = torch.autograd.grad(logp.sum(), list(B.values()))   # per row, one backward
+    With ``deltas`` None the model stays the base model. Differentiable with respect to A and B.
     """
     if deltas is None:
         yield None

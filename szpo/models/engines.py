@@ -427,6 +427,7 @@ def check_engine(
         "the same call gives other tokens the second time",
     )
     need(whole[:4] != whole[4:], "two different members say the same")
+    zero = Deltas(A, {name: torch.zeros_like(b) for name, b in B.items()})
     if exact:
         back = list(reversed(range(len(prompts))))
         turned = engine.generate(
@@ -440,14 +441,11 @@ def check_engine(
             one = Deltas(A, {name: b[members[i] : members[i] + 1] for name, b in B.items()})
             alone = engine.generate([prompts[i]], [0], one, sampling, draws[i : i + 1])
             need(alone[0] == whole[i], "a row depends on what else is in the batch")
-        zero = Deltas(A, {name: torch.zeros_like(b) for name, b in B.items()})
         need(
             engine.generate(prompts, members, zero, sampling, draws)
             == engine.generate(prompts, [0] * 8, None, sampling, draws),
             "members with B = 0 are not the base model",
         )
-    else:
-        zero = Deltas(A, {name: torch.zeros_like(b) for name, b in B.items()})
     try:
         engine.generate(prompts, members, zero, sampling, draws, canary=True)
     except RunError:

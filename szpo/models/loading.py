@@ -28,7 +28,7 @@ from transformers import (
 from szpo import cache
 from szpo.data.prompts import PromptSet
 from szpo.errors import ResourceError, UsageError
-from szpo.models import adapters, devices, identity, named_models, weight_files
+from szpo.models import devices, identity, named_models, weight_files
 from szpo.models.adapters import Adapter, read_adapter, tell_base
 from szpo.models.batched_lora import AdaptedModel
 from szpo.models.devices import Dtype
@@ -573,9 +573,9 @@ def describe(
 ) -> Described:
     """Describe a model from its small files; no weights are read or downloaded."""
     folder = locate(name, weights=False)
-    start = None if adapter is None else adapters.read_adapter(Path(adapter))
+    start = None if adapter is None else read_adapter(Path(adapter))
     if start is not None:
-        adapters.tell_base(start, name, folder)
+        tell_base(start, name, folder)
     tokenizer = load_tokenizer(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -236,18 +236,10 @@ def head_is_plain(model: Any) -> bool:
     return bool(torch.equal(logits, seen[0]))
 
 
-def answer_logps(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
-    """Log-probability of each row's answer, nats, (rows,)."""
-    logits = answer_logits(model, batch, temperature)
-    chosen = logits.gather(-1, batch.targets[batch.mask][:, None])[:, 0]
-    return _per_row(batch, chosen - logits.logsumexp(-1))
-
-
 def _per_row(batch: Batch, values: torch.Tensor) -> torch.Tensor:
     """Sums of per-token values by row, on the CPU: a GPU would add in no fixed order."""
     rows = batch.mask.nonzero(as_tuple=True)[0].cpu()
-    zero = torch.zeros(len(batch.index), dtype=values.dtype)
-    return zero.index_add(0, rows, values.cpu()).to(values.device)
+    return torch.zeros(len(batch.index), dtype=values.dtype).index_add(0, rows, values.cpu())
 
 
 def vocabulary_size(model: Any) -> int:
@@ -404,7 +396,7 @@ def kl_of_members(
             with attach_deltas(model, sites, reference), skip(below):
                 still = logit_slices(model, at, run, temperature, sliced=sliced)
             each = torch.cat([*map(kl_of_logits, moved, still)])
-            nats[list(batch.index)] = _per_row(batch, each).cpu()
+            nats[list(batch.index)] = _per_row(batch, each)
         return nats
 
     def measure_flat(part: NDArray[np.int64]) -> Floats:

@@ -139,8 +139,9 @@ def peft_files(
         for site in sites
         for name, letter in ((site.a, "A"), (site.b, "B"))
     }
+    config = json.dumps(peft_config(sites, base=base, conv1d=conv1d), indent=2, sort_keys=True)
     return {
-        "adapter_config.json": _json(peft_config(sites, base=base, conv1d=conv1d)),
+        "adapter_config.json": f"{config}\n".encode(),
         "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
     }
 
@@ -205,10 +206,6 @@ def base_name(base: str) -> str:
     named = HUB_NAMES.get(base) or hub_name(base) or base
     here = named == "tiny" or files.expand(named).is_dir()
     return f"./{named}" if here and named[0] not in "./~\\" else named
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _number(alpha: float) -> Any:

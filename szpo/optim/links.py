@@ -143,7 +143,7 @@ class Estimate:
     counted: NDArray[np.int64]
 
 
-def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = TRIM) -> Inversion:
+def inversion(smoothing: str, link: Link = LOGISTIC) -> Inversion:
     """The per-comparison estimator of that name.
 
     ``haldane``: log((k+½)/(M−k+½)); for other links the inverse at (k+½)/(M+1). ``trim``: the
@@ -157,7 +157,7 @@ def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = TRIM) -> I
             return haldane
         return _zero_without_votes(lambda k, m: link.inverse((k + 0.5) / (m + 1)))
     if smoothing == "trim":
-        low, high = float(link.prob(-trim)), float(link.prob(trim))
+        low, high = float(link.prob(-TRIM)), float(link.prob(TRIM))
         return _zero_without_votes(lambda k, m: link.inverse(np.clip(k / m, low, high)))
     raise UsageError(f"smoothing: {smoothing!r} is unknown")
 

@@ -16,6 +16,10 @@ import numpy as np
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 
+KINDS: Final = (0.45, 0.3, 0.25)
+"""Relative probabilities, where anything matters, of one feature, two, and the dense block."""
+ALIKE: Final = 0.8
+"""Cosine of two natural gradients above which features move a policy nearly alike."""
 COORDINATES: Final = 0.5
 """Probability that votes are about coordinates with names, given that they are about anything."""
 
@@ -45,8 +49,6 @@ class SparsePrior:
     """Prior standard deviations of such a comparison's logit; all are equally likely."""
     signal: float = 0.65
     """Probability that anything matters."""
-    kinds: tuple[float, float, float] = (0.45, 0.3, 0.25)
-    """Relative probabilities, where anything matters, of one feature, two, and the dense block."""
     side: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""
     few: tuple[float, float, float, float] | None = None
@@ -61,9 +63,8 @@ class SparsePrior:
         if not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
             raise UsageError("prior of the features: scales, widths and deviations must be > 0")
         few = self.few or (1.0,)
-        kinds_fit = min(*self.kinds, *few) >= 0 < min(sum(self.kinds), few[0])
-        if not 0 < self.signal < 1 or not kinds_fit:
-            raise UsageError("prior of the features: `signal` and kinds are probabilities")
+        if not 0 < self.signal < 1 or not min(few) >= 0 < few[0]:
+            raise UsageError("prior of the features: `signal` and `few` are probabilities")
         named = self.groups >= 0
         groups = np.unique(self.groups[named])
         if not np.array_equal(groups, np.arange(len(groups))):
@@ -124,7 +125,7 @@ class SparsePrior:
         chances, block = self._of_features(), list(self.block)
         pairs = chances[:, None] * chances * (self.groups[:, None] != self.groups)
         nameless = len(block) > 0 and self.few is None
-        kinds = np.array(self.kinds) * (chances.any(), pairs.any(), nameless)
+        kinds = np.array(KINDS) * (chances.any(), pairs.any(), nameless)
         one, two, dense = (1 - self._share) * kinds / max(kinds.sum(), 1e-300)
         table = two * pairs / max(pairs.sum() / 2, 1e-300) + one * np.diag(chances)
         single, pair, _, every = self._of_coordinates()
@@ -151,15 +152,15 @@ class SparsePrior:
         return np.asarray(len(support) * (self.scale[list(support)] / width) ** 2)
 
 
-def group_features(metric: Floats, classes: Ints | None = None, limit: float = 0.8) -> Ints:
+def group_features(metric: Floats, classes: Ints | None = None) -> Ints:
     """Group features that move a policy nearly alike: (k,) group numbers, by first feature.
 
-    Two features are linked if their natural gradients have a cosine above the limit and they are
-    of one class. A group is a connected component of these links. ``metric`` (k, k) is GᵀFG of the
+    Two features are linked if their natural gradients have a cosine above `ALIKE` and they are of
+    one class. A group is a connected component of these links. ``metric`` (k, k) is GᵀFG of the
     natural gradients G.
     """
     length = np.sqrt(np.diag(metric))
-    near = metric > limit * np.outer(length, length)
+    near = metric > ALIKE * np.outer(length, length)
     if classes is not None:
         near &= classes[:, None] == classes
     from scipy.sparse import csgraph  # late: it loads what most commands do without

@@ -33,6 +33,10 @@ whole way: the smallest of 3, 4, 5, 6 and 9 that none of nine kinds of verdicts 
 information ever passed in more than 5 % of runs (experiments/LOG.md, 2026-11-30)."""
 UNPROVEN_SHARE = 0.15
 """The share of the way that it goes below that factor, where no KL budget bounds it."""
+SIDE = 0.5
+"""Prior standard deviation of the side's coefficient, in logits."""
+FIRST, TAIL = 8, 0.01
+"""Coordinates of the smallest block that may carry the taste; variance of the others."""
 _HOPELESS = 1e26
 
 
@@ -70,14 +74,12 @@ class Prior:
     """Prior variances of the logit of a comparison along w, at the distance that is asked."""
     signal: float = 0.65
     """Probability that w ≠ 0."""
-    side_deviation: float = 0.5
-    """Standard deviation of the side's coefficient, in logits."""
 
     def __post_init__(self) -> None:
         variances = np.asarray(self.variances, dtype=np.float64)
-        sizes = np.array([*variances.ravel(), *self.widths, self.side_deviation])
+        sizes = np.array([*variances.ravel(), *self.widths])
         if variances.ndim != 2 or not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
-            raise UsageError("prior of the votes: variances, widths and deviations must be > 0")
+            raise UsageError("prior of the votes: variances and widths must be > 0")
         if not 0 < self.signal < 1:
             raise UsageError(f"prior of the votes: `signal` {self.signal} is not between 0 and 1")
 
@@ -87,12 +89,12 @@ class Prior:
         return cls(np.ones((1, dim)))
 
     @classmethod
-    def blocks(cls, dim: int, first: int = 8, tail: float = 0.01) -> Prior:
+    def blocks(cls, dim: int) -> Prior:
         """The first 8, 16, 32, … or all coordinates carry the taste: the votes decide."""
-        sizes = [first]
+        sizes = [FIRST]
         while sizes[-1] < dim:
             sizes.append(2 * sizes[-1])
-        return cls(np.where(np.arange(dim) < np.array(sizes)[:, None], 1.0, tail))
+        return cls(np.where(np.arange(dim) < np.array(sizes)[:, None], 1.0, TAIL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def fit(votes: Votes, prior: Prior) -> Fit:
     covariances = np.stack([each.covariance() for each in posteriors], -3)
     mean, covariance = mixture_moments(weights, modes, covariances)
     log_factor = special.logsumexp(evidence, axis=-1)
-    log_factor = log_factor - _without_signal(rows, prior, dim, votes.plus_on_a is not None)
+    log_factor = log_factor - _without_signal(rows, dim, votes.plus_on_a is not None)
     return Fit(
         w=mean[..., :dim],
         covariance=covariance[..., :dim, :dim],
@@ -229,24 +231,24 @@ def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[float, 
             Lambda = (variances.sum() / (length[..., None] ** 2 * variances))[..., None]
             Lambda = Lambda * np.eye(dim)
             chance = 1 / (len(prior.widths) * len(prior.variances))
-            yield (chance, *_with_side(votes, prior, Lambda))
+            yield (chance, *_with_side(votes, Lambda))
 
 
-def _with_side(votes: Votes, prior: Prior, precision: Floats) -> tuple[Floats, Floats]:
+def _with_side(votes: Votes, precision: Floats) -> tuple[Floats, Floats]:
     lead, size = precision.shape[:-2], precision.shape[-1]
     if votes.plus_on_a is None:
         return np.zeros((*lead, size)), precision
     wider = np.zeros((*lead, size + 1, size + 1))
     wider[..., :size, :size] = precision
-    wider[..., size, size] = 1 / prior.side_deviation**2
+    wider[..., size, size] = 1 / SIDE**2
     return np.zeros((*lead, size + 1)), wider
 
 
-def _without_signal(rows: Rows, prior: Prior, dim: int, has_side: bool) -> Floats:
+def _without_signal(rows: Rows, dim: int, has_side: bool) -> Floats:
     """Log evidence of w = 0, where only the side may matter."""
     if not has_side:
         return np.asarray(-math.log(2) * rows.total.sum(-1))
     lead = rows.design.shape[:-2]
     only = Rows(rows.design[..., dim : dim + 1], rows.up, rows.total)
-    precision = np.full((*lead, 1, 1), 1 / prior.side_deviation**2)
+    precision = np.full((*lead, 1, 1), 1 / SIDE**2)
     return approximate(only, np.zeros((*lead, 1)), precision, None).evidence

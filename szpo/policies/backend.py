@@ -374,12 +374,8 @@ class LocalBackend:
         values: R = join([self.read_chunk(chunk) for chunk in chunks])
         return values
 
-    def read_chunk(self, request: Texts[R]) -> R:
+    def read_chunk(self, request: Texts[Any]) -> Any:
         """Read all answers of a request in this process."""
-        values: R = self._read(request)
-        return values
-
-    def _read(self, request: Texts[Any]) -> Any:
         model, prompts, answers = self.adapted.model, request.prompts, request.answers
         samples = [Sample(p, a, i) for i, (p, a) in enumerate(zip(prompts, answers, strict=True))]
         match request:

@@ -38,7 +38,7 @@ from szpo.policies import stacked_adapters, subspace_setup, subspaces
 from szpo.policies.backend import Backend, LocalBackend, chosen_lora
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspace_setup import sampling_of
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import Blocks, Subspace
 from szpo.types import Answer, Detail, Progress, Prompt, Say, Theta, unseen
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
@@ -115,21 +115,20 @@ def prepare(
             return Base(host, Subspace("none", (), {}, {}, {}))
         sites, conv1d = host.places(config.adapter, _start_config(loaded))
         return Base(host, Subspace("none", sites, _start(loaded, sites) or {}, {}, {}), conv1d)
-    sources: tuple[Mapping[str, Any], ...] = ()
+    start: Theta | None
+    blocks: Blocks | None = None
     if config.coordinates == "adapters":
         sites, start, blocks, conv1d = stacked_adapters.gather(config, host, say)
-        sources = blocks.sources
-        make = partial(
-            subspace_setup.choose_subspace,
-            host, sites, prompts, config, start, blocks, progress,
-        )  # fmt: skip
     else:
         sites, conv1d = host.places(config.adapter, _start_config(loaded))
-        make = partial(set_up, config, host, sites, prompts, progress)
+        start = _start(loaded, sites)
     key = subspace_setup.setup_key(config, loaded.sha256, loaded.dtype, prompts)
-    subspace = subspace_setup.load_or_make(key, make, sites=sites)
-    if subspace.blocks is not None:  # stored ones may have lain elsewhere
-        subspace = replace(subspace, blocks=replace(subspace.blocks, sources=sources))
+    make = partial(
+        subspace_setup.choose_subspace, host, sites, prompts, config, start, blocks, progress
+    )
+    subspace = subspace_setup.load_or_make(key, make, sites)
+    if subspace.blocks is not None and blocks is not None:  # stored ones may have lain elsewhere
+        subspace = replace(subspace, blocks=replace(subspace.blocks, sources=blocks.sources))
     radius = config.optimizer.kl_radius
     report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
     made = (
@@ -137,18 +136,6 @@ def prepare(
     )
     say(Detail(f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {made}"))
     return Base(host, replace(subspace, report=report), conv1d)
-
-
-def set_up(
-    config: Config,
-    host: Backend,
-    sites: tuple[Site, ...],
-    prompts: Sequence[Prompt],
-    progress: Progress = unseen,
-) -> Subspace:
-    """Choose and scale the coordinates of a run with these settings, ignoring stored ones."""
-    start = _start(host.facts, sites)
-    return subspace_setup.choose_subspace(host, sites, prompts, config, start, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -232,14 +232,14 @@ def _steps(probe: Probe, base: Sequence[Sample], names: Sequence[str]) -> Floats
     return np.asarray(np.sqrt(AIM / nats))
 
 
-def whiten(fisher: Floats, ridge: float = RIDGE) -> Floats:
+def whiten(fisher: Floats) -> Floats:
     """T (k, k) with Tᵀ F T near the identity, whose columns stay near their own coordinates.
 
-    >>> whiten(np.array([[4.0, 0.0], [0.0, 1.0]]), ridge=0).tolist()
-    [[0.5, 0.0], [0.0, 1.0]]
+    >>> whiten(np.array([[4.0, 0.0], [0.0, 1.0]])).round(3).tolist()
+    [[0.498, 0.0], [0.0, 0.995]]
     """
     size = np.sqrt(fisher.diagonal())
-    values, axes = np.linalg.eigh(fisher / size / size[:, None] + ridge * np.eye(len(size)))
+    values, axes = np.linalg.eigh(fisher / size / size[:, None] + RIDGE * np.eye(len(size)))
     return np.asarray((axes / np.sqrt(values)) @ axes.T / size[:, None])
 
 

@@ -130,8 +130,7 @@ def find_subspace(key: Mapping[str, Any]) -> Subspace | None:
 def load_or_make(
     key: Mapping[str, Any],
     make: Callable[[], Subspace],
-    *,
-    sites: tuple[Site, ...] | None = None,
+    sites: tuple[Site, ...],
 ) -> Subspace:
     """Read the subspace of this key, or ``make`` it and write it to the cache.
 
@@ -139,7 +138,7 @@ def load_or_make(
     where it comes from. A cache that cannot be written is not an error.
     """
     subspace = find_subspace(key)
-    if subspace is not None and sites in (None, subspace.sites):
+    if subspace is not None and subspace.sites == sites:
         return subspace
     made = make()
     with contextlib.suppress(ResourceError):
@@ -367,8 +366,7 @@ def choose_subspace(
     zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
     # Where B is 0 the answers are those of the base model, whatever A is.
     blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
-    only_b = config.coordinates != "full"
-    names = [s.b for s in sites] if only_b else [n for s in sites for n in (s.a, s.b)]
+    names = [n for s in sites for n in ((s.a, s.b) if kind == "full" else (s.b,))]
 
     def probe_at(weights: Theta) -> Probe:
         moving = {name: weights[name] for name in names}

@@ -317,7 +317,7 @@ class ServedAnswers:
         trusted: TrustedModel,
         decoding: Callable[[AnswerRequest], Decoding],
         *,
-        each_row: bool = False,
+        each_row: bool,
     ):
         """``each_row``: every row is rescored and also checked by itself."""
         self._servers = servers
@@ -355,7 +355,13 @@ class ServedAnswers:
                 whole = request.sampling.whole_sentences
                 return cut_rows(self._trusted.local.adapted, answers) if whole else tuple(answers)
             self.refused += len(faults)
-            _report("; ".join(dict.fromkeys(faults.values())), last=tries == ASKED_AGAIN)
+            text = "; ".join(dict.fromkeys(faults.values()))
+            if tries == ASKED_AGAIN:
+                raise IntegrityError(
+                    f"{text}, {tries + 1} times; nothing of this step was shown to anybody: "
+                    "restart the server, then resume the run"
+                )
+            logging.getLogger("szpo").warning(f"{text}; asked again under new names")
             todo = [todo[i] for i in faults]
         raise AssertionError("the last try returns or raises")
 
@@ -431,12 +437,3 @@ class ServedAnswers:
 
     def _wrong(self, deviation: float) -> bool:
         return deviation > self._trusted.tolerance
-
-
-def _report(text: str, *, last: bool) -> None:
-    if last:
-        raise IntegrityError(
-            f"{text}, {ASKED_AGAIN + 1} times; nothing of this step was shown to anybody: restart "
-            "the server, then resume the run"
-        )
-    logging.getLogger("szpo").warning(f"{text}; asked again under new names")

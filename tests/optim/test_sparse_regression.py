@@ -10,7 +10,7 @@ from scipy import special
 from szpo.errors import UsageError
 from szpo.optim import bradley_terry, sparse_regression
 from szpo.optim.bradley_terry import Rows
-from szpo.optim.sparse_prior import SparsePrior, group_features
+from szpo.optim.sparse_prior import KINDS, SparsePrior, group_features
 from szpo.optim.sparse_regression import fit_sparse
 from szpo.optim.vote_regression import Votes
 
@@ -221,7 +221,7 @@ def test_groups_are_equally_likely_unless_features_are_given_chances():
     assert whole == pytest.approx(1.0)
     nothing = fit_sparse(cast(np.zeros((0, 6)), np.zeros(0)), prior)
     assert nothing.signal == pytest.approx(prior.signal)
-    assert nothing.dense == pytest.approx(prior.signal * prior.kinds[2])
+    assert nothing.dense == pytest.approx(prior.signal * KINDS[2])
 
 
 def test_chains_of_near_gradients_are_groups():
@@ -237,7 +237,7 @@ def test_chains_of_near_gradients_are_groups():
     ("field", "value"),
     [
         ("groups", np.array([0, 2])), ("scale", np.array([1.0, 0.0])), ("scale", np.ones(3)),
-        ("widths", ()), ("signal", 1.0), ("kinds", (0.0, 0.0, 0.0)), ("chances", np.array([1.0])),
+        ("widths", ()), ("signal", 1.0), ("chances", np.array([1.0])),
         ("chances", np.array([0.0, 0.0])), ("chances", np.array([1.0, -1.0])),
     ],
 )  # fmt: skip

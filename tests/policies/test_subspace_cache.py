@@ -69,8 +69,8 @@ def test_numbers_of_fp16_are_stored_in_half_the_room_and_come_back_as_they_were(
     assert subspace_setup.shorten(tiny) is tiny
 
 
-def made_or_found(key, space, **options):
-    return subspace_setup.load_or_make(key, lambda: space, **options).report["origin"]
+def made_or_found(key, space):
+    return subspace_setup.load_or_make(key, lambda: space, space.sites).report["origin"]
 
 
 def test_a_set_up_is_made_once_per_key_and_anew_for_other_sites_or_of_a_damaged_file(space, cache):
@@ -80,7 +80,7 @@ def test_a_set_up_is_made_once_per_key_and_anew_for_other_sites_or_of_a_damaged_
     assert [made_or_found({"seed": seed}, space) for seed in (1, 1)] == ["made", "cache"]
     other = replace(space, sites=SITES[:1])
     for origin in ("made", "cache"):
-        found = subspace_setup.load_or_make({"seed": 1}, lambda: other, sites=other.sites)
+        found = subspace_setup.load_or_make({"seed": 1}, lambda: other, other.sites)
         assert (found.sites, found.report["origin"]) == (other.sites, origin)
     assert made_or_found({"seed": 2}, space) == "made"
 
@@ -105,7 +105,7 @@ def test_a_file_that_says_what_no_set_up_finds_is_made_anew(space, cache):
 
 def test_without_a_cache_folder_it_works_all_the_same(space, cache):
     cache.parent.write_text("a file where the folder would be")
-    found = subspace_setup.load_or_make({}, lambda: space)
+    found = subspace_setup.load_or_make({}, lambda: space, SITES)
     assert found.report == {**space.report, "origin": "made"}
     assert os.listdir(cache.parent.parent) == ["cache"]
 
@@ -127,7 +127,7 @@ def shipped(space, tmp_path, monkeypatch):
 
 
 def test_what_ships_is_neither_made_nor_written_to_the_cache(space, shipped, cache):
-    found = subspace_setup.load_or_make(asking(384), lambda: pytest.fail("it ships"))
+    found = subspace_setup.load_or_make(asking(384), lambda: pytest.fail("it ships"), SITES)
     assert found.report["origin"] == "shipped" and found.basis_sha256 == space.basis_sha256
     assert not cache.exists()
     assert subspace_setup.find_subspace(asking(384, name=2)) is None
@@ -139,7 +139,7 @@ def test_what_ships_is_neither_made_nor_written_to_the_cache(space, shipped, cac
 def test_a_shipped_file_with_another_digest_is_not_used(space, shipped, caplog):
     other = {name: value + 1 for name, value in space.basis.items()}
     subspace_setup.write_subspace(replace(space, basis=other), shipped)
-    found = subspace_setup.load_or_make(asking(384), lambda: space)
+    found = subspace_setup.load_or_make(asking(384), lambda: space, SITES)
     assert found.report["origin"] == "made" and found.basis_sha256 == space.basis_sha256
     assert "is not the file that ships with szpo; the coordinates are made anew" in caplog.text
 

@@ -6,8 +6,7 @@ import torch
 
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
-from szpo.models import logprobs
-from szpo.models.logprobs import Sample
+from szpo.models.engines import GenerateEngine
 from szpo.optim import parameters
 from szpo.optim.parameters import Space, round13
 from szpo.optim.sample_directions import Law
@@ -122,15 +121,14 @@ def test_the_same_seed_twice_on_a_gpu_is_the_same_run(tmp_path):
 
 @pytest.mark.gpu
 def test_log_probabilities_are_the_same_bits_each_time_on_a_gpu():
-    model = loaded("llama").model.to("cuda")
-    samples = [Sample((5, 9, 11), tuple(range(3, 40 + i)), i) for i in range(64)]
-    vocab = logprobs.vocabulary_size(model)
-    batches = [*logprobs.batches(samples, device=model.device, vocab=vocab)]
+    there = loaded("llama")
+    there.model.to("cuda")
+    engine, answers = GenerateEngine(there.adapt()), [range(3, 40 + i) for i in range(64)]
     first, *others = [
-        torch.cat([logprobs.answer_logps(model, batch, 1.0) for batch in batches])
+        np.concatenate(engine.logprobs([(5, 9, 11)] * 64, answers, [0] * 64, None))
         for _ in range(20)
     ]
-    assert all(torch.equal(first, other) for other in others)
+    assert all(np.array_equal(first, other) for other in others)
 
 
 @pytest.mark.gpu

@@ -69,7 +69,8 @@ def by_rows(
         }
         own = torch.arange(rows)[:, None]
         with torch.enable_grad(), attach_deltas(model, sites, Deltas(A, B), own):
-            logp = logprobs.answer_logps(model, batch, temperature)
+            logits = logprobs.answer_logits(model, batch, temperature)
+            logp = logits.log_softmax(-1).gather(-1, batch.targets[batch.mask][:, None])
             grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
         found[list(batch.index)] = torch.cat([g.reshape(rows, -1) for g in grads], 1)
     return found
