@@ -79,8 +79,8 @@ def read_stored(path: Path, read: Callable[[Path], T]) -> T | None:
 
 def read_either(shipped: Path, stored: Path, read: Callable[[Path], T], what: str) -> T | None:
     """Read the shipped file, else the cached one; see `read_shipped` and `read_stored`."""
-    found = read_shipped(shipped, read, what)
-    return read_stored(stored, read) if found is None else found
+    value = read_shipped(shipped, read, what)
+    return read_stored(stored, read) if value is None else value
 
 
 def require_plain(path: Path) -> None:

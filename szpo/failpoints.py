@@ -66,17 +66,17 @@ def failpoint(name: str) -> None:
         InjectedError: the action is ``raise``.
         OSError: the action is ``enospc`` (no space left on the disk).
     """
-    found = _armed.get(name)
-    if found is None:
+    armed = _armed.get(name)
+    if armed is None:
         return
-    found.hits += 1
-    if found.hits != found.at:
+    armed.hits += 1
+    if armed.hits != armed.at:
         return
-    if found.action == "raise":
+    if armed.action == "raise":
         raise InjectedError(f"{name}: {POINTS[name]}")
-    if found.action == "enospc":
+    if armed.action == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.kill(os.getpid(), signal.SIGKILL if found.action == "kill" else signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGKILL if armed.action == "kill" else signal.SIGSTOP)
 
 
 def parse(text: str) -> Armed:
@@ -88,14 +88,14 @@ def parse(text: str) -> Armed:
     Raises:
         UsageError: the form, the name or the action is unknown.
     """
-    found = _FORM.fullmatch(text)
-    if found is None or found[1] not in POINTS or found[2] not in get_args(Action):
+    match = _FORM.fullmatch(text)
+    if match is None or match[1] not in POINTS or match[2] not in get_args(Action):
         raise UsageError(
             f"{ENVIRONMENT}={text!r}: give name:action@hit, with a name of {', '.join(POINTS)} "
             f"and an action of {', '.join(get_args(Action))}"
         )
-    action: Action = found[2]  # type: ignore[assignment]
-    return Armed(found[1], action, int(found[3] or 1))
+    action: Action = match[2]  # type: ignore[assignment]
+    return Armed(match[1], action, int(match[3] or 1))
 
 
 @contextlib.contextmanager

@@ -221,8 +221,8 @@ def versus(tuned: ArrayLike, base: ArrayLike) -> Floats:
     first, second = np.asarray(tuned, np.float64), np.asarray(base, np.float64)
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second):
         raise UsageError(f"versus: rewards of shapes {first.shape} and {second.shape}")
-    found: Floats = 0.5 + 0.5 * np.sign(first[:, :, None] - second[:, None, :])
-    return found
+    wins: Floats = 0.5 + 0.5 * np.sign(first[:, :, None] - second[:, None, :])
+    return wins
 
 
 def win_rate(outcomes: ArrayLike) -> Share:

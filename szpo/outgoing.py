@@ -51,19 +51,19 @@ def is_here(host: str) -> bool:
     if name not in known and not name.endswith(".localhost"):
         return False
     try:
-        found = socket.getaddrinfo(name, None)
+        addresses = socket.getaddrinfo(name, None)
     except OSError:
         return False
-    return all(_is_loopback(str(address[4][0])) for address in found)
+    return all(_is_loopback(str(address[4][0])) for address in addresses)
 
 
 def _is_loopback(address: str) -> bool:
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    found = getattr(found, "ipv4_mapped", None) or found
-    return found.is_loopback or found.is_unspecified
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.is_loopback or ip.is_unspecified
 
 
 def may_go_unencrypted(host: str) -> bool:

@@ -44,10 +44,10 @@ def entry_points(group: str) -> EntryPoints:
 
 def names(group: str) -> dict[str, EntryPoint]:
     """The entry points of a group by name; of equal names the first counts."""
-    found: dict[str, EntryPoint] = {}
+    entries: dict[str, EntryPoint] = {}
     for entry in entry_points(group=group):
-        found.setdefault(entry.name, entry)
-    return dict(sorted(found.items()))
+        entries.setdefault(entry.name, entry)
+    return dict(sorted(entries.items()))
 
 
 def origin(group: str, name: str) -> dict[str, str] | None:

@@ -87,11 +87,11 @@ def endless_order(
     >>> sorted(order[:3]), sorted(order[3:6]), len(order)
     ([0, 1, 2], [0, 1, 2], 7)
     """
-    found: list[int] = []
+    order: list[int] = []
     for lap in range(first // count, (first + need - 1) // count + 1):
-        found += permutation(key(lap), count).tolist()
+        order += permutation(key(lap), count).tolist()
     start = first % count
-    return found[start : start + need]
+    return order[start : start + need]
 
 
 def permutation(key: bytes, n: int) -> NDArray[np.int64]:

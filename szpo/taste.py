@@ -234,8 +234,8 @@ class Taste:
             UsageError: another dictionary, or a feature of the user's own that is not given.
         """
         names = [feature.name for feature in self.features]
-        found = own.countable(names, self.own, self.dictionary, given)
-        missing = next((name for name in names if name not in found), None)
+        entries = own.countable(names, self.own, self.dictionary, given)
+        missing = next((name for name in names if name not in entries), None)
         if missing in {name for name, *_ in self.own}:
             raise UsageError(
                 f"taste: its feature {missing!r} is the user's own, and a file never runs code; "
@@ -246,7 +246,7 @@ class Taste:
                 "taste: its features are of another version of the dictionary; use the szpo that "
                 "made it"
             )
-        return tuple(found.values())
+        return tuple(entries.values())
 
     def read(
         self, policy: ReadsStates, prompts: Sequence[Prompt], answers: Sequence[Answer],
@@ -399,8 +399,8 @@ class Taste:
         self, prompts: Sequence[Any], completions: Sequence[Any], **_: object
     ) -> list[float]:
         """The scores as a reward function of TRL's trainers; texts or lists of messages."""
-        found = self.score([*map(_last, prompts)], [*map(_last, completions)])
-        return [float(each) for each in found]
+        scores = self.score([*map(_last, prompts)], [*map(_last, completions)])
+        return [float(each) for each in scores]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values: data only; see `from_json`."""
@@ -450,8 +450,8 @@ def bounds(values: Sequence[int]) -> tuple[int, int]:
     """
     ordered = sorted(values)
     low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.02, 0.98))
-    found, counts = np.unique(ordered, return_counts=True)
-    shared = found[counts >= SHARED].tolist()
+    words, counts = np.unique(ordered, return_counts=True)
+    shared = words[counts >= SHARED].tolist()
     return min([low, *shared]), max([high, *shared])
 
 

@@ -150,12 +150,12 @@ class Result(Outcome):
 
     def __str__(self) -> str:
         helped = self.improvement
-        found = [f"{self.status}: {self.reason}", helped.sentence]
-        found += [guard.line() for guard in self.guards]
-        found += [] if self.taught is None else [str(self.taught)]
-        found += [f"for more votes: {self.more_votes}"] if self.more_votes else []
-        found += [] if helped.last is None else [helped.last.line]
-        return "\n".join(found)
+        lines = [f"{self.status}: {self.reason}", helped.sentence]
+        lines += [guard.line() for guard in self.guards]
+        lines += [] if self.taught is None else [str(self.taught)]
+        lines += [f"for more votes: {self.more_votes}"] if self.more_votes else []
+        lines += [] if helped.last is None else [helped.last.line]
+        return "\n".join(lines)
 
 
 def read_result(outcome: Outcome, ledger: Ledger, measurable: bool = True) -> Result:
@@ -265,7 +265,7 @@ class Tuner:
         from szpo.cache import quiet
 
         check_function(better)
-        found = cls.__new__(cls)
+        tuner = cls.__new__(cls)
         record = Ledger.open(find_place(ledger))
         try:
             _say("loading the run's model")
@@ -286,8 +286,8 @@ class Tuner:
         except BaseException:
             record.close()
             raise
-        found._begin(record, parts)
-        return found
+        tuner._begin(record, parts)
+        return tuner
 
     def _begin(
         self, ledger: Ledger, parts: RunParts, forget: Callable[[], object] | None = None
@@ -328,10 +328,10 @@ class Tuner:
         self._outcome = whole_run.drive(
             self._ledger, self._parts, every, measured=measure, score=score, say=_say
         )
-        found = read_result(self._outcome, self._ledger, bool(self._parts.prompts.heldout))
-        if found.more_votes and self._forget is not None:
-            return replace(found, more_votes=NOT_KEPT)
-        return found
+        result = read_result(self._outcome, self._ledger, bool(self._parts.prompts.heldout))
+        if result.more_votes and self._forget is not None:
+            return replace(result, more_votes=NOT_KEPT)
+        return result
 
     # ---- votes by hand ----
 
@@ -592,8 +592,8 @@ def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
     file = place.with_name(f"{place.stem}-prompts.jsonl")
     bad = [text for text in texts if not isinstance(text, str) or not text.strip()]
     if bad or not texts:
-        found = repr(bad[0]) if bad else "an empty list"
-        raise UsageError(f"Tuner: prompts must be texts that are not empty (got {found})")
+        given = repr(bad[0]) if bad else "an empty list"
+        raise UsageError(f"Tuner: prompts must be texts that are not empty (got {given})")
     mark = {"split": "train"} if len(set(texts)) < FEWEST_TO_HOLD_OUT else {}
     lines = "".join(json.dumps({"text": text, **mark}) + "\n" for text in texts)
     try:

@@ -218,14 +218,14 @@ def _whole(given: Any) -> int | None:
 
 def _numbers(name: str, given: Any) -> Floats:
     try:
-        found = np.array(given, dtype=np.float64)
+        point = np.array(given, dtype=np.float64)
     except OverflowError:
-        found = np.array(np.inf)
+        point = np.array(np.inf)
     except (TypeError, ValueError):
         raise UsageError(f"Optimizer: {name} {given!r} is not made of numbers") from None
-    if not (np.abs(found) <= MOST).all():  # also refuses nan
+    if not (np.abs(point) <= MOST).all():  # also refuses nan
         raise UsageError(f"Optimizer: {name} {given!r:.60} is not finite, or beyond {MOST:g}")
-    return found
+    return point
 
 
 class Pair(NamedTuple):
@@ -475,14 +475,14 @@ class Optimizer:
         It is worked out anew from seed and votes.
         """
         with _ONE_AT_A_TIME:
-            past, found = list(self._past), type(self).__new__(type(self))
-        found._begin(self._space, self._first)
+            past, copy = list(self._past), type(self).__new__(type(self))
+        copy._begin(self._space, self._first)
         told: list[Told] = []
         for cast in past:
-            found._ask(len(cast), single=False)
-            pairs = found._pending
-            found._take(cast)
-            best = found._space.to_point(found._recommended["z"])
+            copy._ask(len(cast), single=False)
+            pairs = copy._pending
+            copy._take(cast)
+            best = copy._space.to_point(copy._recommended["z"])
             told += [Told(*pair, *each, best) for pair, each in zip(pairs, cast, strict=True)]
         return told
 
@@ -554,25 +554,27 @@ class Optimizer:
                     f"Optimizer: this szpo reads format {FORMAT}, the saved state is of format "
                     f"{form}; {earlier if form in (1, 2, 3) else 'take the szpo that saved it'}"
                 )
-            found = cls.__new__(cls)
+            optimizer = cls.__new__(cls)
             space = VectorSpace.from_json(saved["space"])
             layout = (("z", (space.dim,)),)
-            found._begin(space, read_settings(saved["settings"], saved["seed"], layout))
-            found._take_again([tuple(itertools.starmap(_check, step)) for step in saved["votes"]])
+            optimizer._begin(space, read_settings(saved["settings"], saved["seed"], layout))
+            optimizer._take_again(
+                [tuple(itertools.starmap(_check, step)) for step in saved["votes"]]
+            )
             if saved["waiting"] is not None:
                 count, single = saved["waiting"]
-                _ = found.ask() if single else found.ask(count)
+                _ = optimizer.ask() if single else optimizer.ask(count)
             for i, vote, weight in saved["told"]:
-                found.tell(vote, weight=weight, pair=found._pending[i])
+                optimizer.tell(vote, weight=weight, pair=optimizer._pending[i])
             wanted = saved["digest"]
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UsageError(f"Optimizer: not a saved state ({error!r})") from None
-        if found._saved_digest() != wanted:
+        if optimizer._saved_digest() != wanted:
             raise IntegrityError(
                 "Optimizer: the saved votes lead to another point than was saved; the state was "
                 "changed, or this machine rounds differently"
             )
-        return found
+        return optimizer
 
     def save(self, path: str | Path) -> None:
         """Write the state to a JSON file atomically; an existing file is replaced.

@@ -183,15 +183,15 @@ def without_adapters(model: Any) -> Iterator[None]:
     """Remove PEFT's layers from the model within the block, and restore them afterwards."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    found = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     training = model.training
-    for name, layer in found:
+    for name, layer in layers:
         model.set_submodule(name, layer.get_base_layer())
     model.eval()
     try:
         yield
     finally:
-        for name, layer in found:
+        for name, layer in layers:
             model.set_submodule(name, layer)
         model.train(training)
 

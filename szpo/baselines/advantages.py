@@ -30,12 +30,12 @@ def gae(rewards: Floats, values: Floats, lam: float, gamma: float = 1.0) -> Floa
     """
     # δ_t = r_t + γ V(s_{t+1}) − V(s_t)
     errors = rewards + gamma * values[..., 1:] - values[..., :-1]
-    found = np.empty(errors.shape)
+    advantages = np.empty(errors.shape)
     ahead = np.zeros(errors.shape[:-1])
     for t in range(errors.shape[-1] - 1, -1, -1):
         ahead = errors[..., t] + gamma * lam * ahead  # Â_t = δ_t + γλ Â_{t+1}
-        found[..., t] = ahead
-    return found
+        advantages[..., t] = ahead
+    return advantages
 
 
 def token_rewards(
@@ -53,10 +53,10 @@ def token_rewards(
         there: which tokens belong to the answer, the first ones of each row (n, H).
         beta: weight β ≥ 0 of the KL penalty.
     """
-    found = np.where(there, -beta * (logp - reference), 0.0)
+    rewards = np.where(there, -beta * (logp - reference), 0.0)
     rows = np.flatnonzero(there.any(1))
-    found[rows, there.sum(1)[rows] - 1] += score[rows]
-    return found
+    rewards[rows, there.sum(1)[rows] - 1] += score[rows]
+    return rewards
 
 
 def standardise(values: Floats, there: NDArray[np.bool_]) -> Floats:

@@ -201,7 +201,7 @@ class JudgesAsk:
         self, questions: Sequence[tuple[Row, ...]], single: bool, key: bytes
     ) -> list[Verdict]:
         """See `szpo.baselines.asking.Ask`."""
-        found: list[Verdict] = []
+        verdicts: list[Verdict] = []
         judges = self.of_pairs if single and self.of_pairs else self.judges
         sides = self.sides(key, len(questions), len(judges))
         for i, (rows, (own, plus)) in enumerate(zip(questions, sides, strict=True)):
@@ -212,8 +212,8 @@ class JudgesAsk:
                 plus_side=plus,
                 key=own,
             )
-            found.append(verdict(choice, plus))
-        return found
+            verdicts.append(verdict(choice, plus))
+        return verdicts
 
 
 @dataclass(frozen=True)
@@ -261,14 +261,14 @@ def ask_round(survey: Survey, actor: LoraPolicy, meter: Meter, i: int = 0) -> Pr
     differ = [asked for asked in questions if not all(row.identical for row in asked)]
     vote = seeds.derive(survey.seed, f"{survey.purpose} votes", step=i)
     single = survey.rows is None
-    found: list[Pair] = []
+    chosen: list[Pair] = []
     ties = 0
     for asked, said in zip(differ, survey.ask(differ, single, vote), strict=True):
         meter.charge_votes([(row.plus, row.minus) for row in asked], votes=int(said != "skip"))
         ties += said in ("tie", "skip")
         pairs = [pair_of(row, said, source="pair" if single else "batch") for row in asked]
-        found += [pair for pair in pairs if pair is not None]
-    return Preferences(tuple(found), ties)
+        chosen += [pair for pair in pairs if pair is not None]
+    return Preferences(tuple(chosen), ties)
 
 
 def draw_order(
@@ -300,11 +300,11 @@ def read_recorded_pairs(
         if comparison is None:
             raise IntegrityError(f"{ledger.path.name}: comparison {shown} is missing")
         meter.charge_votes([(r.plus, r.minus) for r in comparison.rows], votes=len(votes))
-        found = _make_pairs(comparison, votes)
-        ties += not found
+        made = _make_pairs(comparison, votes)
+        ties += not made
         comparisons += 1
-        kept = [pair for pair in found if rows_of_batches or pair.source != "batch"]
-        unused += len(votes) if len(kept) < len(found) else 0
+        kept = [pair for pair in made if rows_of_batches or pair.source != "batch"]
+        unused += len(votes) if len(kept) < len(made) else 0
         pairs += kept
     return Preferences(tuple(pairs), ties, comparisons, unused=unused)
 
@@ -316,15 +316,15 @@ def _make_pairs(comparison: Comparison, votes: list[Record]) -> list[Pair]:
     for vote in votes:
         for i, value in _notes(vote).items():
             own[i].append(value)
-    found = []
+    pairs = []
     whole: Source = "pair" if len(comparison.rows) == 1 else "batch"
     for i, row in enumerate(comparison.rows):
         if i in own and whole == "batch":
             pair = pair_of(row, _verdict(sum(own[i])), source="note", votes=len(own[i]))
         else:
             pair = pair_of(row, _verdict(lead), source=whole, votes=len(votes))
-        found += [] if pair is None else [pair]
-    return found
+        pairs += [] if pair is None else [pair]
+    return pairs
 
 
 def _verdict(lead: int) -> Verdict:

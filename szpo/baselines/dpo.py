@@ -304,10 +304,10 @@ def train_simpo(
 def _cpo_tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:
     """A pair as the columns that CPOTrainer itself makes from texts."""
     prompt = row["prompt_ids"]
-    found = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+    tokens = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
     for side in ("chosen", "rejected"):
         answer = row[f"{side}_ids"][: limit - len(prompt)]
-        found[f"{side}_input_ids"] = prompt + answer
-        found[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
-        found[f"{side}_labels"] = [-100] * len(prompt) + answer
-    return found
+        tokens[f"{side}_input_ids"] = prompt + answer
+        tokens[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
+        tokens[f"{side}_labels"] = [-100] * len(prompt) + answer
+    return tokens

@@ -120,8 +120,8 @@ def _sampling_class(kind: Any, actor: Actor, seed: int, method: str) -> Any:
             key = seeds.derive(seed, "baseline answers", step=int(self.state.global_step))
             with catch_divergence(method):
                 rows = actor.complete(prompt_ids, seed=as_seed(key))
-            found = [list(row) for row in rows]
-            return (found, None) if kind.__name__ == "GRPOTrainer" else found
+            answers = [list(row) for row in rows]
+            return (answers, None) if kind.__name__ == "GRPOTrainer" else answers
 
     return Sampling
 

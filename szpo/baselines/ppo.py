@@ -185,14 +185,14 @@ def _parts(
     """Divide answers into minibatches by the seed, and these into parts that fit into memory."""
     order = seeds.permutation(seeds.derive(seed, "ppo minibatches", step=step), len(tokens))
     encoded = [learner.actor.encode(prompt) for prompt in prompts]
-    found = []
+    passes = []
     for rows in np.array_split(order, learner.how.minibatches):
         samples = [logprobs.Sample(encoded[row], tokens[row]) for row in rows]
         batches = logprobs.batches(
             samples, device=learner.model.device, vocab=logprobs.vocabulary_size(learner.model)
         )
-        found.append([Part(batch, rows[list(batch.index)]) for batch in batches])
-    return found
+        passes.append([Part(batch, rows[list(batch.index)]) for batch in batches])
+    return passes
 
 
 def _rollouts(
@@ -252,19 +252,19 @@ def _update(learner: Learner, group: Sequence[Rollout]) -> dict[str, float]:
     """Compute the gradients of a minibatch, and its figures."""
     how, count = learner.how, sum(len(old) for _, old, *_ in group)
     learner.optimizer.zero_grad()
-    found = dict.fromkeys(("policy_loss", "value_loss", "clipped", "ratio_gap"), 0.0)
+    figures = dict.fromkeys(("policy_loss", "value_loss", "clipped", "ratio_gap"), 0.0)
     for part, old, worth, advantage, returns in group:
         logp, value = token_values(learner, part.batch)
         loss, ratio, clipped = policy_loss(logp, old, advantage, clip=how.clip)
         critic = value_loss(value, worth, returns, clip=how.value_clip)
         share = len(old) / count
         (share * (loss + critic)).backward()  # type: ignore[no-untyped-call]
-        found["policy_loss"] += share * loss.item()
-        found["value_loss"] += share * critic.item()
-        found["clipped"] += share * clipped
-        found["ratio_gap"] = max(found["ratio_gap"], float((ratio - 1).abs().max()))
+        figures["policy_loss"] += share * loss.item()
+        figures["value_loss"] += share * critic.item()
+        figures["clipped"] += share * clipped
+        figures["ratio_gap"] = max(figures["ratio_gap"], float((ratio - 1).abs().max()))
     norm = nn.utils.clip_grad_norm_(learner.weights, how.grad_norm)
-    return {**found, "gradient": float(norm)}
+    return {**figures, "gradient": float(norm)}
 
 
 def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tensor]:

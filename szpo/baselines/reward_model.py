@@ -56,14 +56,14 @@ class RewardModel:
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
         """Rewards of answers; works also while an actor is trained on the same base model."""
         rows = [reward_tokens(self.loaded, p, a) for p, a in zip(prompts, answers, strict=True)]
-        found = np.zeros(len(rows))
+        scores = np.zeros(len(rows))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         deltas = stack(self.sites, self.factors, [{}], self.loaded.device)
         with actors.without_adapters(self.loaded.model), torch.inference_mode():
             for begin in range(0, len(order), ROWS):
                 part = order[begin : begin + ROWS]
-                found[part] = self._scores([rows[i] for i in part], deltas)
-        return [float(x) for x in found]
+                scores[part] = self._scores([rows[i] for i in part], deltas)
+        return [float(x) for x in scores]
 
     def _scores(self, rows: Sequence[Sequence[int]], deltas: Deltas) -> NDArray[np.float64]:
         model = self.loaded.model

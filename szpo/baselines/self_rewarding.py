@@ -94,9 +94,9 @@ def train(
         meter.seconds += record["seconds"]
         log.append({"model": float(stage), **record["figures"]})
         meter.report(on_step, stage, how.models, log[-1])
-    found = sum(int(figures.get("pairs", 0)) for figures in log)
+    pairs = sum(int(figures.get("pairs", 0)) for figures in log)
     ties = sum(int(figures.get("ties", 0)) for figures in log)
-    return Trained(meter.cost(), tuple(log), found, ties)
+    return Trained(meter.cost(), tuple(log), pairs, ties)
 
 
 def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: SelfRewarding) -> None:
@@ -194,17 +194,17 @@ def _make(
     return record
 
 
-def _require_pairs(found: Mapping[str, float], stage: int) -> None:
-    if not found["pairs"]:
-        share = found["parsed"]
+def _require_pairs(figures: Mapping[str, float], stage: int) -> None:
+    if not figures["pairs"]:
+        share = figures["parsed"]
         why = (
             "no judgement had a score; the judge must be a model that follows instructions"
             if not share
-            else f"all {found['ties']:.0f} prompts were ties; draw more prompts or candidates"
+            else f"all {figures['ties']:.0f} prompts were ties; draw more prompts or candidates"
         )
         raise RunError(
             f"{METHOD}: no pair for M{stage}: {share:.0%} of "
-            f"{found['judgements']:.0f} judgements had a score, and {why}"
+            f"{figures['judgements']:.0f} judgements had a score, and {why}"
         )
 
 
@@ -307,10 +307,10 @@ def score(text: str) -> float | None:
     >>> score("**Score**: 3.5/5"), score("Score: 9"), score("Four points.")
     (3.5, None, None)
     """
-    *_, found = None, *_SCORE.finditer(text)
-    if found is None:
+    *_, stated = None, *_SCORE.finditer(text)
+    if stated is None:
         return None
-    points, most = float(found["points"]), float(found["most"] or MAX_POINTS)
+    points, most = float(stated["points"]), float(stated["most"] or MAX_POINTS)
     return points if 0 <= points <= MAX_POINTS == most else None
 
 
@@ -369,11 +369,11 @@ def count(judged: Sequence[JudgedAnswers]) -> dict[str, float]:
     """Counts, the share of judgements with a score, and the mean score."""
     texts = [text for one in judged for own in one.judgements for text in own]
     read = [value for value in map(score, texts) if value is not None]
-    found = len(pairs(judged))
+    kept = len(pairs(judged))
     return {
         "judgements": float(len(texts)),
         "parsed": len(read) / len(texts) if texts else 0.0,
         "points": sum(read) / len(read) if read else 0.0,
-        "pairs": float(found),
-        "ties": float(len(judged) - found),
+        "pairs": float(kept),
+        "ties": float(len(judged) - kept),
     }

@@ -54,9 +54,9 @@ def check_kind(path: Path, conn: sqlite3.Connection) -> None:
 
     A schema number that no szpo ever had raises IntegrityError.
     """
-    found = conn.execute("PRAGMA application_id").fetchone()[0]
-    if found != APPLICATION_ID:
-        raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
+    number = conn.execute("PRAGMA application_id").fetchone()[0]
+    if number != APPLICATION_ID:
+        raise StorageError(f"{path} is not a szpo ledger (application_id {number})")
     check_version(path, conn)
 
 

@@ -91,12 +91,12 @@ class Ledger:
         self._noted = witness.read_head(path)  # before the record, which only grows
         self._head: Record | None = None
         try:
-            found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
+            rows = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
         except IntegrityError as error:
             raise IntegrityError(f"{path}: the table runs cannot be read: {error}") from None
-        if not found:
+        if not rows:
             raise IntegrityError(f"{path}: the table runs is empty; restore the file from a copy")
-        self.row: Final[Record] = found[0]
+        self.row: Final[Record] = rows[0]
         self.run: Final[str] = self.row["run"]
         self.root_seed: Final[int] = self.row["root_seed"]
         self.basis_sha256: Final[str | None] = self.row["basis_sha256"]
@@ -358,8 +358,8 @@ class Ledger:
 
     def find_damage(self) -> str | None:
         """What SQLite finds wrong with the file, its indexes included; None where it is whole."""
-        found: str = self.query("PRAGMA integrity_check(1)")[0]["integrity_check"]
-        return None if found == "ok" else found
+        answer: str = self.query("PRAGMA integrity_check(1)")[0]["integrity_check"]
+        return None if answer == "ok" else answer
 
     def changes(self) -> tuple[int, int, int]:
         """Counters: commits of other connections, rows changed by this one, and its rollbacks.
@@ -382,8 +382,8 @@ class Ledger:
 
     def step(self, step: int) -> Record | None:
         """The row of one step, or None."""
-        found = self.query("SELECT * FROM steps WHERE run = ? AND step = ?", (self.run, step))
-        return found[0] if found else None
+        rows = self.query("SELECT * FROM steps WHERE run = ? AND step = ?", (self.run, step))
+        return rows[0] if rows else None
 
     def last_applied(self) -> int | None:
         """The last step whose update is in the ledger."""

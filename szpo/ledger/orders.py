@@ -85,8 +85,8 @@ def place_order(
 
 def orders(ledger: Ledger, kind: OrderKind | None = None) -> list[Order]:
     """Every order (of a kind), oldest first."""
-    found = [_order(row) for row in ledger.query(_SELECT + " ORDER BY o.event")]
-    return [order for order in found if kind in (None, order.kind)]
+    orders = [_order(row) for row in ledger.query(_SELECT + " ORDER BY o.event")]
+    return [order for order in orders if kind in (None, order.kind)]
 
 
 def open_orders(ledger: Ledger) -> list[Order]:
@@ -105,10 +105,10 @@ def get(ledger: Ledger, order: int) -> Order:
     Raises:
         UsageError: there is none of that number.
     """
-    found = ledger.query(_SELECT + " AND o.event = ?", (order,))
-    if not found:
+    rows = ledger.query(_SELECT + " AND o.event = ?", (order,))
+    if not rows:
         raise UsageError(f"order {order} does not exist in {ledger.path.name}")
-    return _order(found[0])
+    return _order(rows[0])
 
 
 def settle(
@@ -132,10 +132,10 @@ def settle(
 def close(ledger: Ledger, order: int, by: str) -> bool:
     """Take no more votes on an order's comparisons; False if it was closed before."""
     with ledger.transaction(by):
-        found = get(ledger, order)
-        if not comparisons(found):
+        placed = get(ledger, order)
+        if not comparisons(placed):
             raise UsageError(f"order {order} has no comparisons yet; close it once they are made")
-        if found.closed_us is not None:
+        if placed.closed_us is not None:
             return False
         ledger.record_event("order closed", by, {"order": order})
         return True

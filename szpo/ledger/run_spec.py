@@ -38,17 +38,17 @@ def recorded_settings(ledger: Ledger) -> Settings:
         require_rule(ledger)
         body = ledger.spec["optimizer"]
         ledger.checked["optimizer"] = read_settings(body, ledger.root_seed, ledger.layout)
-    found: Settings = ledger.checked["optimizer"]
-    drawn = list(ledger.events(FEATURES)) if found.awaits_features else []
+    settings: Settings = ledger.checked["optimizer"]
+    drawn = list(ledger.events(FEATURES)) if settings.awaits_features else []
     try:
         if drawn:
             named = NamedFeatures.from_json(drawn[0]["body"])
-            if found.idle:
-                found = replace(found, features=named)
+            if settings.idle:
+                settings = replace(settings, features=named)
             else:
-                found = replace(found, regressors=named)
-            ledger.checked["optimizer"] = found
-        return replace(found, spans=spans.read(ledger)) if found.guides else found
+                settings = replace(settings, regressors=named)
+            ledger.checked["optimizer"] = settings
+        return replace(settings, spans=spans.read(ledger)) if settings.guides else settings
     except (KeyError, TypeError, UsageError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: its features cannot be read ({error})"
@@ -97,5 +97,5 @@ def with_budget(config: Config, ledger: Ledger) -> Config:
 def read_budget(ledger: Ledger) -> dict[str, int]:
     """``votes`` after which a run with added votes ends; empty if none were."""
     sql = "SELECT body FROM events WHERE kind = ? ORDER BY event DESC LIMIT 1"
-    found = ledger.query(sql, (BUDGET,))
-    return dict(json.loads(found[0]["body"])) if found else {}
+    rows = ledger.query(sql, (BUDGET,))
+    return dict(json.loads(rows[0]["body"])) if rows else {}

@@ -66,27 +66,27 @@ def read(ledger: Ledger) -> tuple[Span, ...]:
     known: tuple[Span, ...] = ledger.checked.get(SPAN, ())
     if len(known) == count:
         return known
-    proposals, found = [span.proposals[-1] for span in known], [*known]
+    proposals, spans = [span.proposals[-1] for span in known], [*known]
     try:
         for event in itertools.islice(ledger.events(SPAN), len(known), None):
             body = event["body"]
             proposals.append(_proposal(ledger, body))
-            if body["number"] != len(found) or body["of"][-1] != len(found):
+            if body["number"] != len(spans) or body["of"][-1] != len(spans):
                 raise ValueError("its number is another")
             if not body["verdicts"] >= 0:
                 raise ValueError("it names no verdicts")
             of = tuple(proposals[number] for number in body["of"])
             mixing = tuple(tuple(map(float, row)) for row in body["mixing"])
-            found.append(Span(int(body["first"]), float(body["noise"]), of, mixing))
+            spans.append(Span(int(body["first"]), float(body["noise"]), of, mixing))
     except (IndexError, KeyError, TypeError, ValueError, UsageError) as error:
-        where = f"{ledger.path.name}: span {len(found)}"
+        where = f"{ledger.path.name}: span {len(spans)}"
         raise IntegrityError(f"{where} cannot be read ({error}); restore a copy") from None
-    ledger.checked[SPAN] = tuple(found)
-    return tuple(found)
+    ledger.checked[SPAN] = tuple(spans)
+    return tuple(spans)
 
 
 def _proposal(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
-    found, shapes = {}, dict(ledger.layout)
+    proposal, shapes = {}, dict(ledger.layout)
     for name, sha256 in body["tensors"].items():
         rows = ledger.query(
             "SELECT * FROM tensors WHERE sha256 = ? AND name = ?",
@@ -97,9 +97,9 @@ def _proposal(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
             raise ValueError(f"{name} is not the recorded one")
         if not np.isfinite(values).all():
             raise ValueError(f"{name} is not finite")
-        found[name] = values
-    if found.keys() != shapes.keys():
+        proposal[name] = values
+    if proposal.keys() != shapes.keys():
         raise ValueError("its tensors are not those that move")
-    if adopted_digest(found) != body["proposal_sha256"]:
+    if adopted_digest(proposal) != body["proposal_sha256"]:
         raise ValueError("its proposal is not the recorded one")
-    return found
+    return proposal

@@ -99,25 +99,25 @@ def read_adopted(
     Raises:
         IntegrityError: they are not the recorded ones.
     """
-    found = last_adopted(ledger, until, number)
-    if found is None or went_back(found):
+    body = last_adopted(ledger, until, number)
+    if body is None or went_back(body):
         return None
-    stored = adopted_tensors(ledger, found)
-    theta = {name: stored[name] for name in found["moving"]}
-    return Adopted(theta, stored, found["theta_sha256"], found)
+    stored = adopted_tensors(ledger, body)
+    theta = {name: stored[name] for name in body["moving"]}
+    return Adopted(theta, stored, body["theta_sha256"], body)
 
 
 def last_adopted(
     ledger: Ledger, until: int | None = None, number: int | None = None
 ) -> Mapping[str, Any] | None:
     """The body of the event in force: an adoption or a return; arguments as in `read_adopted`."""
-    found = None
+    last = None
     for body in adopted_bodies(ledger):
         if number is not None and body.get("number") == number:
             break
         if until is None or body["steps"] <= until:
-            found = body
-    return found
+            last = body
+    return last
 
 
 def adopted_bodies(ledger: Ledger) -> list[Mapping[str, Any]]:
@@ -137,27 +137,27 @@ def adopted_tensors(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
     Raises:
         IntegrityError: they are not the recorded ones.
     """
-    found = {}
+    tensors = {}
     for name, sha256 in body["tensors"].items():
         stored = ledger.query(
             "SELECT * FROM tensors WHERE sha256 = ? AND name = ?",
             (sha256, f"{ADOPTED_PREFIX}{body['number']}/{name}"),
         )
         if stored and canonical.tensor_row("", canonical.array_of(stored[0]))["sha256"] == sha256:
-            found[name] = canonical.array_of(stored[0]).astype(np.float32)
-    moving = {name: found[name] for name in body["moving"] if name in found}
-    sound = {*found} == {*body["tensors"]} and all(np.isfinite(v).all() for v in moving.values())
+            tensors[name] = canonical.array_of(stored[0]).astype(np.float32)
+    moving = {name: tensors[name] for name in body["moving"] if name in tensors}
+    sound = {*tensors} == {*body["tensors"]} and all(np.isfinite(v).all() for v in moving.values())
     if not sound or adopted_digest(moving) != body["theta_sha256"]:
         raise IntegrityError(
             f"{ledger.path.name}: its adopted weights are not the recorded ones; restore a copy"
         )
-    return found
+    return tensors
 
 
 def is_still(ledger: Ledger) -> bool:
     """Whether nothing has moved: the run has no coordinates, and no adopted weights in force."""
-    found = last_adopted(ledger)
-    still = found is None or went_back(found)
+    adopted = last_adopted(ledger)
+    still = adopted is None or went_back(adopted)
     return ledger.layout == parameters.NO_COORDINATES and still
 
 
@@ -194,8 +194,8 @@ def theta_digest(ledger: Ledger) -> str:
 
 def recommended_digest(ledger: Ledger) -> str:
     """theta_sha256 of the recommended point after the last applied step: what a run exports."""
-    found = last_adopted(ledger)
-    return _last_digest(ledger, "ASC") if found is None else str(found["theta_sha256"])
+    adopted = last_adopted(ledger)
+    return _last_digest(ledger, "ASC") if adopted is None else str(adopted["theta_sha256"])
 
 
 def theta_digests(ledger: Ledger) -> list[str]:
@@ -208,11 +208,11 @@ def recommended_digests(ledger: Ledger) -> list[str]:
 
     From the step after which weights were adopted on it is theirs, and after a return the start's.
     """
-    found = updated_digests(ledger)
+    digests = updated_digests(ledger)
     for body in adopted_bodies(ledger):
         steps, digest = body["steps"], body["theta_sha256"]
-        found[steps:] = [digest] * (len(found) - steps)
-    return found
+        digests[steps:] = [digest] * (len(digests) - steps)
+    return digests
 
 
 def updated_digests(ledger: Ledger) -> list[str]:

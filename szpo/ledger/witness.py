@@ -118,8 +118,8 @@ def compare(path: Path, noted: Head | str, conn: sqlite3.Connection) -> tuple[st
             "log was cut or damaged, or this is an older copy, or one made while the run went on",
             "",
         )
-    found = conn.execute("SELECT row_sha256 FROM events WHERE event = ?", (event,)).fetchone()
-    if found is not None and found[0] != noted.sha256:
+    row = conn.execute("SELECT row_sha256 FROM events WHERE event = ?", (event,)).fetchone()
+    if row is not None and row[0] != noted.sha256:
         return f"event {event} is not the one that was acknowledged ({name} has its hash)", ""
     return "", ""
 
