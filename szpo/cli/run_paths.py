@@ -79,7 +79,10 @@ def find(run: str | None, folder: Path) -> Path:
 def find_target(
     run: str | None, folder: Path, preset: str | None, sets: Sequence[str]
 ) -> tuple[Path, Config | None]:
-    """A run's file, and the settings if the run is new; ``run`` may be a settings file."""
+    """A run's file, and the settings if the run is new; ``run`` may be a settings file.
+
+    A new run lies in ``folder``, or as its settings say where that is the default.
+    """
     is_file = bool(run) and str(run).endswith(".toml")
     if not (is_file or preset or sets):
         return find(run, folder), None
@@ -87,10 +90,9 @@ def find_target(
         raise UsageError(f"run {run} keeps its settings; leave out --preset and --set")
     from szpo.runs import assemble
 
+    given = [] if folder == FOLDER.default else [f"run.folder={folder}"]
     config = settings_file.load(
-        Path(str(run)) if is_file else None,
-        preset_name=preset,
-        sets=[*sets, f"run.folder={folder}"],
+        Path(str(run)) if is_file else None, preset_name=preset, sets=[*sets, *given]
     )
     return assemble.new_path(config), config
 

@@ -116,7 +116,7 @@ def vote(
         model = _Model()
         stack.callback(model.close)
         if config is not None:
-            model.start(child_process.beginner(name, preset, sets, folder, *accepted))
+            model.start(child_process.beginner(name, preset, sets, path.parent, *accepted))
             if not _set_up(path, model, keys):
                 return 0
         ledger = stack.enter_context(Ledger.open(path))

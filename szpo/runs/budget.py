@@ -404,7 +404,8 @@ def describe_cost(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
             f"{count:,} answers{_describe_minutes(pace and pace * count)}"
             for count in (plan.first_answers, plan.second_answers)
         )
-        yield "waiting", f"before the first pair {first}; before the second round {behind}"
+        second = f"for the second round {behind}, while people read"
+        yield "waiting", f"for the first pair {first}; {second}"
     if config.guides and (count := plan.votes // EVERY):
         drawn = count * PROPOSED_ANSWERS
         yield "guiding", f"besides, {count} proposals by about {drawn:,} answers that nobody reads"

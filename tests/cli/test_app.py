@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from szpo import plugins
-from szpo.cli import app, console
+from szpo.cli import app, console, run_paths
 from szpo.cli.app import call
 from szpo.cli.machine import call_with_options
 from szpo.config import settings_file
@@ -509,14 +509,22 @@ def test_the_plan_counts_what_improving_draws_besides():
     assert "at most 5 rounds" in told and "minutes on this machine" in told
 
 
+def test_a_new_run_lies_where_its_settings_say_unless_a_folder_is_named(tmp_path):
+    sets = [f"run.folder={tmp_path / 'a'}", "run.name=x"]
+    for folder, place in ((Path("runs"), tmp_path / "a"), (tmp_path / "b", tmp_path / "b")):
+        path, config = run_paths.find_target(None, folder, "people", sets)
+        assert path == place / "x.db" and config.run.folder == str(place)
+
+
 def test_the_plan_says_what_people_wait_for():
     """Eight rows of four candidates before the first pair; 256 answers once, behind it."""
     config = settings_file.load(preset_name="people", sets=["model.name=smollm2"])
     found = budget.estimate_cost(config, answer_seconds=0.3)
     assert (found.first_answers, found.second_answers) == (32, 32 + 256)
     assert dict(budget.describe_cost(found, config))["waiting"] == (
-        "before the first pair 32 answers, about 0.2 minutes on this machine, measured; "
-        "before the second round 288 answers, about 1.4 minutes on this machine, measured"
+        "for the first pair 32 answers, about 0.2 minutes on this machine, measured; "
+        "for the second round 288 answers, about 1.4 minutes on this machine, measured, while "
+        "people read"
     )
     config = settings_file.load(preset_name="people", sets=["subspace.kind=features"])
     found = budget.estimate_cost(config)
