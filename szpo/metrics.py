@@ -59,9 +59,9 @@ class Estimate:
     high: float | None = None
     n: int = 0
 
-    def unsure(self) -> bool:
-        """The interval covers 0, or there is none."""
-        return self.low is None or self.high is None or self.low <= 0 <= self.high
+    def unsure(self, at: float = 0.0) -> bool:
+        """The interval covers ``at``, or there is none."""
+        return self.low is None or self.high is None or self.low <= at <= self.high
 
 
 def wilson(wins: float, votes: float) -> tuple[float, float]:
