@@ -23,7 +23,7 @@ from szpo.files import quoted
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
-from szpo.runs import budget, guards, status
+from szpo.runs import budget, guards, setup_progress, status
 from szpo.types import Answer, Prompt
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def show(
         measured = guards.read_held_out(ledger)
         helped, lesson = improvement.read(ledger), taught.read(ledger)
         found = taught.last_findings(ledger)
-        way_on = taught.more_votes(ledger, lesson) if found is not None else ""
+        goes_on = setup_progress.describe_end(ledger.path)
+        way_on = taught.more_votes(ledger, lesson) if found is not None and not goes_on else ""
         noted, mix = findings_of(ledger, found, lesson), taught.describe_mix(ledger, found)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
@@ -91,7 +92,7 @@ def show(
     console.pairs(
         {
             "run": f"{total.name}  ({total.path})",
-            "state": total.state,
+            "state": f"{total.state}; {goes_on}" if goes_on else total.state,
             "result": helped.sentence,
             **({"": helped.bar} if helped.bar else {}),
             **({"last": helped.last.line} if helped.last else {}),

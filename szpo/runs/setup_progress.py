@@ -152,6 +152,12 @@ def read_improving(run: Path) -> tuple[Stage, str] | None:
     return steps, "" if stages[-1] == steps else stages[-1].name
 
 
+def describe_end(run: Path) -> str:
+    """What a run whose votes are in still does, in words; "" if it does nothing more."""
+    told = ((IMPROVING, "it still improves"), (MEASURING, "it is still being measured"))
+    return next((words for suffix, words in told if read(run, suffix) is not None), "")
+
+
 def describe(run: Path) -> str | None:
     """A sentence that a run is being set up, and how far; None if it is not."""
     stages = read(run)

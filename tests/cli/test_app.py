@@ -28,7 +28,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.policies.text_guards import Guard
 from szpo.replay import verification
-from szpo.runs import assemble, budget, guards, status
+from szpo.runs import assemble, budget, guards, setup_progress, status
 from szpo.voting import lease
 from tests.support import yard_run
 from tests.support.tampering import forge, rewrite
@@ -388,7 +388,11 @@ def test_commands_that_look_agree_and_mean_the_newest_run_where_none_is_named(ya
     assert sum(row["votes"] for row in shown["step_rows"]) == 24
     assert sum(row["plus"] + row["minus"] + row["ties"] for row in shown["step_rows"]) == 24
     assert call(["show", str(yard)]) == 0
-    assert "tabular" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "tabular" in shown and re.search(r"^state +finished$", shown, re.MULTILINE)
+    with setup_progress.writing(yard, setup_progress.MEASURING):
+        assert call(["show", str(yard)]) == 0
+    assert "finished; it is still being measured" in capsys.readouterr().out
     assert call(["verify", "--folder", str(yard.parent), "--steps"]) == 0
     message = capsys.readouterr().out
     assert f"weights {heads(yard)[-1]} (theta_sha256) after 3 steps" in message
