@@ -42,9 +42,11 @@ RADIUS: Final = {"adapters": 2.0, "regression": 4.5, "others": 1.62}
 adapters as coordinates carry far, so they need less."""
 GUIDED: Final = 0.8
 """The default of `optimizer.guided` in all weights of a model."""
-GUIDED_STEP: Final = {"sign": 0.02, "others": 0.006}
-"""The default of `optimizer.kl_step` there, nats: steps in a span add up along a line, and those
-of `known` are longer where votes agree (experiments/LOG.md, 2026-11-30)."""
+KL_STEP: Final = 0.03
+"""The default of `optimizer.kl_step`, nats."""
+GUIDED_SIGN_STEP: Final = 0.05
+"""The same of `sign` along guided directions: its steps are no longer where votes agree, so what
+is spent is less (experiments/LOG.md, 2026-12-01)."""
 WARMUP: Final = 5
 """Default number of warm-up steps where the step size has to be measured."""
 FIRST_RULE: Final = "regression"
@@ -68,7 +70,7 @@ FACTS: Final = tuple(each.name for each in fields(Settings) if each.name not in 
 
 def guided_step(rule: str) -> float:
     """The default of `optimizer.kl_step` under a rule whose directions are guided, nats."""
-    return GUIDED_STEP.get(rule, GUIDED_STEP["others"])
+    return GUIDED_SIGN_STEP if rule == "sign" else KL_STEP
 
 
 def find_rule(name: str) -> Rule | None:
@@ -159,11 +161,10 @@ class OnePoint(Optimizer):
 
     rule: str = "known"
     kl_step: Positive = Field(
-        0.03,
+        KL_STEP,
         le=1e6,
         description="KL of one expected step, nats; sets the step size α; default: "
-        f"{GUIDED_STEP['others']:g} where directions are guided, {GUIDED_STEP['sign']:g} under "
-        "sign, else 0.03.",
+        f"{GUIDED_SIGN_STEP:g} for sign along guided directions, else {KL_STEP:g}.",
     )
     link: Annotated[str, OneOf(LINK_NAMES)] = Field(
         "logistic", description=f"{list_names(LINK_NAMES)}."

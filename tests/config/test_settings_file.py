@@ -67,8 +67,8 @@ def test_directions_are_guided_where_a_model_of_this_process_moves_all_its_weigh
     wide = (("w", (100, 100)),)
     servers = ["engine.kind=vllm", 'engine.address=["http://a"]']
     cases = [
-        ([], True, (0.8, 0.02, 3.0)),
-        (["optimizer.rule=known"], True, (0.8, 0.006, 3.0)),
+        ([], True, (0.8, 0.05, 3.0)),
+        (["optimizer.rule=known"], True, (0.8, 0.03, 3.0)),
         (["optimizer.guided=0"], True, (0.0, 0.03, "off")),
         (["optimizer.kl_step=0.1", "optimizer.kl_budget=1"], True, (0.8, 0.1, 1.0)),
         (["optimizer.pairing=forward"], True, (0.0, 0.03, "off")),
