@@ -193,11 +193,11 @@ def demo(
     sets += [f"improve.nats={IMPROVE_NATS:g}", "improve.when=end"] if improve else []
     config = settings_file.load(preset_name=preset, sets=sets)
     plugins.read_reward(config.panel.reward, lambda *_: 0.0)  # refused before it begins
-    path = find_free_path(folder, f"demo-{config.run.root_seed}")
-    if path.stem != (name := f"demo-{config.run.root_seed}"):
+    path = find_free_path(folder, name := f"demo-{config.run.root_seed}")
+    if path.stem != name:
         to_user.complain(
-            f"there is a demo of this seed already; this one is {path.stem}. One that was stopped "
-            f"goes on with: szpo run --resume {quoted(folder / name)}.db"
+            f"there is a demo of this seed already; this one is {path.stem}. Which were stopped: "
+            f"szpo show --all --folder {quoted(folder)}"
         )
     to_user.set_resumable(f"szpo run --resume {quoted(path)}", once=path)
     found = run_demo(config, path, quiet=as_json, verbose=verbose)

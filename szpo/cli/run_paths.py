@@ -90,11 +90,18 @@ def find_target(
         raise UsageError(f"run {run} keeps its settings; leave out --preset and --set")
     from szpo.runs import assemble
 
-    given = [] if folder == FOLDER.default else [f"run.folder={folder}"]
-    config = settings_file.load(
-        Path(str(run)) if is_file else None, preset_name=preset, sets=[*sets, *given]
-    )
+    config = _load(folder, Path(str(run)) if is_file else None, preset, sets)
     return assemble.new_path(config), config
+
+
+def folder_of(folder: Path, file: Path | None, preset: str | None, sets: Sequence[str]) -> Path:
+    """The folder in which `find_target` puts a new run of these settings."""
+    return Path(_load(folder, file, preset, sets).run.folder)
+
+
+def _load(folder: Path, file: Path | None, preset: str | None, sets: Sequence[str]) -> Config:
+    given = [] if folder == FOLDER.default else [f"run.folder={folder}"]
+    return settings_file.load(file, preset_name=preset, sets=[*sets, *given])
 
 
 def look(path: Path) -> Ledger:

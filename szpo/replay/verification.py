@@ -45,6 +45,8 @@ from szpo.voting.step_record import (
 
 TOLERANCE: Final = 1e-9
 """Relative difference that another machine's rounding may make in an inexact estimate."""
+JUST_SAID: Final = 0.0201
+"""Claims up to this chance, which rounding can add or take (`named_features.claims`)."""
 FIGURES: Final = 1e-5
 """The same in KL and in the figures of a step's event, which a fit repeats less exactly."""
 ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
@@ -231,11 +233,12 @@ class Recomputation:
             own["kl"] = reach.measured
         noted, findings = (each["extra"].get("findings") for each in (found, own))
         if findings is not None and noted is not None:
-            noted, findings = _by_claim(noted), _by_claim(findings)
-            if set(noted) != set(findings):
+            if _has_form(noted, findings):
+                noted, findings = _by_claim(noted), _by_claim(findings)
+                found = {**found, "extra": {**found["extra"], "findings": noted}}
+            else:
                 self.of_another_version.append(recorded.number)
                 findings = noted
-            found = {**found, "extra": {**found["extra"], "findings": noted}}
             own["extra"]["findings"] = findings
         _compare_figures(recorded.number, found, own)
 
@@ -247,10 +250,10 @@ def _compare_figures(step: int, found: Mapping[str, Any], own: Mapping[str, Any]
         raise Broken("events", f"step {step}", problem)
 
 
-def _agree(found: Any, own: Any, tolerance: float) -> bool:
+def _agree(found: Any, own: Any, tolerance: float, floor: float = 1e-3) -> bool:
     """Whether two recorded values are equal, numbers but for rounding."""
     if type(found) in (int, float) and type(own) in (int, float):
-        return bool(abs(found - own) <= tolerance * max(abs(found), abs(own), 1e-3))
+        return bool(abs(found - own) <= tolerance * max(abs(found), abs(own), floor))
     return bool(type(found) is type(own) and found == own)
 
 
@@ -265,7 +268,7 @@ def _find_difference(found: Any, own: Any, name: str = "") -> str:
             return name
         found, own = dict(enumerate(found)), dict(enumerate(own))
     if not isinstance(own, dict):
-        return "" if _agree(found, own, FIGURES) else name
+        return "" if _agree(found, own, FIGURES, 0.2) else name  # factors are kept to 1e-6
     for key, value in own.items():
         at = f"{name}.{key}" if name else str(key)
         if not isinstance(found, dict) or key not in found:
@@ -275,20 +278,32 @@ def _find_difference(found: Any, own: Any, name: str = "") -> str:
     return ""
 
 
+def _has_form(noted: Mapping[str, Any], findings: Mapping[str, Any]) -> bool:
+    """Whether recorded findings and their claims have the entries of today's."""
+    claims = noted.get("taught") or ()
+    return set(noted) == set(findings) and all(
+        {"feature", "more", "chance", "share"} <= set(each) and each.get("group")
+        for each in claims
+    )
+
+
 def _by_claim(findings: Mapping[str, Any]) -> dict[str, Any]:
     """Findings with their claims by group and sense.
 
-    Which of two equally likely features stands first, or for a group, is up to rounding.
+    Which of two equally likely features stands first, or for a group, is up to rounding; so is a
+    claim that is just likely enough to be said.
     """
     claims = {
-        f"{each.get('group') or each['feature']}, {'more' if each['more'] else 'less'}": {
+        f"{each['group']}, {'more' if each['more'] else 'less'}": {
             "feature": each["feature"] if each["share"] > 0.5 + FIGURES else "one of several",
             "chance": each["chance"],
             "share": each["share"],
         }
         for each in findings["taught"] or ()
+        if each["chance"] > JUST_SAID
     }
-    return {**findings, "taught": findings["taught"] and claims}
+    ordered = {"lacking": sorted(findings["lacking"])} if "lacking" in findings else {}
+    return {**findings, **ordered, "taught": findings["taught"] and claims}
 
 
 def _are_near(recorded: Sequence[Explanation], mine: Sequence[Explanation]) -> bool:
@@ -368,6 +383,8 @@ def check_updates(look: Examination) -> None:
     rows_of = _read_updates(ledger)
     recomputation = Recomputation(ledger) if look.deep else None
     heads, steps = theta_digests(ledger), ledger.steps()
+    written = () if look.deep else ledger.events("step")
+    bodies = {each["body"]["step"]: each["body"] for each in written}
     named = None if recomputation is None else recomputation.settings.described
     if named is not None:
         counted_here = shown_features.entries_of(named)
@@ -417,8 +434,7 @@ def check_updates(look: Examination) -> None:
                 promise = "exact" if recomputation.exact else "1e-9"
             else:
                 digests = {name: rows[0][name] for name in ("votes_sha256", "theta_sha256")}
-                body = read_step(ledger, number).body("step")
-                _compare_figures(number, body, {**counts, **digests})
+                _compare_figures(number, bodies.get(number, {}), {**counts, **digests})
             done += 1
             look.steps.append(StepCheck(number, promise, counts["votes"]))
     if recomputation is not None and (other := recomputation.of_another_version):

@@ -133,7 +133,7 @@ def apply(
     A figure outside its band pauses the run in the same transaction.
     """
     ledger, bands, report = run.ledger, run.bands, applied.report
-    watched = {**report.figures, "kl": report.kl}
+    watched = {**report.figures, "kl": report.kl, "norm": report.norm}
     # JSON has no NaN: null is "unknown".
     noted = replace(report, not_finite=bands.not_finite(watched), seconds=watch.seconds())
     with ledger.transaction("controller"):  # a guard's pause is never lost to a crash

@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_reported():
         "keyword": "needs whole words joined by +",
         "regex": "needs a pattern",
         "tokens": "needs a model",
-        "verify": "needs checks",
+        "verify": "no verifier ''; there are",
         " , ": "no feature is named",
     }
     for text, words in cases.items():

@@ -128,7 +128,7 @@ def test_a_stopped_demo_names_its_way_on_and_the_next_one_does_too(tmp_path, mon
     assert capsys.readouterr().err.endswith(f"{lost}{on}\n")
     assert call(words) == 130
     told = capsys.readouterr().err
-    assert f"this one is demo-0-2. One that was stopped goes on with: {on}" in told
+    assert f"this one is demo-0-2. Which were stopped: szpo show --all --folder {tmp_path}" in told
     assert told.endswith(f"{lost}szpo {' '.join(words)}\n")  # demo-0-2 had not begun
     assert [path.stem for path in begun] == ["demo-0", "demo-0-2"]
 

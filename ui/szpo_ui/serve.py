@@ -225,7 +225,8 @@ def _find_target(chosen: ServeOptions) -> tuple[ServeOptions, Path, Config | Non
     if chosen.demo:
         if chosen.run or chosen.preset:
             raise UsageError("--demo makes its own run; leave out the run and --preset")
-        own = (*DEMO_SETS, _free_name(chosen.folder), *chosen.sets)
+        folder = run_paths.folder_of(chosen.folder, None, "people", chosen.sets)
+        own = (*DEMO_SETS, _free_name(folder), *chosen.sets)
         chosen = replace(chosen, preset="people", sets=own)
     path, config = run_paths.find_target(chosen.run, chosen.folder, chosen.preset, chosen.sets)
     if config is not None:
