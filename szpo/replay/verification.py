@@ -235,6 +235,7 @@ class Recomputation:
         if findings is not None and noted is not None:
             if _has_form(noted, findings):
                 noted, findings = _by_claim(noted), _by_claim(findings)
+                _drop_just_said(noted["taught"] or {}, findings["taught"] or {})
                 found = {**found, "extra": {**found["extra"], "findings": noted}}
             else:
                 self.of_another_version.append(recorded.number)
@@ -290,8 +291,7 @@ def _has_form(noted: Mapping[str, Any], findings: Mapping[str, Any]) -> bool:
 def _by_claim(findings: Mapping[str, Any]) -> dict[str, Any]:
     """Findings with their claims by group and sense.
 
-    Which of two equally likely features stands first, or for a group, is up to rounding; so is a
-    claim that is just likely enough to be said.
+    Which of two equally likely features stands first, or for a group, is up to rounding.
     """
     claims = {
         f"{each['group']}, {'more' if each['more'] else 'less'}": {
@@ -300,10 +300,17 @@ def _by_claim(findings: Mapping[str, Any]) -> dict[str, Any]:
             "share": each["share"],
         }
         for each in findings["taught"] or ()
-        if each["chance"] > JUST_SAID
     }
     ordered = {"lacking": sorted(findings["lacking"])} if "lacking" in findings else {}
     return {**findings, **ordered, "taught": findings["taught"] and claims}
+
+
+def _drop_just_said(noted: dict[str, Any], own: dict[str, Any]) -> None:
+    """Drop claims of one side alone that are just likely enough to be said: rounding decides."""
+    for claim in set(noted) ^ set(own):
+        side = noted if claim in noted else own
+        if side[claim]["chance"] <= JUST_SAID:
+            del side[claim]
 
 
 def _are_near(recorded: Sequence[Explanation], mine: Sequence[Explanation]) -> bool:
