@@ -35,7 +35,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.runs import other_weights
 from szpo.types import Answer, Floats, Prompt
-from szpo_simulators import plan, start, study
+from szpo_simulators import bench_study, cell_start, plan
 from szpo_simulators.panels import heldout, text_rewards
 
 HERE: Final = Path(__file__).parent
@@ -101,10 +101,10 @@ class Rivals:
         spec = self.spec("sentiment")
         # With szpo's own prompts the set's metric is there; the plan's cells measured their own.
         ours = {**spec, "sets": [each for each in spec["sets"] if "prompts.path" not in each]}
-        mixer = other_weights.mixer_of_set(start.load_config(ours), say=print)
+        mixer = other_weights.mixer_of_set(cell_start.load_config(ours), say=print)
         self.policy, self.blocks = mixer.policy, mixer.blocks
-        self.asked = start.heldout_prompts(spec)
-        self.voting = start.load_prompts(spec).train
+        self.asked = cell_start.heldout_prompts(spec)
+        self.voting = cell_start.load_prompts(spec).train
         self.folder, self.answers = folder, answers
 
     def spec(self, taste: str) -> Mapping[str, Any]:
@@ -119,8 +119,10 @@ class Rivals:
     def kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """What was made under this name, made now if it was not."""
         path = self.folder / f"{name}.json"
-        study.make_once(path, self.folder, lambda: study.write_record(path, {}, make()))
-        return dict(study.read_record(path)["found"])
+        bench_study.make_once(
+            path, self.folder, lambda: bench_study.write_record(path, {}, make())
+        )
+        return dict(bench_study.read_record(path)["found"])
 
     def measure(
         self, name: str, z: Floats | None, words: str | None = None
@@ -132,11 +134,11 @@ class Rivals:
             with moved(self.policy, self.at(z)):
                 found = heldout.measure(
                     Told(self.policy, before), self.asked, lambda *_: 0.0, samples=self.answers,
-                    seed=start.MEASURING, moved=z is not None or words is not None,
+                    seed=cell_start.MEASURING, moved=z is not None or words is not None,
                 )  # fmt: skip
-            return start.measurement_to_json(found)
+            return cell_start.measurement_to_json(found)
 
-        return start.measurement_from_json(self.kept(f"measured-{name}", make))
+        return cell_start.measurement_from_json(self.kept(f"measured-{name}", make))
 
     def at(self, z: Floats | None) -> dict[str, Any]:
         """Coordinates of a point."""

@@ -41,8 +41,8 @@ import numpy as np
 from scipy import special
 from scipy.sparse import csgraph
 
+from szpo.features import described_taste as say
 from szpo.features import dictionary, differences
-from szpo.features import said as say
 from szpo.optim import informative, named_features, parameters, sample_directions, weighting
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space
@@ -52,8 +52,8 @@ from szpo.optim.vote_regression import Votes
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Ints
+from szpo_simulators.bench_study import write_csv
 from szpo_simulators.panels import tastes, text_rewards
-from szpo_simulators.study import write_csv
 
 PROMPTS, VOTED, EACH, EACH_LONG = 60, 40, 32, 16
 DROPPED: Final = {

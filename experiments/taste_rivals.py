@@ -42,7 +42,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.runs import assemble, samples
 from szpo.taste import Taste
 from szpo.types import Answer, Floats, Prompt
-from szpo_simulators import cells, plan, start, study
+from szpo_simulators import bench_study, cell_start, cells, plan
 from szpo_simulators.panels import text_rewards
 
 HERE: Final = Path(__file__).parent
@@ -99,13 +99,13 @@ class Run:
     ):
         self.spec, self.name, self.folder = spec, name, folder / "rivals"
         self.ledger, self.policy = ledger, policy
-        self.yardstick, _ = start.load(spec, folder)
-        offset = start.offset(spec, folder, BASE)
+        self.yardstick, _ = cell_start.load(spec, folder)
+        offset = cell_start.offset(spec, folder, BASE)
         assert offset is not None
         self.offset: Floats = offset
-        many = start.path_of_many(spec, folder, BASE)
-        self.texts = study.read_record(many)["found"]["measurement"]["texts"]
-        self.train = start.load_prompts(spec).train
+        many = cell_start.path_of_many(spec, folder, BASE)
+        self.texts = bench_study.read_record(many)["found"]["measurement"]["texts"]
+        self.train = cell_start.load_prompts(spec).train
 
     def taste(self, votes: int) -> Taste:
         """The taste of the first so many votes."""
@@ -121,11 +121,11 @@ class Run:
             found = self.yardstick.row(make(), 1.0, {})
             each = len(self.yardstick.prompts) * self.yardstick.samples
             spent = {"seconds": (time.process_time() - began) / each}
-            study.write_record(path, {}, {**found, **spent})
+            bench_study.write_record(path, {}, {**found, **spent})
 
         path = self.folder / f"{self.name}-{rival.split(',')[0].replace(' ', '-')}.json"
-        study.make_once(path, self.folder, work)
-        found = study.read_record(path)["found"]
+        bench_study.make_once(path, self.folder, work)
+        found = bench_study.read_record(path)["found"]
         failed = [f"{g['name']} {g['value']:.2f}" for g in found["guards"] if not g["ok"]]
         seen = [f"{found[name]:.3f}" for name in ("kl", "seconds")]
         gains = np.array(found["by_prompt"]) + self.offset
@@ -194,7 +194,7 @@ def taught(run: Run) -> None:
     """SFT on the best of eight answers to each training prompt."""
 
     def make() -> Any:
-        actor, taste = start.load_actor(run.spec), run.taste(run.spec["votes"])
+        actor, taste = cell_start.load_actor(run.spec), run.taste(run.spec["votes"])
         drawn = actor.sample(run.train, EIGHT, seed=SEED)
         examples = [
             (prompt, row[pick(taste, prompt, [each.text for each in row])])
@@ -254,7 +254,7 @@ def main() -> None:
     for taste in given.tastes.split(","):
         group = frozen.group(f"votes-{taste}-regression")
         cell = plan.cell(frozen, group, SEED)
-        start.draw_many(cell.spec, given.folder, BASE)
+        cell_start.draw_many(cell.spec, given.folder, BASE)
         # Votes alone: the policy stays where it is, so that no look is measured.
         cells.run_votes(
             {**cell.spec, "at": [], "points": 0}, given.folder, cell.name, lambda _: None

@@ -6,8 +6,8 @@ from .tuner import Result as Result
 from .tuner import Sample as Sample
 from .tuner import TextPair as TextPair
 from .tuner import Tuner as Tuner
-from .vector import Optimizer as Optimizer
-from .vector import Pair as Pair
-from .voting.step_record import StepReport as StepReport
+from .vector_optimizer import Optimizer as Optimizer
+from .vector_optimizer import Pair as Pair
+from .voting.applied_step import StepReport as StepReport
 
 __version__: str

@@ -16,7 +16,7 @@ from szpo.analysis.charts import Series
 from szpo.analysis.dataframes import Tables
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.voting.step_record import read_reports
+from szpo.voting.applied_step import read_reports
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

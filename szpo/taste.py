@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from szpo.errors import UsageError
-from szpo.features import dictionary, differences, own
+from szpo.features import dictionary, differences, user_features
 from szpo.features.dictionary import Entry
 from szpo.optim.state_regression import GRID
 from szpo.types import FEATURE_GRID, Answer, Floats, Prompt
@@ -142,7 +142,7 @@ class Taste:
     dictionary: str
     """Digest of the dictionary that counts the features."""
     own: tuple[tuple[str, ...], ...] = ()
-    """The user's own features among them, as in `szpo.features.own.Description`."""
+    """The user's own features among them, as in `szpo.features.user_features.Description`."""
     verdicts: int = 0
     people: int = 0
     """Number of persons among those who gave them; the others are programs."""
@@ -234,7 +234,7 @@ class Taste:
             UsageError: another dictionary, or a feature of the user's own that is not given.
         """
         names = [feature.name for feature in self.features]
-        entries = own.countable(names, self.own, self.dictionary, given)
+        entries = user_features.countable(names, self.own, self.dictionary, given)
         missing = next((name for name in names if name not in entries), None)
         if missing in {name for name, *_ in self.own}:
             raise UsageError(

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from szpo import seeds, whole_run
-from szpo.analysis import improvement, taught
+from szpo.analysis import improvement, taught_taste
 from szpo.analysis.improvement import Improvement
-from szpo.analysis.taught import Lesson
+from szpo.analysis.taught_taste import Lesson
 from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.data.prompts import SUFFIXES
@@ -44,10 +44,10 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.types import Assignment, Choice, Comparison
 from szpo.voting import lease, panel_evaluator
+from szpo.voting.applied_step import Outcome, StepReport
 from szpo.voting.panel_evaluator import FUNCTION, Better, FunctionPanel, check_function
 from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.service import VoteService
-from szpo.voting.step_record import Outcome, StepReport
 from szpo.whole_run import Driving
 
 if TYPE_CHECKING:
@@ -167,13 +167,13 @@ def read_result(outcome: Outcome, ledger: Ledger, measurable: bool = True) -> Re
     if not any(point.steps for point in helped.points):
         how = "run(measure=True) does that" if measurable else "no prompt is held out"
         helped = replace(helped, lack=f"it was not measured; {how}")
-    lesson = taught.read(ledger)
+    lesson = taught_taste.read(ledger)
     return Result(
         outcome.status, outcome.reason, outcome.steps, outcome.votes,
         helped,
         () if measured is None else measured.guards,
         lesson,
-        taught.more_votes(ledger, lesson) if outcome.status == "finished" else "",
+        taught_taste.more_votes(ledger, lesson) if outcome.status == "finished" else "",
     )  # fmt: skip
 
 
@@ -425,7 +425,7 @@ class Tuner:
 
         ``str`` of it is one line, such as "31 votes: fewer commas (97 %)".
         """
-        return taught.read(self._ledger)
+        return taught_taste.read(self._ledger)
 
     def sample(self, prompt: str, seed: int = 0) -> Sample:
         """One answer of the base and one of the tuned model to a prompt, for comparison.

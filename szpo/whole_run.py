@@ -22,9 +22,9 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.types import Say
 from szpo.voting import blind, lease
+from szpo.voting.applied_step import Outcome, StepReport
 from szpo.voting.lease import Lease
 from szpo.voting.panel_evaluator import Score
-from szpo.voting.step_record import Outcome, StepReport
 
 POLL_S: Final = 0.5
 """Seconds between two checks for votes and orders while a run waits."""

@@ -25,10 +25,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from page_tables import DOCS, departures, offset, read, spread
 
-from szpo.analysis import taught
+from szpo.analysis import taught_taste
 from szpo.drawing import COLOURS, MARKS
 from szpo.ledger.database import Ledger
-from szpo_simulators.study import Study
+from szpo_simulators.bench_study import Study
 
 FIGURES = {
     "frontier": "bars: 95 %, over seeds; dpo, rm+ppo, 400-bayes: range of three, three, two seeds",
@@ -135,7 +135,7 @@ def draw_line(axes: Axes, points: Points, style: Mapping[str, Any]) -> None:
 def draw_mix(run: Path) -> None:
     """Draw the nats of the adapters that a run mixes most, over its votes."""
     with Ledger.open(run, readonly=True) as ledger:
-        lesson = taught.read(ledger)
+        lesson = taught_taste.read(ledger)
     with figure("demo-mix", columns=1, height=3.0) as at:
         at.set(xlabel="votes", ylabel="nats of the adapter")
         at.axhline(0, color="#888888", linewidth=0.6)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from szpo.drawing import COLOURS, MARKS
 from szpo.seeds import derive, generator, integer
 from szpo.types import Floats
-from szpo_simulators.study import (
+from szpo_simulators.bench_study import (
     Study,
     bench,
     by_label,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 from szpo import seeds, whole_run
-from szpo.analysis import measuring, taught
+from szpo.analysis import measuring, taught_taste
 from szpo.baselines import dpo, group_rl, ppo, recipes, reward_model
 from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
@@ -41,11 +41,10 @@ from szpo.runs.callbacks import as_callback
 from szpo.seeds import as_seed
 from szpo.types import Floats
 from szpo.voting import blind, panel_evaluator
-from szpo.voting.step_record import StepReport
-from szpo_simulators import start
-from szpo_simulators.panels import text_rewards
-from szpo_simulators.records import Spec, write_record
-from szpo_simulators.start import (
+from szpo.voting.applied_step import StepReport
+from szpo_simulators import cell_start
+from szpo_simulators.cell_records import Spec, write_record
+from szpo_simulators.cell_start import (
     MEASURING,
     Checkpoints,
     MachineMeter,
@@ -53,6 +52,7 @@ from szpo_simulators.start import (
     even_shares,
     load_config,
 )
+from szpo_simulators.panels import text_rewards
 
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
@@ -84,7 +84,7 @@ class Training:
         """The questions of one of equal rounds."""
         votes, rows = self.questions
         return Survey(
-            start.load_prompts(self.spec).train, start.build_ask(self.spec, self.beta),
+            cell_start.load_prompts(self.spec).train, cell_start.build_ask(self.spec, self.beta),
             votes // rounds, rows, self.spec["seed"], purpose="compare",
         )  # fmt: skip
 
@@ -109,7 +109,7 @@ def make_offline(train: Callable[..., Any], name: str) -> Runner:
 
     def run(cell: Training) -> dict[str, Any]:
         how = recipes.make(name, cell.spec["settings"])
-        actor, meter = start.load_actor(cell.spec), Meter()
+        actor, meter = cell_start.load_actor(cell.spec), Meter()
         with meter:
             found = ask_round(cell.survey(), actor, meter)
         train(actor, found, how, seed=cell.spec["seed"], on_step=cell.note(actor), meter=meter)
@@ -123,11 +123,11 @@ def run_iterative_dpo(cell: Training) -> dict[str, Any]:
     how = recipes.make("iterative-dpo", cell.spec["settings"])
     votes, rows = cell.questions
     rounds = how.model_copy(update={"rows": rows, "questions": votes // how.rounds})
-    actor = start.load_actor(cell.spec)
+    actor = cell_start.load_actor(cell.spec)
     done = dpo.iterative(
-        actor, start.load_prompts(cell.spec).train, start.build_ask(cell.spec, cell.beta), rounds,
-        seed=cell.spec["seed"],
-        on_step=cell.note(actor),
+        actor, cell_start.load_prompts(cell.spec).train,
+        cell_start.build_ask(cell.spec, cell.beta), rounds,
+        seed=cell.spec["seed"], on_step=cell.note(actor),
     )  # fmt: skip
     return {"pairs": done.pairs, "ties": done.ties}
 
@@ -147,7 +147,7 @@ def make_with_reward_model(train: Callable[..., Any], name: str) -> Runner:
         own = {key.removeprefix(REWARD_PREFIX): settings.pop(key) for key in [*settings]
                if key.startswith(REWARD_PREFIX)}  # fmt: skip
         how, of_rewards = recipes.make(name, settings), recipes.make("reward-model", own)
-        actor, meter, survey = start.load_actor(cell.spec), Meter(), cell.survey(rounds)
+        actor, meter, survey = cell_start.load_actor(cell.spec), Meter(), cell.survey(rounds)
         pairs: list[Pair] = []
         ties, agreed = 0, []
         for i in range(rounds):
@@ -207,7 +207,7 @@ def ledger_path(folder: Path, name: str) -> Path:
 
 def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, Any]:
     """Drive the run and measure it; returns its rows, largest KL and the cost of its set-up."""
-    yardstick, beta = start.load(spec, folder)
+    yardstick, beta = cell_start.load(spec, folder)
     machine = MachineMeter()
     spec = {**spec, "sets": [*spec["sets"], *_asking(spec, beta)]}
     config = load_config(spec)
@@ -266,7 +266,7 @@ def _asking(spec: Spec, beta: Mapping[str, float]) -> list[str]:
 @contextmanager
 def _shared_setup_file(spec: Spec, folder: Path) -> Iterator[None]:
     """Copy a cell's set-up from the folder or to it, since each machine makes a different one."""
-    key = subspace_setup.key_here(load_config(spec), start.load_prompts(spec).train)
+    key = subspace_setup.key_here(load_config(spec), cell_start.load_prompts(spec).train)
     if key is None:
         yield
         return
@@ -329,9 +329,9 @@ def _measure(
             with samples.policy_at(ledger, parts, steps) as policy:
                 moved: Any = policy
                 row = yardstick.row(moved, share, {"votes": counted, "answers_read": read})
-            found = taught.last_findings(ledger, steps)
+            found = taught_taste.last_findings(ledger, steps)
             row["factor"] = found and round(found.factor, 3)
-            row["words"] = found and taught.words(found)
+            row["words"] = found and taught_taste.words(found)
             with replace_whole(file) as draft:
                 draft.write_text(json.dumps({**row, "steps": steps}), encoding="utf-8")
         rows.append(json.loads(file.read_text(encoding="utf-8")))
@@ -354,7 +354,7 @@ def run_gradient(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:
     from that share of the pairs, and is charged for that share only. ``stopped`` says why the
     method ended early: that it diverged or had nothing to learn from is a result, not an error.
     """
-    yardstick, beta = start.load(spec, folder)
+    yardstick, beta = cell_start.load(spec, folder)
     course = Checkpoints(yardstick, even_shares(spec["points"]), report)
     found: dict[str, Any] = {"stopped": None}
     try:
@@ -376,7 +376,7 @@ def run_best_of(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:
     path = ledger_path(folder, spec["of"])
     if not path.exists():
         raise UsageError(f"compare: best-of-n needs the run {path}; let its cell end first")
-    yardstick, _ = start.load(spec, folder)
+    yardstick, _ = cell_start.load(spec, folder)
     size = spec["settings"]["pool"]
     with (
         Ledger.open(path, readonly=True) as ledger,

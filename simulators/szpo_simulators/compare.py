@@ -15,13 +15,13 @@ from szpo.cli import console, run_paths
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import status
+from szpo.voting.applied_step import plain
 from szpo.voting.panel_factory import load_factory
-from szpo.voting.step_record import plain
+from szpo_simulators import cell_start, summary
 from szpo_simulators import plan as plans
-from szpo_simulators import start, summary
+from szpo_simulators.bench_study import Study, describe_machine, number
+from szpo_simulators.cell_records import Cell, Store, run_cells
 from szpo_simulators.plan import Plan
-from szpo_simulators.records import Cell, Store, run_cells
-from szpo_simulators.study import Study, describe_machine, number
 
 FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
     "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
@@ -262,7 +262,7 @@ def run_plan(
         failures = run_cells(study.console, store, wanted, jobs)
         for one in wanted if frozen.base_answers else ():
             console.doing("drawing the base's answers that gains count from")
-            start.draw_many(one.spec, store.folder, frozen.base_answers)
+            cell_start.draw_many(one.spec, store.folder, frozen.base_answers)
     found = show_finished(study, frozen, store, {one.label for one in wanted})
     for line in failures:
         study.console.print(f"failed: {line}", markup=False)
@@ -273,7 +273,7 @@ def check_settings(wanted: Sequence[Cell]) -> None:
     """Refuse a missing module, settings, a panel or a reward before the first cell starts."""
     for one in {cell.label: cell for cell in wanted}.values():
         try:
-            config = start.load_config(one.spec)
+            config = cell_start.load_config(one.spec)
             if (panel := load_factory(config.panel.kind)) is not None:
                 panel.check(config, ())
         except UsageError as error:

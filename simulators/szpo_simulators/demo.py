@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from szpo import metrics, plugins
-from szpo.analysis import improvement, measuring, taught
+from szpo.analysis import improvement, measuring, taught_taste
 from szpo.cli import console as to_user
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -34,9 +34,9 @@ from szpo.runs.callbacks import as_callback
 from szpo.runs.guards import HeldOut, read_held_out
 from szpo.types import Answer, Detail, Prompt, Row, Say
 from szpo.visible_text import visible
-from szpo.voting import blind, step_record
+from szpo.voting import applied_step, blind
+from szpo_simulators.bench_study import interval, measure_machine
 from szpo_simulators.panels import heldout, text_rewards
-from szpo_simulators.study import interval, measure_machine
 
 WIDTH = 96
 """Longest quoted answer, in characters."""
@@ -51,7 +51,7 @@ def measure_run(
     path: Path,
     *,
     say: Say,
-    on_step: Callable[[step_record.StepReport], None],
+    on_step: Callable[[applied_step.StepReport], None],
 ) -> dict[str, Any]:
     """Tune from votes by ``config`` with the ledger at ``path``; measure before and after.
 
@@ -70,7 +70,7 @@ def _measure(
     parts: assemble.RunParts,
     path: Path,
     say: Say,
-    on_step: Callable[[step_record.StepReport], None],
+    on_step: Callable[[applied_step.StepReport], None],
     began: float,
 ) -> dict[str, Any]:
     config, policy = parts.config, parts.language
@@ -101,7 +101,7 @@ def _measure(
         done = time.monotonic()
         pairs = _pair(held, drawn, level.answers)
         measuring.compare_blind(ledger, parts, liked.score, pairs)
-        lesson, last = taught.read(ledger), blind.read(ledger)
+        lesson, last = taught_taste.read(ledger), blind.read(ledger)
         helped, found = improvement.read(ledger), read_held_out(ledger)
         total = status.read_results(ledger)
         after = np.array(improvement.measurements(ledger)[outcome.steps]["rewards"])
@@ -246,7 +246,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) 
         if verbose or not isinstance(text, Detail):
             console.print(text, markup=False)
 
-    def on_step(step: step_record.StepReport) -> None:
+    def on_step(step: applied_step.StepReport) -> None:
         note = f"{step.length:.0f} tokens an answer"
         tell(step.total_votes, note)
         if not console.is_terminal:
@@ -295,9 +295,9 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
 
 def _describe_taste(nearest: str, lesson: str, path: Path) -> tuple[str, str]:
     """The entry nearest to the taste, and what the votes taught, which must not deny it."""
-    vague = taught.UNEXPLAINED in lesson
+    vague = taught_taste.UNEXPLAINED in lesson
     if nearest.startswith(text_rewards.IS_ENTRY) and (
-        vague or any(m in lesson for m in taught.UNNAMED)
+        vague or any(m in lesson for m in taught_taste.UNNAMED)
     ):
         why = "the votes show a taste, not which" if vague else lesson
         again = f"szpo run --resume {quoted(path)} --votes +40"

@@ -30,7 +30,7 @@ import numpy as np
 from szpo.drawing import COLOURS, MARKS
 from szpo.errors import UsageError
 from szpo.types import Floats
-from szpo_simulators.study import (
+from szpo_simulators.bench_study import (
     Study,
     draw_course,
     draw_curve,

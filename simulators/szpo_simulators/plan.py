@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from szpo.config.section import Section, checked, suggest
 from szpo.errors import UsageError
-from szpo_simulators.records import Cell
-from szpo_simulators.start import even_shares
+from szpo_simulators.cell_records import Cell
+from szpo_simulators.cell_start import even_shares
 
 VERSION: Final = 1
 """Raise this number when cells do or measure something else: older records are then ignored."""

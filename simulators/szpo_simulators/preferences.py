@@ -29,8 +29,8 @@ from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive, generator
 from szpo.types import Floats, Ints
-from szpo_simulators.records import Spec
-from szpo_simulators.study import REPORTED, Study
+from szpo_simulators.bench_study import REPORTED, Study
+from szpo_simulators.cell_records import Spec
 from szpo_simulators.summary import bootstrap
 
 FEWEST: Final = 5

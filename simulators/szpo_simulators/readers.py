@@ -30,8 +30,8 @@ from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.state_regression import fit_states
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
 from szpo.types import Floats, Ints, Prompt
-from szpo_simulators.records import Spec
-from szpo_simulators.study import Study
+from szpo_simulators.bench_study import Study
+from szpo_simulators.cell_records import Spec
 
 COUNTS: Final = (20, 40, 60, 80)
 """Numbers of verdicts that are fitted."""

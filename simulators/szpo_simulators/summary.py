@@ -9,9 +9,9 @@ import numpy as np
 
 from szpo.seeds import derive, generator
 from szpo.types import Floats
-from szpo_simulators import start
+from szpo_simulators import cell_start
+from szpo_simulators.cell_records import Store
 from szpo_simulators.plan import BEST_OF, Comparison, Group, Plan, cell
-from szpo_simulators.records import Store
 
 DRAWS: Final = 10_000
 Row = Mapping[str, Any]
@@ -39,7 +39,7 @@ def read_rows(plan: Plan, store: Store) -> dict[str, list[dict[str, Any]]]:
                 "setup_seconds": record.get("setup", {}).get("cpu_seconds"),
                 "agreement": None if agreed is None else float(np.mean(agreed)),
             }  # fmt: skip
-            offset = start.offset(one.spec, store.folder, plan.base_answers)
+            offset = cell_start.offset(one.spec, store.folder, plan.base_answers)
             for measured in record["rows"]:
                 row = _count_from(offset, measured)
                 first = (group.heldout or plan.heldout)[0]

@@ -37,9 +37,9 @@ from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
+from szpo_simulators.bench_study import Study, bench
+from szpo_simulators.cell_records import Spec
 from szpo_simulators.panels import panel, tastes, text_rewards
-from szpo_simulators.records import Spec
-from szpo_simulators.study import Study, bench
 
 if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy

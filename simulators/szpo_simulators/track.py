@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from szpo.types import Floats, Ints
-from szpo_simulators.study import Study, bench, by_label, draw_curve, format_interval, interval
+from szpo_simulators.bench_study import (
+    Study,
+    bench,
+    by_label,
+    draw_curve,
+    format_interval,
+    interval,
+)
 from szpo_simulators.worlds import rivals
 from szpo_simulators.worlds.world import (
     Reals,

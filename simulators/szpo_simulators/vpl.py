@@ -9,8 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import seeds
-from szpo_simulators.records import Spec
-from szpo_simulators.study import (
+from szpo_simulators.bench_study import (
     Study,
     bench,
     draw_points,
@@ -18,6 +17,7 @@ from szpo_simulators.study import (
     interval,
     seed_range,
 )
+from szpo_simulators.cell_records import Spec
 from szpo_simulators.worlds.vpl import KINDS, Pairs, Recipe, fit, hash_votes, latent, scores
 
 DIM: Final = 6

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from szpo import outgoing
+from szpo import keyed_requests
 from szpo.analysis.model_card import LAST, UNNAMED, Names, Weights, find_doubt, model_card
 from szpo.errors import ResourceError, RunError, StorageError, SzpoError, UsageError
 from szpo.failpoints import failpoint
@@ -126,8 +126,8 @@ def push_to_hub(folder: Path, name: str, *, kind: Kind, public: bool = False) ->
     disable_progress_bars()
     # The client's HTTP library depends on its version; its errors have this base class.
     unreachable: tuple[type[BaseException], ...] = (HfHubHTTPError.__mro__[1], OSError)
-    api = HfApi(endpoint=outgoing.hub_endpoint(), library_name="szpo")
-    where = f"{name} on {outgoing.without_password(api.endpoint)}"
+    api = HfApi(endpoint=keyed_requests.hub_endpoint(), library_name="szpo")
+    where = f"{name} on {keyed_requests.without_password(api.endpoint)}"
     try:
         made = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
         api.upload_folder(
@@ -141,7 +141,7 @@ def push_to_hub(folder: Path, name: str, *, kind: Kind, public: bool = False) ->
         cause = error.__cause__
         if isinstance(cause, HfHubHTTPError):
             raise _refusal(where, cause.response.status_code) from None
-        why = outgoing.hide_keys(str(error))
+        why = keyed_requests.hide_keys(str(error))
         raise ResourceError(f"{where}: {why}; nothing was published") from None
     except unreachable as error:
         raise ResourceError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from szpo import drawing
 from szpo.analysis.improvement import Improvement
-from szpo.analysis.taught import Lesson
+from szpo.analysis.taught_taste import Lesson
 from szpo.metrics import Share, Z
 from szpo.visible_text import visible
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from szpo.analysis import charts, improvement, run_taste
-from szpo.analysis.votes import COLUMNS, export_votes
+from szpo.analysis.vote_export import COLUMNS, export_votes
 from szpo.ledger.database import Ledger
 from szpo.replay import replay, verification
-from szpo.replay.checks import Report
+from szpo.replay.record_checks import Report
 from szpo.types import Theta
 
 if TYPE_CHECKING:

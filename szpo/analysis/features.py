@@ -1,10 +1,10 @@
 r"""Features of an answer by name, to which an operator may fit votes.
 
 Names are separated by commas: ``length, keyword:sea+sun, regex:PATTERN, tokens:smollm2``. They are
-entries of the dictionary (`szpo.features.dictionary`), features that `szpo.features.own` builds,
-and tokens. An argument follows a colon; ``+`` joins its words, and a comma in it is written
-``\,``. A batch's feature is the mean over its D rows, so identical rows add nothing to a
-difference.
+entries of the dictionary (`szpo.features.dictionary`), features that
+`szpo.features.user_features` builds, and tokens. An argument follows a colon; ``+`` joins its
+words, and a comma in it is written ``\,``. A batch's feature is the mean over its D rows, so
+identical rows add nothing to a difference.
 
 ROUGE-L, BLEU and BERTScore, by torchmetrics (an extra), measure how much an answer shares with
 right answers: its words or, for BERTScore, what a model makes of them. They are for summaries and
@@ -27,7 +27,7 @@ from szpo import plugins
 from szpo.data import preference_files
 from szpo.errors import UsageError
 from szpo.features.dictionary import BY_NAME, Count, read_answer
-from szpo.features.own import build
+from szpo.features.user_features import build
 from szpo.plugins import how_to_install
 from szpo.types import Answer, Comparison, Floats, Prompt
 

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__
-from szpo.analysis import agreement, charts, improvement, taught, vote_rows
+from szpo.analysis import agreement, charts, improvement, taught_taste, vote_rows
 from szpo.analysis.charts import Series, estimate_series, line_chart, standalone
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
@@ -26,14 +26,14 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_tables
 from szpo.metrics import Share, mean
 from szpo.policies import teachable
-from szpo.replay.checks import Report
+from szpo.replay.record_checks import Report
 from szpo.runs import budget, guards, status
 from szpo.runs.status import Run
 from szpo.types import sides
 from szpo.visible_text import visible
 from szpo.voting import counting, withdrawals
+from szpo.voting.applied_step import StepReport
 from szpo.voting.panel_evaluator import Score
-from szpo.voting.step_record import StepReport
 
 NOTES = {
     "kl measured": "measured on held-out prompts; its last point is the adapter's",
@@ -64,7 +64,7 @@ def render(
     """
     total, helped = status.read_results(ledger, open_round=open_round), improvement.read(ledger)
     facts, rows = total.table, ledger.spec.get("optimizer", {}).get("D", 1)
-    lesson, found = taught.read(ledger), taught.last_findings(ledger)
+    lesson, found = taught_taste.read(ledger), taught_taste.last_findings(ledger)
     environment = Environment(
         loader=PackageLoader("szpo", "analysis/templates"),
         autoescape=True,
@@ -83,14 +83,14 @@ def render(
         cards=_cards(total),
         held_out=guards.read_held_out(ledger),
         lesson=None if lesson is None else visible(str(lesson)),
-        mix=visible(taught.describe_mix(ledger, found)),
+        mix=visible(taught_taste.describe_mix(ledger, found)),
         teachable=teachable.of_spec(ledger.spec),
         ruler=teachable.ruler(ledger.spec.get("space", {}).get("report", {})),
         rows=rows,
         sides=sides(rows),
         lesson_chart=Markup("" if lesson is None else charts.draw_lesson(lesson)),
         mix_chart=Markup("" if lesson is None else charts.draw_mix(lesson)),
-        more=taught.more_votes(ledger, lesson) if found is not None else "",
+        more=taught_taste.more_votes(ledger, lesson) if found is not None else "",
         figures=list(_figures(ledger, facts, helped, score, score_name)),
         samples=list(_samples(ledger, facts)),
         panelists=list(_panelists(ledger, live=open_round)),

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import metrics
-from szpo.analysis import taught, vote_rows
+from szpo.analysis import taught_taste, vote_rows
 from szpo.errors import UsageError
 from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
@@ -266,7 +266,7 @@ def rounds(ledger: Ledger, score: Score | None = None) -> tuple[Round, ...]:
         )  # fmt: skip
     found = []
     for event in ledger.events(theta.ADOPTED):
-        body, liked = event["body"], taught.recorded_taste(ledger, event["body"])
+        body, liked = event["body"], taught_taste.recorded_taste(ledger, event["body"])
         cast, more = Counter(told.get(body["theta_sha256"])), gains.get(body["theta_sha256"])
         found.append(Round(
             liked.verdicts, liked.words, body["score_before"], body["score"], body["nats"],

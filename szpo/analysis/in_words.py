@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from szpo.analysis import taught
+from szpo.analysis import taught_taste
 from szpo.optim import named_features
 from szpo.optim.named_features import NamedFeatures
 from szpo.types import Floats
@@ -79,7 +79,9 @@ def explain(x: Floats, apart: Floats, prompts: Sequence[str], named: NamedFeatur
         own = [i for i in group.members if i < len(w)]
         said.append((float((x[:, own] @ w[own]) @ apart) / whole, float(w[own].sum()), group.name))
     most = sorted(said, key=lambda each: (-each[0], each[2]))[:MOST]
-    return InWords(share, tuple(taught.phrase(name, w > 0) for part, w, name in most if part > 0))
+    return InWords(
+        share, tuple(taught_taste.phrase(name, w > 0) for part, w, name in most if part > 0)
+    )
 
 
 def _ridge(x: Floats, apart: Floats, ridge: float) -> Floats:

@@ -39,12 +39,12 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.runs.samples import fulfil_final, policy_at
 from szpo.types import Answer, Floats, Passing, Progress, Prompt, Row, Say, unseen
-from szpo.voting import step_record
+from szpo.voting import applied_step
+from szpo.voting.applied_step import StepReport
 from szpo.voting.blind import PAIRS
 from szpo.voting.evaluator import Judge
 from szpo.voting.panel_evaluator import FunctionPanel, Score, answer_order, enroll
 from szpo.voting.service import VoteService
-from szpo.voting.step_record import StepReport
 
 TEXTS: Final = 6
 """Prompts whose first answers are recorded, to be read side by side."""
@@ -120,7 +120,7 @@ def after_step(m: Measuring | None, report: StepReport) -> None:
         _attempt(m, lambda told: _measure(told, report.step + 1, report.total_votes))
 
 
-def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
+def after(m: Measuring | None, outcome: applied_step.Outcome) -> None:
     """Measure a run at its end, once; if people vote, order a blind final comparison of it."""
     if m is None or outcome.status == "paused" or not outcome.steps:
         return
@@ -402,4 +402,4 @@ def record(
         "steps": steps, "votes": votes, "rewards": rewards, "tokens": tokens, "kl": kl,
         "texts": [list(pair) for pair in texts[:TEXTS]],
     }  # fmt: skip
-    ledger.record_event(MEASURED, by, step_record.plain(body))
+    ledger.record_event(MEASURED, by, applied_step.plain(body))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from szpo import __version__
-from szpo.analysis import improvement, taught
+from szpo.analysis import improvement, taught_taste
 from szpo.analysis.html_report import when
 from szpo.analysis.improvement import Improvement
 from szpo.ledger.database import Ledger
@@ -129,7 +129,7 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     folded = [f for f in total.table if f.state == "applied"]
     minutes = sum(f.words_read for f in folded) / budget.WORDS_PER_MINUTE
     config, known = ledger.spec.get("config", {}), base_id(ledger, names)
-    found, digest = taught.last_findings(ledger), weights.digest(ledger)
+    found, digest = taught_taste.last_findings(ledger), weights.digest(ledger)
     tells = group is None and found is not None and found.shown and found.mix
     improved = _improved(ledger, digest)
     held, won = weights.measured(ledger, digest), improvement.read(ledger)
@@ -165,8 +165,8 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         voters=describe_voters(ledger, total),
         read=budget.describe_read(sum(f.answers_read for f in folded), minutes),
         begun=when(total.created_us),
-        taught=visible(taught.words(found)) if found is not None and tells else "",
-        liked=improved and taught.recorded_taste(ledger, improved),
+        taught=visible(taught_taste.words(found)) if found is not None and tells else "",
+        liked=improved and taught_taste.recorded_taste(ledger, improved),
         again=improved is None or bool(improved.get("mix")),
         mix=improved is not None and bool(improved.get("mix")),
         doubt=find_doubt(ledger, weights),
@@ -205,7 +205,7 @@ def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
         return "its weights are those that the run began with"
     against = []
     if digest == ends[-1]:
-        helped, found = improvement.read(ledger), taught.last_findings(ledger)
+        helped, found = improvement.read(ledger), taught_taste.last_findings(ledger)
         current = bool(helped.points) and helped.points[-1].steps == len(ends) - 1
         if current and helped.verdict in ("unclear", "worse"):
             against.append(helped.sentence)

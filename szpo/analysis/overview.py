@@ -19,7 +19,7 @@ from szpo.metrics import (
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.runs.guards import Bands
 from szpo.runs.status import planned_rounds
-from szpo.voting.step_record import StepReport
+from szpo.voting.applied_step import StepReport
 
 HOUR_US = 3_600_000_000
 WINDOW = 10

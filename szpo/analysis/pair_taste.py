@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.analysis import in_words, run_taste, taught
+from szpo.analysis import in_words, run_taste, taught_taste
 from szpo.analysis.in_words import InWords
 from szpo.analysis.run_taste import Shown
 from szpo.data.preference_formats import Pair
@@ -79,7 +79,7 @@ def fit_pairs(pairs: Sequence[Pair], model: Loaded, layer: int | None = None) ->
         chance=1 - joint.signal,
     )  # fmt: skip
     if not found.shown:
-        raise RunError(f"{len(rows)} pairs show no taste {taught.describe_unshown(found)}")
+        raise RunError(f"{len(rows)} pairs show no taste {taught_taste.describe_unshown(found)}")
     features, explanations = run_taste.explain(named, joint, shown, entries)
 
     def along(w: Ints) -> list[int]:

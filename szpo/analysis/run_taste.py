@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import taste
-from szpo.analysis import in_words, taught, vote_rows
+from szpo.analysis import in_words, taught_taste, vote_rows
 from szpo.analysis.in_words import InWords
 from szpo.config.optimizer import fitting
 from szpo.errors import RunError, UsageError
@@ -24,12 +24,12 @@ from szpo.optim.named_features import NamedFeatures
 from szpo.optim.regression import Findings
 from szpo.optim.state_regression import GRID
 from szpo.replay import replay
-from szpo.replay.checks import Broken, Examination
+from szpo.replay.record_checks import Broken, Examination
 from szpo.runs import budget
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Comparison, Ints
 from szpo.voting import shown_features, shown_states, withdrawals
-from szpo.voting.step import read_step
+from szpo.voting.recorded_step import read_step
 
 LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
@@ -74,17 +74,17 @@ def read(
     found = regression.findings_of(settings, carried)
     fit = carried.fit or fit_named(settings, carried)
     was_shown = found.shown
-    if present or found.chance >= taught.LIKELY:
+    if present or found.chance >= taught_taste.LIKELY:
         found = replace(found, factor=fit.log_factor)
     if not (found.shown or anyway):
         since = "show no taste any more" if was_shown else "show no taste yet"
         more = budget.describe_more(ledger)
         raise RunError(
-            f"{where}: its votes {since} {taught.describe_unshown(found)}; "
+            f"{where}: its votes {since} {taught_taste.describe_unshown(found)}; "
             f"let its panel vote more{': ' * bool(more)}{more}"
         )
     dense = carried.states is not None and fit.states is not None
-    if not (dense or anyway) and found.unnamed + found.chance >= taught.LIKELY:
+    if not (dense or anyway) and found.unnamed + found.chance >= taught_taste.LIKELY:
         raise RunError(
             f"{where}: its votes show a taste that is not named yet; add a feature that names it "
             "(features.add)"
@@ -113,10 +113,10 @@ def read(
             features, explanations,
         )  # fmt: skip
     by_texts = sum(each.chance for each in explanations if each.weights) / FEATURE_GRID
-    if named.coordinates and by_texts < taught.LIKELY:
+    if named.coordinates and by_texts < taught_taste.LIKELY:
         raise RunError(
-            f"{where}: its votes follow the adapters themselves, {taught.words(found)}, more than "
-            "any feature of the texts; add a feature that counts it (features.add)"
+            f"{where}: its votes follow the adapters themselves, {taught_taste.words(found)}, "
+            "more than any feature of the texts; add a feature that counts it (features.add)"
         )
     names = {each.name for each in features}
     found_taste = Taste(
@@ -124,7 +124,7 @@ def read(
         tuple(each for each in named.own if each[0] in names),
         verdicts=len(cast.y), people=len(people.intersection(cast.panelist)),
         direction=direction,
-        called="" if direction is None else taught.read_name(ledger, before),
+        called="" if direction is None else taught_taste.read_name(ledger, before),
     )  # fmt: skip
     return found_taste, words
 
@@ -137,7 +137,7 @@ def prompts_of(comparisons: Sequence[Comparison]) -> list[str]:
 def likely_claims(found: Findings) -> tuple[tuple[str, int], ...]:
     """What is likely liked, in words, each with its probability in units of 2⁻¹²."""
     return tuple(
-        (taught.phrase_claim(each, found), round(FEATURE_GRID * each.chance))
+        (taught_taste.phrase_claim(each, found), round(FEATURE_GRID * each.chance))
         for each in found.taught or ()
         if each.chance >= taste.LIKELY
     )

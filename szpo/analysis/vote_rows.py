@@ -33,8 +33,8 @@ from szpo.runs import budget, guards
 from szpo.runs.guards import Bands
 from szpo.types import DECIDED, Comparison, Floats, Ints, Kind
 from szpo.voting import blind, counting, pauses, withdrawals
+from szpo.voting.applied_step import StepReport, read_reports
 from szpo.voting.blind import Blind
-from szpo.voting.step_record import StepReport, read_reports
 
 _STANDING: Final = 1
 _COUNTED: Final = 2

@@ -21,7 +21,7 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.models import adapters, lora
 from szpo.models.devices import allow_gradients
-from szpo.models.engine import Engine
+from szpo.models.engine_contract import Engine
 from szpo.models.loading import Loaded
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling

@@ -17,7 +17,7 @@ from szpo.cli.run_paths import PRESET, SETS
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
-from szpo.features import own
+from szpo.features import user_features
 from szpo.files import quoted
 from szpo.runs import assemble, run_engine
 
@@ -78,7 +78,7 @@ def make(
     require_nats(nats)
     config = settings(preset, [*([f"model.name={model}"] if model else []), *sets])
     tiny = config.model.name == "tiny"
-    liked = {text: tastes.load(own.split(text)[1], runs, feature) for text in taste}
+    liked = {text: tastes.load(user_features.split(text)[1], runs, feature) for text in taste}
     from szpo.improvement import aims
 
     usual = () if liked else aims.USUAL_TINY if tiny else aims.USUAL

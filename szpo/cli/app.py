@@ -30,7 +30,7 @@ from typer.main import get_command
 
 from szpo import __version__, plugins
 from szpo.cli import console
-from szpo.outgoing import hide_keys
+from szpo.keyed_requests import hide_keys
 
 PASS_ON: Final = {
     "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],

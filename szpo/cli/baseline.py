@@ -375,7 +375,7 @@ def baseline(
     if method != "self-rewarding":  # it resumes where it stopped
         run_paths.free(target)
     from szpo.baselines import registry
-    from szpo.voting.step_record import plain
+    from szpo.voting.applied_step import plain
 
     registry.require_extra(method, scored=bool(score or reward))
     console.doing(f"loading what {method} begins with")

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from szpo import memory
 from szpo.errors import SzpoError
-from szpo.outgoing import blame_proxies, hide_keys
+from szpo.keyed_requests import blame_proxies, hide_keys
 from szpo.visible_text import visible
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def warn(text: str) -> None:
 
 def emit(document: Any) -> None:
     """Print a JSON document on stdout; numbers that are not finite become null."""
-    from szpo.voting.step_record import plain
+    from szpo.voting.applied_step import plain
 
     text = json.dumps(plain(document), ensure_ascii=False, indent=2)
     typer.echo(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))

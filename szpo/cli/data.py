@@ -21,7 +21,7 @@ from szpo.metrics import Z
 from szpo.types import Answer, Prompt
 
 if TYPE_CHECKING:
-    from szpo.analysis.rounds import Differences, Round, SelectionSettings
+    from szpo.analysis.question_rounds import Differences, Round, SelectionSettings
 
 
 prompts = typer.Typer(no_args_is_help=True, add_completion=False, help="Prepare prompts.")
@@ -226,7 +226,7 @@ def select(
     Give the votes back with --answers to get the next pairs; pairs without a vote come again
     before new ones.
     """
-    from szpo.analysis import rounds
+    from szpo.analysis import question_rounds
     from szpo.analysis.posterior import BradleyTerry
 
     if rule not in (None, "bald", "entropy"):
@@ -237,7 +237,7 @@ def select(
     given: dict[str, Any] = {name: value for name, value in fixed.items() if value is not None}
     state_path = state or pool.with_name(pool.name + ".select.json")
     if state_path.exists():
-        begun = rounds.load(state_path)
+        begun = question_rounds.load(state_path)
         _check_options(given, begun.plan, state_path)
     elif answers is not None:
         raise UsageError(
@@ -249,18 +249,18 @@ def select(
         )
     else:
         _, names = _features(features, pool)
-        plan = rounds.SelectionSettings(names=names, **given)
+        plan = question_rounds.SelectionSettings(names=names, **given)
         BradleyTerry.prior(1, plan.tau)  # raises for a bad standard deviation
         seeds.derive(plan.seed, "select")  # raises for a bad seed
-        begun = rounds.State(plan)
+        begun = question_rounds.State(plan)
     differences, _ = _features(begun.plan.features, pool)
-    done = rounds.advance(
+    done = question_rounds.advance(
         begun, pool, differences, count=count,
-        replies=[] if answers is None else rounds.read_sheet(answers),
+        replies=[] if answers is None else question_rounds.read_sheet(answers),
     )  # fmt: skip
     # The state first: if the process dies in between, the same questions are written again.
-    rounds.save(done.state, state_path)
-    rounds.write_sheet(done.out, out)
+    question_rounds.save(done.state, state_path)
+    question_rounds.write_sheet(done.out, out)
     if as_json:
         console.emit(_figures(done, state_path, out))
     else:
@@ -279,18 +279,20 @@ def _check_options(given: Mapping[str, Any], plan: SelectionSettings, state_path
 
 def _features(text: str, path: Path) -> tuple[Differences, tuple[str, ...]]:
     """The feature differences of pairs, and the features' names."""
-    from szpo.analysis import features, rounds
+    from szpo.analysis import features, question_rounds
 
     if text.startswith("columns:"):
         names = tuple(name.strip() for name in text.removeprefix("columns:").split(","))
         if not all(names):
             raise UsageError(f"--features {text}: name the columns, as in columns:x,y")
-        return rounds.differences_from_columns(names), names
-    if text.endswith(rounds.MATRIX_SUFFIX):
-        differences, dim = rounds.differences_from_matrix(Path(text))
+        return question_rounds.differences_from_columns(names), names
+    if text.endswith(question_rounds.MATRIX_SUFFIX):
+        differences, dim = question_rounds.differences_from_matrix(Path(text))
         return differences, tuple(f"{i}" for i in range(dim))
     found = features.parse(text)
-    return rounds.differences_from_features(found), tuple(feature.name for feature in found)
+    return question_rounds.differences_from_features(found), tuple(
+        feature.name for feature in found
+    )
 
 
 def _figures(done: Round, state_path: Path, out: Path) -> dict[str, Any]:

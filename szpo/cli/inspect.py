@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from szpo import files
-from szpo.analysis import agreement, improvement, taught
+from szpo.analysis import agreement, improvement, taught_taste
 from szpo.cli import console, run_paths
 from szpo.cli import taste as tastes
 from szpo.cli.taste import BEST_OF, FEATURE, LIKED
@@ -75,11 +75,13 @@ def show(
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         total = status.read_results(ledger)
         measured = guards.read_held_out(ledger)
-        helped, lesson = improvement.read(ledger), taught.read(ledger)
-        found = taught.last_findings(ledger)
+        helped, lesson = improvement.read(ledger), taught_taste.read(ledger)
+        found = taught_taste.last_findings(ledger)
         goes_on = setup_progress.describe_end(ledger.path)
-        way_on = taught.more_votes(ledger, lesson) if found is not None and not goes_on else ""
-        noted, mix = findings_of(ledger, found, lesson), taught.describe_mix(ledger, found)
+        way_on = (
+            taught_taste.more_votes(ledger, lesson) if found is not None and not goes_on else ""
+        )
+        noted, mix = findings_of(ledger, found, lesson), taught_taste.describe_mix(ledger, found)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]
@@ -156,7 +158,7 @@ def _show_voters(path: Path, *, as_json: bool) -> None:
 
 
 def findings_of(
-    ledger: Ledger, found: Findings | None, lesson: taught.Lesson | None
+    ledger: Ledger, found: Findings | None, lesson: taught_taste.Lesson | None
 ) -> dict[str, Any]:
     """What the votes taught and the last step found, for ``--json``; empty if there is neither."""
     more = {} if lesson is None else {"taught": lesson.as_dict()}

@@ -17,7 +17,7 @@ from szpo.analysis import improvement, run_taste
 from szpo.analysis.adapter import check_name, push_to_hub
 from szpo.analysis.model_card import Names, Weights, base_id, find_unknown
 from szpo.analysis.named_votes import USUAL
-from szpo.analysis.votes import write_dataset, write_votes
+from szpo.analysis.vote_export import write_dataset, write_votes
 from szpo.cli import console, run_paths
 from szpo.cli.clusters import members_of
 from szpo.errors import IntegrityError, UsageError

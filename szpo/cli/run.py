@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from szpo.analysis import agreement, improvement, taught
+from szpo.analysis import agreement, improvement, taught_taste
 from szpo.analysis.model_card import find_doubt
 from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
@@ -32,11 +32,11 @@ from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
 from szpo.voting import (
+    applied_step,
     lease,
     panel_evaluator,
     pauses,
     shown_features,
-    step_record,
 )
 from szpo.voting.panel_evaluator import Score
 
@@ -320,15 +320,15 @@ def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay:
 
 def _show_steps(
     ledger: Ledger, config: Config, score: Score | None, *, as_json: bool, stay: bool
-) -> Callable[[step_record.StepReport], None]:
+) -> Callable[[applied_step.StepReport], None]:
     """What shows each finished step: on the progress line, or as a line where none may move."""
     warned: list[str] = []
-    watch, ends = taught.Watch(ledger), IMPROVING if config.improves else MEASURING
+    watch, ends = taught_taste.Watch(ledger), IMPROVING if config.improves else MEASURING
     total, last = config.votes_per_step * config.steps, ledger.last_applied()
-    done = 0 if last is None else step_record.read_reports(ledger, last)[0].total_votes
+    done = 0 if last is None else applied_step.read_reports(ledger, last)[0].total_votes
     tell = console.counting("votes", total, done)
 
-    def show(report: step_record.StepReport) -> None:
+    def show(report: applied_step.StepReport) -> None:
         read = budget.describe_read(*budget.read_so_far(ledger))
         note = f"{read}, {_note(ledger, report, score)}"
         over = report.total_votes >= total and not stay
@@ -347,11 +347,13 @@ def _show_steps(
 
 
 def _conclude(
-    ledger: Ledger, parts: RunParts, outcome: step_record.Outcome, *, as_json: bool
+    ledger: Ledger, parts: RunParts, outcome: applied_step.Outcome, *, as_json: bool
 ) -> None:
     """Print how the run ended, what the votes taught, and what to do next."""
     if as_json:
-        noted = inspect.findings_of(ledger, taught.last_findings(ledger), taught.read(ledger))
+        noted = inspect.findings_of(
+            ledger, taught_taste.last_findings(ledger), taught_taste.read(ledger)
+        )
         result = {**asdict(outcome), "improvement": improvement.read(ledger).as_dict(), **noted}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
         return
@@ -379,20 +381,20 @@ def say_result(ledger: Ledger, *, goes_on: bool = True) -> None:
     console.say(helped.sentence)
     if (measured := guards.read_held_out(ledger)) is not None and measured.guards:
         console.say(f"guards on held-out prompts: {measured.verdict}")
-    lesson = taught.read(ledger)
+    lesson = taught_taste.read(ledger)
     if lesson is not None:
         console.say(str(lesson))
     for line in agreement.whose_taste(ledger):
         console.say(line)
-    found = taught.last_findings(ledger)
-    if mix := taught.describe_mix(ledger, found):
+    found = taught_taste.last_findings(ledger)
+    if mix := taught_taste.describe_mix(ledger, found):
         console.say(f"mixed: {mix}")
-    asks = taught.ask_about_length(ledger, found)
+    asks = taught_taste.ask_about_length(ledger, found)
     if asks:
         console.say(asks)
     if helped.last is not None:
         console.say(helped.last.line)
-    more = taught.more_votes(ledger, lesson) if goes_on else ""
+    more = taught_taste.more_votes(ledger, lesson) if goes_on else ""
     _say_next(ledger, measured, found, more, compared=helped.share is not None)
 
 
@@ -412,7 +414,7 @@ def warn_of_drift(config: Config, kl: float | None) -> str | None:
     return f"warning: KL is {kl:.1f} nats; at {limit:g} {then}"
 
 
-def _note(ledger: Ledger, report: step_record.StepReport, score: Score | None) -> str:
+def _note(ledger: Ledger, report: applied_step.StepReport, score: Score | None) -> str:
     parts = []
     if score is not None:
         rows = [row for c in ledger.comparisons(report.step) for row in c.rows]
@@ -421,7 +423,7 @@ def _note(ledger: Ledger, report: step_record.StepReport, score: Score | None) -
     if report.kl is not None and ledger.layout != NO_COORDINATES:
         about = "" if report.extra.get("kl_measured") else "≈ "
         parts.append(f"KL {about}{report.kl:.2f}")
-    if note := taught.note(report.extra, report.total_votes):
+    if note := taught_taste.note(report.extra, report.total_votes):
         parts.append(note)
     return ", ".join(parts)
 
@@ -444,7 +446,7 @@ def _say_next(
     }
     if find_doubt(ledger):
         del texts["export"]
-    if not moves and found is not None and found.shown and found.chance < taught.LIKELY:
+    if not moves and found is not None and found.shown and found.chance < taught_taste.LIKELY:
         every = {"taste": "what is liked, and the answers that show it", **every}
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"

@@ -108,7 +108,7 @@ def taste(
         if out is not None or as_prompt:
             raise UsageError("--features without --cluster fits votes, and writes no taste")
         return show_named(run_paths.find(run, folder), chosen, as_json)
-    from szpo.analysis import run_taste, taught
+    from szpo.analysis import run_taste, taught_taste
 
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
@@ -122,7 +122,7 @@ def taste(
     if name is not None:
         found = _called(found, name)
         with Ledger.open(path) as ledger:
-            taught.give_name(ledger, name, "operator")
+            taught_taste.give_name(ledger, name, "operator")
     if out is not None or as_prompt or as_json:
         ask(found, yes)
     _write(found, out)
@@ -145,11 +145,11 @@ def of_pairs(file: Path, name: str) -> tuple[Taste, InWords, Ends]:
 
 def _called(found: Taste, name: str) -> Taste:
     """The taste with a name for its direction."""
-    from szpo.analysis import taught
+    from szpo.analysis import taught_taste
 
     if found.direction is None:
         raise UsageError("--name: all that these votes like has words; see --features")
-    return replace(found, called=taught.require_name(name))
+    return replace(found, called=taught_taste.require_name(name))
 
 
 def _write(found: Taste, out: Path | None) -> None:

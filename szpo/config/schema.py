@@ -43,7 +43,7 @@ from szpo.config.tables import (
     Subspace,
 )
 from szpo.errors import UsageError
-from szpo.features import said
+from szpo.features import described_taste
 from szpo.optim.informative import NOISE
 from szpo.optim.named_features import NamedFeatures, names_of, with_said
 from szpo.optim.regression import BUDGET
@@ -196,7 +196,7 @@ class Config(Section):
         """The features, of which some are named in a person's words (`Features.said`)."""
         if not self.features.said:
             return features
-        named, _ = said.read(self.features.said, names_of(features))
+        named, _ = described_taste.read(self.features.said, names_of(features))
         return with_said(features, named)
 
     def optimizer_settings(

@@ -9,10 +9,10 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from szpo.config.section import Count, OneOf, PathText, Positive, Section
-from szpo.features.own import is_judged, is_said
 from szpo.features.reading import words
+from szpo.features.user_features import is_judged, is_said
+from szpo.keyed_requests import ENGINE_KEY, JUDGE_KEY, server_root
 from szpo.optim.state_regression import MOST_EARLIER
-from szpo.outgoing import ENGINE_KEY, JUDGE_KEY, server_root
 
 RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
 """Names that Windows reserves for devices."""

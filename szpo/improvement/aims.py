@@ -14,7 +14,7 @@ import numpy as np
 
 from szpo import plugins
 from szpo.errors import UsageError
-from szpo.features import differences, own
+from szpo.features import differences, user_features
 from szpo.features.dictionary import BY_NAME, ENTRIES, Entry
 from szpo.policies.text_guards import LENGTH, VARIETY
 from szpo.taste import Taste
@@ -85,7 +85,7 @@ def decay_of(taste: Taste) -> float | None:
     """λ for one token of what a taste scores; None where it does not score beginnings quickly."""
     from szpo.improvement.policy_gradient import DECAY
 
-    quick = {kind for _, kind, *_ in taste.own} <= own.QUICK
+    quick = {kind for _, kind, *_ in taste.own} <= user_features.QUICK
     # By states it raised the score and not what readers like (experiments/LOG.md, 30 November).
     return DECAY if quick and taste.direction is None else None
 
@@ -112,9 +112,9 @@ def of_taste(text: str, taste: Taste, given: Sequence[str] = ()) -> Aim:
     Raises:
         UsageError: a judge rates one of its features, so texts alone cannot be scored.
     """
-    name, file = own.split(text)
+    name, file = user_features.split(text)
     for each in taste.features:
-        if own.is_judged(each.name):
+        if user_features.is_judged(each.name):
             raise UsageError(
                 f"--taste {text}: a judge rates its feature {each.name!r}, and adapters are made "
                 "without one"
@@ -146,7 +146,7 @@ def read(texts: Sequence[str], tastes: Sequence[Aim] = ()) -> tuple[Aim, ...]:
 
 
 def _read(text: str) -> Aim:
-    name, form = (part.strip() for part in own.split(text))
+    name, form = (part.strip() for part in user_features.split(text))
     if form == FLUENCY:
         return Aim(name, FLUENCY)
     for entry in ENTRIES:

@@ -2,8 +2,8 @@
 
 It is due after the step in which the votes first show a taste, at each doubling of them, and when
 they are spent. Where no people vote, a run waits for it. Where they do, it moves while the run
-waits for them, in turns of half a second or a pass of the model (`szpo.turns`): it keeps no vote
-and no sheet waiting. What it finds is adopted between two rounds of votes.
+waits for them, in turns of half a second or a pass of the model (`szpo.background_work`): it
+keeps no vote and no sheet waiting. What it finds is adopted between two rounds of votes.
 
 The weights that it adopts join the record (`szpo.ledger.theta`); how they are found is in
 `szpo.improvement.policy_search`.
@@ -22,7 +22,8 @@ from functools import partial
 from typing import Final
 
 from szpo import cache
-from szpo.analysis import taught
+from szpo.analysis import taught_taste
+from szpo.background_work import Turns
 from szpo.config.schema import Config
 from szpo.errors import (
     EngineError,
@@ -42,11 +43,10 @@ from szpo.policies import subspaces, text_guards
 from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.setup_progress import IMPROVING, STEPS
-from szpo.turns import Turns
 from szpo.types import Progress, Say, unseen
 from szpo.voting import lease, withdrawals
+from szpo.voting.applied_step import Outcome
 from szpo.voting.panel_factory import PEOPLE
-from szpo.voting.step_record import Outcome
 
 NO_LONGER: Final = (theta.RETURNED, withdrawals.EVENT)
 ENDED_BY: Final = (theta.ADOPTED, *NO_LONGER)
@@ -281,7 +281,7 @@ def last_due(ledger: Ledger) -> int:
     >>> _passes(0, [0, 1])  # another run's votes showed it, and a round ended without any
     False
     """
-    votes, applied = taught.shown_from(ledger), _applied(ledger)
+    votes, applied = taught_taste.shown_from(ledger), _applied(ledger)
     passed = (back for back in range(len(votes)) if _passes(votes[0], votes[: len(votes) - back]))
     return applied - next(passed, applied)
 

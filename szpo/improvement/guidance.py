@@ -6,7 +6,7 @@ latest proposals span the guided part of the directions from the next step on
 (`szpo.optim.guided_directions`). Proposals move nothing: that is left to verdicts on two policies.
 
 Where people vote, a proposal is made in turns of half a second while the run waits for them
-(`szpo.turns`), and guides from the next round on that is not planned yet.
+(`szpo.background_work`), and guides from the next round on that is not planned yet.
 
 What is proposed is recorded, not recomputed. Its seed is that of the run and the step, so a killed
 run that proposes again finds the same on the same machine.
@@ -24,22 +24,22 @@ import numpy as np
 
 from szpo import seeds
 from szpo.analysis import run_taste
+from szpo.background_work import Turns
 from szpo.errors import EngineError, ResourceError, RunError, UsageError
 from szpo.improvement import policy_gradient
 from szpo.improvement.aims import score_of_taste
 from szpo.improvement.policy_gradient import Pace
-from szpo.ledger import spans
+from szpo.ledger import guided_spans
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.guided_directions import EVERY, MOST
 from szpo.optim.settings import mu_at
-from szpo.policies import spans as measuring
+from szpo.policies import span_measurement as measuring
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.spans import Measured
+from szpo.policies.span_measurement import Measured
 from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.services import set_aside
-from szpo.turns import Turns
 from szpo.types import Progress, Say, Theta, unseen
 from szpo.voting import lease, withdrawals
 from szpo.voting.panel_factory import PEOPLE
@@ -59,7 +59,7 @@ def due(ledger: Ledger, step: int, tried: float = 0.0) -> bool:
     settings = recorded_settings(ledger)
     if not settings.guides or settings.regressors is None or ledger.step(step) is not None:
         return False
-    known = [event["body"]["verdicts"] for event in ledger.events(spans.SPAN)]
+    known = [event["body"]["verdicts"] for event in ledger.events(guided_spans.SPAN)]
     return bool(ledger.votes_applied() - max(tried, *known, 0) >= EVERY)
 
 
@@ -113,7 +113,7 @@ def propose(
         )
     if max(float(np.abs(each).max()) for each in proposal.values()) < LEAST:
         return None
-    earlier = [span.proposals[-1] for span in spans.read(ledger)]
+    earlier = [span.proposals[-1] for span in guided_spans.read(ledger)]
     first = max(0, len(earlier) + 1 - MOST)
     found = measuring.measure(
         parts.base.host, policy.subspace, present, (*earlier, proposal)[first:], asked,
@@ -134,11 +134,11 @@ def record(ledger: Ledger, parts: RunParts, proposed: Proposed, step: int, epoch
     measured = proposed.measured
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
-        spans.append(
+        guided_spans.append(
             ledger, proposed.proposal, first=step, noise=measured.noise, of=proposed.of,
             mixing=measured.mixing, notes=proposed.notes,
         )  # fmt: skip
-    parts.language.guide(spans.read(ledger))
+    parts.language.guide(guided_spans.read(ledger))
 
 
 class Guiding:
@@ -214,7 +214,7 @@ class Guiding:
 
 def describe(ledger: Ledger) -> str:
     """What guides directions from now on, in a line for people."""
-    body = [event["body"] for event in ledger.events(spans.SPAN)][-1]
+    body = [event["body"] for event in ledger.events(guided_spans.SPAN)][-1]
     return (
         f"guided: from round {body['first'] + 1} on a part of each direction lies where "
         f"{body['verdicts']:g} votes point, by {body['answers']} own answers"

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo import seeds, turns
+from szpo import background_work, seeds
 from szpo.analysis import run_taste
 from szpo.errors import UsageError
 from szpo.improvement import policy_gradient
@@ -580,7 +580,7 @@ def scorer(
     def read(
         prompts: Sequence[Prompt], answers: Sequence[Answer], states: Floats | None = None
     ) -> dict[str, Any]:
-        turns.pause()
+        background_work.pause()
         return taste.read(policy, prompts, answers, given, states)
 
     drawn = policy.sample(prompts, START_ANSWERS, seed=seed, base=True)

@@ -17,12 +17,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from szpo import outgoing
+from szpo import keyed_requests
 from szpo.config.tables import Judge
 from szpo.data.text_files import CONTROL_WORDS
 from szpo.errors import UsageError
 from szpo.judges.prompting import JudgeError, Labels, Question, Reply
-from szpo.outgoing import JUDGE_KEY
+from szpo.keyed_requests import JUDGE_KEY
 from szpo.plugins import how_to_install
 from szpo.visible_text import visible
 
@@ -145,18 +145,18 @@ class Endpoint:
             AttributeError,
             RecursionError,
         ) as error:
-            words = outgoing.error_text(getattr(error, "doc", ""), self.key)
+            words = keyed_requests.error_text(getattr(error, "doc", ""), self.key)
             return Reply(failure=f"the reply is not a chat completion{_quoted(words)}")
         try:
             reply = read(answer.choices[0])
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
             body = answer if isinstance(answer, str) else getattr(answer, "model_extra", None)
-            words = outgoing.error_text(body, self.key)
+            words = keyed_requests.error_text(body, self.key)
             reply = Reply(failure=f"the reply has no readable choice{_quoted(words)}")
         spent = getattr(answer, "usage", None)
         return replace(
             reply,
-            text=outgoing.hide_keys(reply.text, self.key),
+            text=keyed_requests.hide_keys(reply.text, self.key),
             tokens_in=_count(getattr(spent, "prompt_tokens", 0)),
             tokens_out=_count(getattr(spent, "completion_tokens", 0)),
         )
@@ -169,7 +169,7 @@ class Endpoint:
 
     def _words(self, error: Any) -> str:
         """The server's own words, in one line and without keys."""
-        return outgoing.error_text(error.body, self.key)
+        return keyed_requests.error_text(error.body, self.key)
 
     def _text(self, choice: Any) -> Reply:
         said, end = choice.message, choice.finish_reason
@@ -177,7 +177,7 @@ class Endpoint:
         if isinstance(text, list):  # thoughts, and parts that are text
             text = "".join(part["text"] for part in text if part.get("type") == "text")
         if end in _BROKEN:
-            words = outgoing.error_text({"error": getattr(choice, "error", None)}, self.key)
+            words = keyed_requests.error_text({"error": getattr(choice, "error", None)}, self.key)
             return Reply(failure=f"the server broke the reply off{_quoted(words or end)}")
         if end == "length" or (isinstance(text, str) and text.strip()):
             return Reply(text or "", ended=end != "length")
@@ -195,15 +195,15 @@ def connect(settings: Judge) -> Endpoint:
         import openai
     except ModuleNotFoundError:
         raise UsageError(f"an endpoint judge needs openai: {how_to_install('judge')}") from None
-    url = outgoing.api_base(settings.base_url or "")
-    where, key = urlsplit(url), outgoing.read_key(JUDGE_KEY, url, "judge")
-    if not key and where.scheme == "https" and not outgoing.is_here(where.hostname or ""):
+    url = keyed_requests.api_base(settings.base_url or "")
+    where, key = urlsplit(url), keyed_requests.read_key(JUDGE_KEY, url, "judge")
+    if not key and where.scheme == "https" and not keyed_requests.is_here(where.hostname or ""):
         raise UsageError(
             f"judge: ${JUDGE_KEY} is not set; put the key of {url} there (any text if "
             "it needs none)"
         )
     client = openai.OpenAI(
-        http_client=_bounded_client(**outgoing.client_options(url, key)),
+        http_client=_bounded_client(**keyed_requests.client_options(url, key)),
         default_headers={"Accept-Encoding": "identity"},
         base_url=url,
         api_key=key or _NO_KEY,

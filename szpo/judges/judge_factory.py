@@ -23,7 +23,7 @@ from szpo.config.schema import Config
 from szpo.config.tables import Judge
 from szpo.data import text_files
 from szpo.errors import IntegrityError, UsageError
-from szpo.features.own import Pair
+from szpo.features.user_features import Pair
 from szpo.judges import endpoint, prompting
 from szpo.judges.llm_judge import JudgeEvaluator, LanguageJudge, Opinionated, probability
 from szpo.judges.prompting import LETTERS, Backend, Labels, Question, Reply
@@ -146,7 +146,7 @@ class Ratings:
         return self.settings.model
 
     def __call__(self, what: str, pairs: Sequence[Pair]) -> list[int]:
-        """See `szpo.features.own.Rate`."""
+        """See `szpo.features.user_features.Rate`."""
         ask, remote = self.settings.ask, self.settings.kind == "endpoint"
         settings = self.settings.model_copy(update={"ask": ask if ask == "soft" else "grades"})
         judge = LanguageJudge(self.backend, settings, what, labels=LABELS)

@@ -20,7 +20,7 @@ from szpo.judges.prompting import Backend, JudgeError, Labels, Preferred, Questi
 from szpo.judges.round_progress import Heard
 from szpo.ledger.database import Ledger
 from szpo.types import Assignment, Choice, Comparison, Passing, Prompt, Row, Say, silent
-from szpo.voting import panel_evaluator, steps
+from szpo.voting import panel_evaluator, step_states
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.evaluator import NobodyLeftError
 from szpo.voting.seats import Letter
@@ -409,13 +409,15 @@ class JudgeEvaluator:
         """Close a step with the votes there are."""
         ledger = self.service.ledger
         if not self.service.counted(step):
-            over = steps.close(ledger, step, "rule")  # a skipped single row is not asked again
+            over = step_states.close(
+                ledger, step, "rule"
+            )  # a skipped single row is not asked again
             again = "let it answer as new panelists: szpo judge RUN --name NEW"
             raise RunError(
                 f"step {step}: no comparison was judged (nobody is left to ask); correct the "
                 f"judge, then {'resume' if over else again}"
             )
-        steps.close(ledger, step, "operator", actor="judge", reason="nobody is left to ask")
+        step_states.close(ledger, step, "operator", actor="judge", reason="nobody is left to ask")
 
 
 def tokens(ledger: Ledger) -> Mapping[str, tuple[int, int]]:

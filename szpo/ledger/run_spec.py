@@ -11,7 +11,7 @@ from szpo.config import optimizer, settings_file
 from szpo.config.optimizer import read_settings, section_keys
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, MissingPluginError, UsageError
-from szpo.ledger import spans
+from szpo.ledger import guided_spans
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.settings import Settings
@@ -48,7 +48,7 @@ def recorded_settings(ledger: Ledger) -> Settings:
             else:
                 settings = replace(settings, regressors=named)
             ledger.checked["optimizer"] = settings
-        return replace(settings, spans=spans.read(ledger)) if settings.guides else settings
+        return replace(settings, spans=guided_spans.read(ledger)) if settings.guides else settings
     except (KeyError, TypeError, UsageError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: its features cannot be read ({error})"

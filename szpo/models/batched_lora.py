@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from szpo import turns
+from szpo import background_work
 from szpo.errors import UsageError
 from szpo.models.adapters import beyond_plain
 from szpo.models.lora import Site
@@ -281,7 +281,7 @@ def attach_deltas(
     attachment.assign(torch.zeros(1, 1, dtype=torch.long) if rows is None else rows)
     handles = [
         model.get_submodule(site.name).register_forward_hook(
-            turns.only_here(attachment.hook(site.name))
+            background_work.only_here(attachment.hook(site.name))
         )
         for site in sites
     ]

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from szpo import turns
+from szpo import background_work
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, adapted_layers, attach_deltas
 from szpo.models.lora import Site
@@ -91,15 +91,15 @@ AttentionInterface.register(NAME, flat_attention)
 def use_flat_attention(model: Any) -> Iterator[Callable[[], None]]:
     """Let ``model`` attend through `flat_attention` inside the block.
 
-    Yields a pause point (`szpo.turns`), at which the model attends as before.
+    Yields a pause point (`szpo.background_work`), at which the model attends as before.
     """
     before = model.config._attn_implementation
 
     def pause() -> None:
-        if turns.is_over():
+        if background_work.is_over():
             model.set_attn_implementation(before)
             try:
-                turns.pause()
+                background_work.pause()
             finally:
                 model.set_attn_implementation(NAME)
 

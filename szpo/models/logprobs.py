@@ -16,7 +16,7 @@ from scipy import linalg
 from scipy.sparse.linalg import ArpackError, eigsh
 from torch import nn
 
-from szpo import turns
+from szpo import background_work
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, keep_below, skip
 from szpo.models.devices import split_halved
@@ -81,7 +81,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Samples in batches of similar length, bounded in tokens and in logits.
 
-    Before each of them is a pause point (`szpo.turns`).
+    Before each of them is a pause point (`szpo.background_work`).
     """
     order = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt + samples[i].answer))
     start = 0
@@ -94,7 +94,7 @@ def batches(
             if len(rows) * length > tokens or len(rows) * (width + 1) * vocab > logits:
                 break
             end += 1
-        turns.pause()
+        background_work.pause()
         yield _pad(samples, tuple(order[start:end]), device)
         start = end
 
@@ -270,7 +270,9 @@ def input_directions(
         return hook
 
     handles = [
-        model.get_submodule(s.name).register_forward_pre_hook(turns.only_here(hook_of(s.name)))
+        model.get_submodule(s.name).register_forward_pre_hook(
+            background_work.only_here(hook_of(s.name))
+        )
         for s in sites
     ]
     count = 0
@@ -377,8 +379,8 @@ def kl_of_members(
     has the same mean as log π/π₀ of the answer and a far smaller spread.
 
     ``owner``: the member of each sample. ``reference``: one member to compare with; None is the
-    base model. ``flat``: read without padding, for models that `szpo.models.engines.FlatEngine`
-    can run.
+    base model. ``flat``: read without padding, for models that
+    `szpo.models.local_engines.FlatEngine` can run.
     """
     model, sites = adapted.model, adapted.sites
     sliced = reads_slices(adapted)
@@ -392,7 +394,7 @@ def kl_of_members(
             at, run = answer_positions(batch), partial(run_batch, model, batch)
             with attach_deltas(model, sites, deltas, rows[:, None]), keep_below(adapted) as below:
                 moved = logit_slices(model, at, run, temperature, sliced=sliced)
-            turns.pause()
+            background_work.pause()
             with attach_deltas(model, sites, reference), skip(below):
                 still = logit_slices(model, at, run, temperature, sliced=sliced)
             each = torch.cat([*map(kl_of_logits, moved, still)])

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from szpo import cache, files, outgoing
+from szpo import cache, files, keyed_requests
 from szpo.errors import IntegrityError, UsageError
 from szpo.models import weight_files
 from szpo.models.identity import ADAPTER_CONFIG
@@ -241,7 +241,7 @@ def download(
 
     wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
     wanted += ["README.md"] if what == "adapter" else []
-    endpoint = outgoing.hub_endpoint()
+    endpoint = keyed_requests.hub_endpoint()
     try:
         return Path(
             snapshot_download(hub_id, revision=revision, allow_patterns=wanted, endpoint=endpoint)

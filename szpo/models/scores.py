@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from szpo import turns
+from szpo import background_work
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, keep_below, skip
 from szpo.models.devices import allow_gradients, split_halved
@@ -109,7 +109,7 @@ def iterate_scores(
     every = [b.index for b in batches(samples, device=device, vocab=1, tokens=bound)]
     with allow_gradients(adapted.model):
         for index in every:
-            turns.pause()
+            background_work.pause()
             part = np.array(index)
             scores = split_halved(lambda rows: reader.read(samples, rows), part)
             if not np.isfinite(scores).all():

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from szpo import turns
+from szpo import background_work
 from szpo.errors import UsageError
 from szpo.models import loading
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
@@ -108,7 +108,7 @@ def keep(model: Any, layer: int | None, *, ends: bool = False) -> Iterator[list[
     if layer is None:
         yield seen
         return
-    handle = layers_of(model)[layer - 1].register_forward_hook(turns.only_here(hook))
+    handle = layers_of(model)[layer - 1].register_forward_hook(background_work.only_here(hook))
     try:
         yield seen
     finally:

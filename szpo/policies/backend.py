@@ -26,9 +26,9 @@ from szpo.errors import IntegrityError
 from szpo.models import adapters, loading, logprobs, lora, scores, states
 from szpo.models.answer_shares import cut_rows
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
-from szpo.models.engine import Engine
-from szpo.models.engines import FlatEngine, engine_for
+from szpo.models.engine_contract import Engine
 from szpo.models.loading import Loaded, ModelFacts
+from szpo.models.local_engines import FlatEngine, engine_for
 from szpo.models.logprobs import Sample
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from szpo.config.schema import KL_SAMPLES, Config
 from szpo.errors import RunError
-from szpo.features import dictionary, differences, own
+from szpo.features import dictionary, differences, user_features
 from szpo.models.logprobs import Sample, largest_eigenpairs
 from szpo.policies.probe import KL_DIRECTIONS, Probe, kl_ratios, unit_directions
 from szpo.policies.subspaces import FeatureMap, Subspace, split_basis
@@ -126,7 +126,7 @@ def feature_subspace(
     base: Sequence[Sample],
     prompts: Sequence[Prompt],
     text_of: Callable[[Sequence[int]], str],
-    rate: own.Rate | None = None,
+    rate: user_features.Rate | None = None,
 ) -> Subspace:
     """Find the coordinates of the dictionary's features, scaled by measured KL.
 
@@ -134,19 +134,21 @@ def feature_subspace(
     """
     began = time.monotonic()
     holding = dictionary.holding([prompt.text for prompt in prompts])
-    entries, described = own.choose(config.features.own, config.features.drop, holding, rate)
+    entries, described = user_features.choose(
+        config.features.own, config.features.drop, holding, rate
+    )
     groups = np.array([sample.group for sample in base])
     longest = config.generation.max_new_tokens
     step = -(-longest // PARTS)
     cuts = tuple(range(step, longest, step))
 
-    def pairs_at(cut: int | None) -> list[own.Pair]:
+    def pairs_at(cut: int | None) -> list[user_features.Pair]:
         return [(prompts[s.group].text, text_of(s.answer[:cut])) for s in base]
 
-    own.rate_ahead(entries, pairs_at(None))
+    user_features.rate_ahead(entries, pairs_at(None))
     values = differences.values(pairs_at(None), entries)
     # A judge, or a user's function, is not asked about unfinished texts.
-    so_far = own.cheap(entries, described)
+    so_far = user_features.cheap(entries, described)
     begun = np.full((len(cuts), *values.shape), np.nan)
     for part, cut in enumerate(cuts):  # none where an answer is one token
         begun[part][:, so_far] = differences.values(pairs_at(cut), [entries[i] for i in so_far])

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from szpo import cache, plugins, seeds
-from szpo.config import model_table
+from szpo.config import auto_model
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import quoted
@@ -27,9 +27,9 @@ from szpo.ledger.canonical import THETA0
 from szpo.ledger.database import Ledger
 from szpo.models import adapters, loading
 from szpo.models.batched_lora import find_sites
-from szpo.models.engines import engine_for
 from szpo.models.identity import TENSORS, Identity, require_same
 from szpo.models.loading import Described, Loaded, ModelFacts
+from szpo.models.local_engines import engine_for
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
 from szpo.optim import sample_directions
@@ -103,8 +103,8 @@ def prepare(
         say(f"the chat template writes today's date: it stays {day} in this run")
     if config.panel.kind == "people":
         free_gib = psutil.virtual_memory().available / 2**30
-        if small := model_table.hint(
-            config.model.name, free_gib, model_table.NUMBER_BYTES[loaded.dtype]
+        if small := auto_model.hint(
+            config.model.name, free_gib, auto_model.NUMBER_BYTES[loaded.dtype]
         ):
             say(f"warning: {small}")
     if loaded.adapter is not None and config.coordinates != "adapters":

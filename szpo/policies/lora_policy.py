@@ -21,7 +21,7 @@ from szpo import seeds
 from szpo.errors import StorageError, UsageError
 from szpo.models import adapters, loading, states, weight_files
 from szpo.models.batched_lora import Deltas
-from szpo.models.engine import Engine
+from szpo.models.engine_contract import Engine
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling, row_key

@@ -24,8 +24,8 @@ from szpo import files
 from szpo.config.schema import Config
 from szpo.config.tables import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, RunError, SzpoError, UsageError
+from szpo.keyed_requests import HOSTS, is_here, may_go_unencrypted
 from szpo.models.identity import Identity
-from szpo.outgoing import HOSTS, is_here, may_go_unencrypted
 from szpo.plugins import how_to_install
 from szpo.policies import worker
 from szpo.policies.backend import AnswerRequest, R, Texts, Tokens, count_written, join

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from szpo.config.schema import CURVE_ANSWERS, Config
 from szpo.errors import RunError, UsageError
-from szpo.features import dictionary, differences, own
+from szpo.features import dictionary, differences, user_features
 from szpo.models import adapters
 from szpo.models.logprobs import Sample
 from szpo.models.lora import SERVER_RANKS, Site
@@ -167,7 +167,7 @@ def adapter_subspace(
     base: Sequence[Sample],
     prompts: Sequence[Prompt],
     text_of: Callable[[Sequence[int]], str],
-    rate: own.Rate | None = None,
+    rate: user_features.Rate | None = None,
 ) -> Subspace:
     """Whiten the adapters' weights, and measure how features respond to them.
 
@@ -249,13 +249,15 @@ def _respond(
     base: Sequence[Sample],
     prompts: Sequence[Prompt],
     text_of: Callable[[Sequence[int]], str],
-    rate: own.Rate | None,
+    rate: user_features.Rate | None,
 ) -> tuple[FeatureMap, dict[str, Any]]:
     """The features' response to the coordinates, and its facts."""
     holding = dictionary.holding([prompt.text for prompt in prompts])
-    entries, described = own.choose(config.features.own, config.features.drop, holding, rate)
+    entries, described = user_features.choose(
+        config.features.own, config.features.drop, holding, rate
+    )
     pairs = [(prompts[s.group].text, text_of(s.answer)) for s in base]
-    own.rate_ahead(entries, pairs)
+    user_features.rate_ahead(entries, pairs)
     values = differences.values(pairs, entries)
     groups = np.array([sample.group for sample in base])
     slopes, errors = response(scores, values, groups)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from szpo import cache
 from szpo.config.schema import ADAPTER_SAMPLES, CURVE_ANSWERS, KL_SAMPLES, NAMED, Config
 from szpo.errors import ResourceError, UsageError
-from szpo.features import dictionary, own
+from szpo.features import dictionary, user_features
 from szpo.files import quoted, replace_whole
 from szpo.models import adapters, devices, identity, loading, named_models
 from szpo.models.identity import Identity
@@ -199,7 +199,7 @@ def _own_features(config: Config) -> dict[str, Any]:
     add, drop = config.features.own, config.features.drop
     if not add and not drop:
         return {}
-    described = own.choose(add, drop)[1]
+    described = user_features.choose(add, drop)[1]
     facts = {"own": [astuple(each) for each in described], "drop": drop}
     if config.features.judged:
         digest = (

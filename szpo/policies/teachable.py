@@ -13,7 +13,7 @@ from itertools import groupby
 from textwrap import shorten
 from typing import Any, Final
 
-from szpo.features import dictionary, own
+from szpo.features import dictionary, user_features
 from szpo.optim.regression import BUDGET
 from szpo.types import sides
 from szpo.visible_text import visible
@@ -164,7 +164,7 @@ def foretell(panel: Mapping[str, Any] | None, rows: int) -> tuple[bool, str]:
 
 def _words(name: str) -> str:
     entry = dictionary.BY_NAME.get(name)
-    return f"more of {own.split(name)[0]}" if entry is None else entry.more
+    return f"more of {user_features.split(name)[0]}" if entry is None else entry.more
 
 
 def _same(share: float) -> str:

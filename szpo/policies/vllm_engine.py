@@ -17,15 +17,15 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from szpo import outgoing
+from szpo import keyed_requests
 from szpo.config.schema import Config
 from szpo.config.tables import Engine
 from szpo.errors import EngineError, UsageError
+from szpo.keyed_requests import ENGINE_KEY
 from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
-from szpo.outgoing import ENGINE_KEY
 from szpo.plugins import how_to_install
 from szpo.policies.backend import AnswerRequest, LocalBackend, Tokens, start_of
 from szpo.policies.subspaces import Subspace
@@ -77,8 +77,8 @@ def demand(engine: Engine) -> None:
     if importlib.util.find_spec("openai") is None:
         raise UsageError(f"engine.kind vllm needs openai: {how_to_install('judge')}")
     for url in engine.address or []:
-        outgoing.read_key(ENGINE_KEY, url, "engine")
-        if engine.adapters is None and not outgoing.is_here(urlsplit(url).hostname or ""):
+        keyed_requests.read_key(ENGINE_KEY, url, "engine")
+        if engine.adapters is None and not keyed_requests.is_here(urlsplit(url).hostname or ""):
             raise UsageError(
                 f"engine.adapters is missing: name a folder that this machine and {url} share"
             )

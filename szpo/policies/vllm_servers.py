@@ -25,11 +25,11 @@ from typing import Any, TypeVar
 
 import openai
 
-from szpo import outgoing
+from szpo import keyed_requests
 from szpo.config.tables import Engine
 from szpo.errors import EngineError, IntegrityError, RunError, UsageError
+from szpo.keyed_requests import ENGINE_KEY
 from szpo.models.sampling import Sampling
-from szpo.outgoing import ENGINE_KEY
 
 T = TypeVar("T")
 TRIES = 5
@@ -314,7 +314,7 @@ class Server:
             code = error.status_code
             if optional and code in (400, 404, 405):
                 return ""
-            message = outgoing.error_text(error.body)
+            message = keyed_requests.error_text(error.body)
             # vLLM 0.32 says 500 of an adapter of a higher rank than it takes.
             if (code in PASSING or code >= 500) and "max_lora_rank" not in message:
                 raise self._gone(f"HTTP {code} at {path}") from None
@@ -335,7 +335,7 @@ class Server:
         """The error for a status code that no retry can help."""
         if code in (401, 403):
             return UsageError(f"{self.url} refuses the key (HTTP {code}); check ${ENGINE_KEY}")
-        message = outgoing.hide_keys(message, self.key) or "no reason"
+        message = keyed_requests.hide_keys(message, self.key) or "no reason"
         known = f"{self.url} refuses {path} (HTTP {code}: {message})"
         if code == 404 and path == "/v1/completions" and body["model"] in self.registered:
             self.registered.clear()
@@ -381,7 +381,7 @@ def _bounded_client(transport: Any) -> Any:
 def servers_of(engine: Engine, **more: Any) -> list[Server]:
     """The settings' servers; nothing is sent yet."""
     key = os.environ.get(ENGINE_KEY, "")
-    return [Server(outgoing.server_root(url), key, **more) for url in engine.address or []]
+    return [Server(keyed_requests.server_root(url), key, **more) for url in engine.address or []]
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:

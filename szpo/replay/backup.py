@@ -10,7 +10,7 @@ from szpo.failpoints import failpoint
 from szpo.ledger import connection, witness
 from szpo.ledger.creation import new_file
 from szpo.ledger.database import Ledger
-from szpo.replay.checks import Report
+from szpo.replay.record_checks import Report
 from szpo.replay.verification import verify
 
 

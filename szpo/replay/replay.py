@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from szpo import turns
+from szpo import background_work
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import quoted
 from szpo.ledger.database import Ledger
@@ -37,7 +37,7 @@ from szpo.optim.settings import Settings
 from szpo.optim.weighting import MINUS, PLUS, TIE, VotesByVoter
 from szpo.types import Floats, Info, Tally, Theta, Update, Vote
 from szpo.voting import counting, withdrawals
-from szpo.voting.step import Step, read_steps
+from szpo.voting.recorded_step import Step, read_steps
 
 if TYPE_CHECKING:
     from szpo.policies.subspaces import Subspace
@@ -273,7 +273,7 @@ def retell(
         number = step.number
         if step.row["state"] != "applied":
             break
-        turns.pause()
+        background_work.pause()
         found = counting.counted(ledger, number)
         votes = tuple(
             v for v in found

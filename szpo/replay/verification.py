@@ -16,7 +16,7 @@ import numpy as np
 
 from szpo.config.optimizer import fitting
 from szpo.errors import MissingPluginError, StorageError, SzpoError
-from szpo.features import own
+from szpo.features import user_features
 from szpo.ledger import canonical
 from szpo.ledger.canonical import update_of
 from szpo.ledger.database import Ledger, Record
@@ -27,13 +27,11 @@ from szpo.optim.kl_limits import SHARE_PARTS, KlMeasurement
 from szpo.optim.optimizer import Point, has_two_points, rule_of
 from szpo.optim.rule import StepInputs
 from szpo.optim.settings import Settings
-from szpo.replay import checks, replay
-from szpo.replay.checks import Broken, Examination, Failure, Promise, Report, StepCheck
+from szpo.replay import record_checks, replay
+from szpo.replay.record_checks import Broken, Examination, Failure, Promise, Report, StepCheck
 from szpo.types import Explanation, Theta, Update
 from szpo.voting import counting, shown_features
-from szpo.voting.counting import StepVotes
-from szpo.voting.step import Step, read_step
-from szpo.voting.step_record import (
+from szpo.voting.applied_step import (
     AppliedStep,
     StepReport,
     Stopwatch,
@@ -42,6 +40,8 @@ from szpo.voting.step_record import (
     flatten,
     report_of,
 )
+from szpo.voting.counting import StepVotes
+from szpo.voting.recorded_step import Step, read_step
 
 TOLERANCE: Final = 1e-9
 """Relative difference that another machine's rounding may make in an inexact estimate."""
@@ -376,7 +376,7 @@ def _examine(look: Examination, also: Sequence[Check]) -> Report:
         SzpoError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
         sqlite3.Error,
     ) as error:  # fmt: skip
-        undecodable = checks.find_undecodable(look.ledger)
+        undecodable = record_checks.find_undecodable(look.ledger)
         return look.report(undecodable or Failure("file", look.ledger.path.name, str(error)))
     return look.report()
 
@@ -395,7 +395,7 @@ def check_updates(look: Examination) -> None:
     named = None if recomputation is None else recomputation.settings.described
     if named is not None:
         counted_here = shown_features.entries_of(named)
-        rated = [name for name, kind, *_ in named.own if kind == own.JUDGE]
+        rated = [name for name, kind, *_ in named.own if kind == user_features.JUDGE]
         if rated:
             look.notes.append(f"ratings of {', '.join(rated)} are a judge's, as recorded")
         if lack := [n for n in named.names if n not in counted_here and n not in rated]:
@@ -469,22 +469,22 @@ def _read_updates(ledger: Ledger) -> dict[int, list[Record]]:
 
 
 CHECKS: Final[tuple[Check, ...]] = (
-    checks.check_schema,
-    checks.check_chain,
-    checks.check_head,
-    checks.check_rows,
-    checks.check_pages,  # after check_rows, which names a row and not just the file
-    checks.check_header,
-    checks.check_budget,
-    checks.check_plans,
-    checks.check_seats,
-    checks.check_votes,
-    checks.check_comparisons,
-    checks.check_step_events,
-    checks.check_returns,
-    checks.check_spans,
+    record_checks.check_schema,
+    record_checks.check_chain,
+    record_checks.check_head,
+    record_checks.check_rows,
+    record_checks.check_pages,  # after check_rows, which names a row and not just the file
+    record_checks.check_header,
+    record_checks.check_budget,
+    record_checks.check_plans,
+    record_checks.check_seats,
+    record_checks.check_votes,
+    record_checks.check_comparisons,
+    record_checks.check_step_events,
+    record_checks.check_returns,
+    record_checks.check_spans,
     check_updates,
-    checks.check_adopted,  # from weights that are checked
-    checks.check_end,
+    record_checks.check_adopted,  # from weights that are checked
+    record_checks.check_end,
 )
 """All checks in order; each raises `Broken` at the first row that disagrees."""

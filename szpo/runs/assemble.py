@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from szpo import __version__, plugins
-from szpo.config import model_table, optimizer
+from szpo.config import auto_model, optimizer
 from szpo.config.optimizer import record_settings
 from szpo.config.schema import NAMED, Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.features import dictionary, own, said
+from szpo.features import described_taste, dictionary, user_features
 from szpo.features.dictionary import Entry
-from szpo.features.own import Rate
+from szpo.features.user_features import Rate
 from szpo.files import quoted
 from szpo.ledger import theta
 from szpo.ledger.connection import check_place
@@ -151,7 +151,7 @@ def default_name(config: Config) -> str:
     """
     panel = config.panel
     model = config.model.name
-    words = [panel.kind] if model == model_table.AUTO else [Path(model).name, panel.kind]
+    words = [panel.kind] if model == auto_model.AUTO else [Path(model).name, panel.kind]
     words += [panel.reward] if panel.kind not in ("people", "judge", "function") else []
     end = "" if _asks_people(config) else f"-{config.run.root_seed}"
     text = "-".join(words).lower()[: 64 - len(end)] + end
@@ -186,7 +186,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     """
     config.require_used()
     callbacks.check_tracker(config.run.tracker)
-    own.choose(config.features.own, config.features.drop)
+    user_features.choose(config.features.own, config.features.drop)
     earlier = taste_files.read_directions(config.features.prior)
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory = panel or load_factory(config.panel.kind)
@@ -213,7 +213,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         notes = (*notes, Detail(line)) if line else notes
         prompts = fit_prompts(config, prompts)
         if config.coordinates in (*NAMED, "none"):
-            line = own.tell_left_out(prompt.text for prompt in prompts.train)
+            line = user_features.tell_left_out(prompt.text for prompt in prompts.train)
             notes = (*notes, line) if line else notes
     notes = (*notes, *(f"warning: {warning}" for warning in prompts.warnings))
     check_rate(config, (*prompts.train, *prompts.heldout))
@@ -301,10 +301,10 @@ def describe_words(
     if not config.features.said:
         return ()
     if named is not None:
-        return said.read(config.features.said, names_of(named))[1]
+        return described_taste.read(config.features.said, names_of(named))[1]
     holding = dictionary.holding([prompt.text for prompt in prompts])
-    kept = own.choose(config.features.own, config.features.drop, holding)[0]
-    return said.read(config.features.said, [each.name for each in kept])[1]
+    kept = user_features.choose(config.features.own, config.features.drop, holding)[0]
+    return described_taste.read(config.features.said, [each.name for each in kept])[1]
 
 
 def warn_of_still(names: Collection[str], answers: int) -> str:

@@ -25,10 +25,10 @@ from szpo.optim.guided_directions import EVERY
 from szpo.optim.optimizer import RULES, equations, step_votes
 from szpo.optim.sample_directions import NORMALISE_UP_TO
 from szpo.optim.settings import Settings
-from szpo.runs import answer_pool, start_features
+from szpo.runs import pair_choice, start_features
 from szpo.voting import lease, pauses, seats, shown_features
+from szpo.voting.applied_step import read_reports
 from szpo.voting.blind import PAIRS
-from szpo.voting.step_record import read_reports
 
 WORDS_PER_MINUTE = 238
 """Silent reading speed of adults in English prose; used to compute minutes of reading."""
@@ -276,7 +276,7 @@ def estimate_cost(
     measured += 2 * PAIRS if asked and simulated and o.D == 1 else 0
     # A gradient pass costs about as much as sampling the answer.
     made = config.steps * step_answers(config)
-    opening = o.K * o.N * answer_pool.FEWER if still else step_answers(config)
+    opening = o.K * o.N * pair_choice.FEWER if still else step_answers(config)
     answers = made + 2 * (setup + points) + measured
     tokens = answers * config.generation.max_new_tokens
     read, read_minutes = most_read(config, votes)
@@ -360,7 +360,7 @@ def _describe_questions(votes: int, config: Config) -> str:
 def step_answers(config: Config) -> int:
     """Most answers that are generated for a step's comparisons."""
     o = config.optimizer
-    for_each = answer_pool.ANSWERS if config.picks_pairs else 2 * o.D
+    for_each = pair_choice.ANSWERS if config.picks_pairs else 2 * o.D
     return o.K * o.N * for_each
 
 

@@ -20,12 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
-from szpo import outgoing, plugins
+from szpo import keyed_requests, plugins
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_tables
 from szpo.types import Say
-from szpo.voting.step_record import Outcome, StepReport
+from szpo.voting.applied_step import Outcome, StepReport
 
 Value: TypeAlias = str | int | float | bool | None
 GivenCallback: TypeAlias = "Callback | Callable[[StepReport], Any]"
@@ -199,7 +199,7 @@ class NeverFatal:
             act()
         except Exception as error:  # another library's, or the network's
             self.broken = True
-            first = outgoing.hide_keys((str(error).splitlines() or [""])[0])
+            first = keyed_requests.hide_keys((str(error).splitlines() or [""])[0])
             self.say(
                 f"warning: the tracker {self.name} stopped ({type(error).__name__}: {first}); "
                 "the run goes on without it"
@@ -296,10 +296,12 @@ class WandbTracker:
         self._place.mkdir(parents=True, exist_ok=True)
         mode: Any = os.environ.get("WANDB_MODE", "offline")
         if mode == "online":
-            outgoing.avoid_proxies()  # before W&B starts a process
+            keyed_requests.avoid_proxies()  # before W&B starts a process
             url = os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
-            outgoing.require_private(url, "WANDB_BASE_URL: your key", "or set WANDB_MODE=offline")
-            outgoing.avoid_proxies(url)
+            keyed_requests.require_private(
+                url, "WANDB_BASE_URL: your key", "or set WANDB_MODE=offline"
+            )
+            keyed_requests.avoid_proxies(url)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.name,

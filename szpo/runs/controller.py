@@ -24,10 +24,10 @@ from szpo.optim.rule import StepInputs
 from szpo.runs import budget, sample_batches, start_features, update_policy
 from szpo.runs.services import Position, Services, resume
 from szpo.types import Comparison, Floats
-from szpo.voting import lease, pauses, shown_features, shown_states, steps
+from szpo.voting import lease, pauses, shown_features, shown_states, step_states
+from szpo.voting.applied_step import Outcome, Stopwatch, read_reports
 from szpo.voting.counting import StepVotes
-from szpo.voting.step import note_inputs, read_step
-from szpo.voting.step_record import Outcome, Stopwatch, read_reports
+from szpo.voting.recorded_step import note_inputs, read_step
 
 
 def submit(run: Services, step: int, comparisons: Sequence[Comparison], watch: Stopwatch) -> None:
@@ -54,9 +54,9 @@ def wait(
             return paused
         watch.time("evaluation_s", lambda: run.evaluator.poll(at.step))
         if all(c.identical for c in comparisons):
-            steps.close(ledger, at.step, "auto", epoch=epoch)
+            step_states.close(ledger, at.step, "auto", epoch=epoch)
         elif not (
-            steps.close(ledger, at.step, "rule", epoch=epoch, votes=votes)
+            step_states.close(ledger, at.step, "rule", epoch=epoch, votes=votes)
             or _close_if_overdue(run, row, votes, clock)
         ):
             watch.time("evaluation_s", run.wait)
@@ -76,9 +76,9 @@ def steady_clock(run: Services) -> Clock:
 def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock) -> bool:
     """Close a step whose deadline has passed, with the votes it has; False if it must wait."""
     seconds = run.deadline_s
-    if seconds is None or clock() < steps.deadline_us(run.ledger, row, seconds):
+    if seconds is None or clock() < step_states.deadline_us(run.ledger, row, seconds):
         return False
-    return steps.close(run.ledger, row["step"], "deadline", epoch=run.epoch, votes=votes)
+    return step_states.close(run.ledger, row["step"], "deadline", epoch=run.epoch, votes=votes)
 
 
 def outcome_if_paused(run: Services, at: Position) -> Outcome | None:

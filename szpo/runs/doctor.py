@@ -72,7 +72,7 @@ def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
     A first small batch, which warms up, is not counted. Nothing is stored.
     """
     from szpo.models import loading
-    from szpo.models.engines import engine_for
+    from szpo.models.local_engines import engine_for
     from szpo.policies import language_model
 
     leave_busy_cores()

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
-from szpo.features import dictionary, own
+from szpo.features import dictionary, user_features
 from szpo.features.dictionary import Entry
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
@@ -27,17 +27,17 @@ from szpo.runs.budget import KL_PROMPTS
 from szpo.runs.services import Services
 from szpo.types import Say, Theta
 from szpo.voting import lease
+from szpo.voting.applied_step import Outcome
 from szpo.voting.evaluator import Telling
 from szpo.voting.lease import Lease
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
-from szpo.voting.step_record import Outcome
 
 CHECKS: Final = 0.25
 """Share of the rows that compare an answer of the improved policy with one of its start."""
 REPEATS: Final = 0.1
 """Share of the chosen rows that show an earlier row again, to measure how far verdicts agree."""
-Chosen: TypeAlias = tuple[tuple[Entry, ...], tuple[own.Description, ...]]
+Chosen: TypeAlias = tuple[tuple[Entry, ...], tuple[user_features.Description, ...]]
 """Entries that may become a run's features, and what to record of the user's own among them."""
 
 _FULFIL: Final = {
@@ -98,7 +98,7 @@ def _choose_features(parts: RunParts) -> Chosen | None:
         return None
     features = parts.config.features
     holding = dictionary.holding([prompt.text for prompt in parts.prompts.train])
-    return own.choose(features.own, features.drop, holding, parts.rate)
+    return user_features.choose(features.own, features.drop, holding, parts.rate)
 
 
 def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:

@@ -18,7 +18,7 @@ from szpo.cache import cache_dir
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.files import private
-from szpo.outgoing import ENGINE_KEY, JUDGE_KEY
+from szpo.keyed_requests import ENGINE_KEY, JUDGE_KEY
 
 TRUST_VARIABLE: Final = "SZPO_TRUST"
 """Environment variable with addresses, separated by spaces."""

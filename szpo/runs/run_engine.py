@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from szpo import plugins
-from szpo.config import model_table, settings_file
+from szpo.config import auto_model, settings_file
 from szpo.config.schema import Config
 from szpo.config.tables import Engine
 from szpo.errors import SzpoError, UsageError
@@ -58,7 +58,7 @@ def check_files(config: Config) -> None:
     if config.model.adapter is not None:
         adapters.read_adapter(Path(config.model.adapter))
     places = adapters.find(config.subspace.adapters) if config.coordinates == "adapters" else ()
-    if name == model_table.AUTO or (name in named_models.NAMED and not places):
+    if name == auto_model.AUTO or (name in named_models.NAMED and not places):
         return
     base = named_models.locate(name, weights=False)
     for place in places:
@@ -83,21 +83,21 @@ def choose_device(config: Config) -> Config:
         dtype = "bf16" if usual.startswith("cuda") else devices.usual_dtype(usual)
         return _set(
             config,
-            name=model_table.SHIPPED.name if m.name == model_table.AUTO else m.name,
+            name=auto_model.SHIPPED.name if m.name == auto_model.AUTO else m.name,
             device=usual,
             dtype=dtype if m.dtype == "auto" else m.dtype,
         )
     chosen = devices.choose(config.model.device, config.model.dtype)
     name = config.model.name
-    if name == model_table.AUTO:
+    if name == auto_model.AUTO:
         free = devices.free_bytes(chosen.device) / 2**30
         if config.engine.kind != "local" or config.model.adapter is not None:
             free = 0.0  # the servers' model, or the adapter's, is not known here
-        name = model_table.name_auto(
+        name = auto_model.name_auto(
             name,
             free,
             accelerator=chosen.device != "cpu",
-            number_bytes=model_table.NUMBER_BYTES[chosen.dtype],
+            number_bytes=auto_model.NUMBER_BYTES[chosen.dtype],
         )
     return _set(config, name=name, device=chosen.device, dtype=chosen.dtype)
 

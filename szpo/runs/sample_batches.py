@@ -20,12 +20,12 @@ from szpo.optim import optimizer
 from szpo.optim.optimizer import rule_of
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import Halving
-from szpo.runs import answer_pool, budget, guards
+from szpo.runs import budget, guards, pair_choice
 from szpo.runs.services import Position, Services
 from szpo.types import Batch, Comparison, Prompt, Query, Row
-from szpo.voting import steps
-from szpo.voting.step import read_step
-from szpo.voting.step_record import Stopwatch, flatten
+from szpo.voting import step_states
+from szpo.voting.applied_step import Stopwatch, flatten
+from szpo.voting.recorded_step import read_step
 
 CANARY_STEPS = 3
 """It is an error if both sides give equal answers throughout this many steps in a row."""
@@ -39,7 +39,7 @@ def plan(run: Services, at: Position, step: int) -> bool:
     ledger, epoch = run.ledger, run.epoch
     row = ledger.step(step)
     if row is not None and (
-        row["state"] not in ("planned", "generating") or steps.stored(ledger, step)
+        row["state"] not in ("planned", "generating") or step_states.stored(ledger, step)
     ):
         return False
     failpoint("cp1")
@@ -47,7 +47,7 @@ def plan(run: Services, at: Position, step: int) -> bool:
     n = budget.comparisons_of_round(ledger, run.settings, run.sheet, run.votes_budget, at.votes)
     with ledger.transaction("controller"):
         record_plan(run, at, query)
-        steps.begin(ledger, epoch, step, n)
+        step_states.begin(ledger, epoch, step, n)
     failpoint("cp2")
     return True
 
@@ -76,7 +76,7 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
 def record_plan(run: Services, at: Position, query: Query | None) -> None:
     """Write a step's perturbation to the ledger; nothing for None."""
     if query is not None:
-        steps.record_plan(run.ledger, run.epoch, run.settings, query, at.centre_sha256)
+        step_states.record_plan(run.ledger, run.epoch, run.settings, query, at.centre_sha256)
 
 
 def plan_ahead(run: Services, at: Position, step: int) -> Query | None:
@@ -101,7 +101,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     prompts = _prompts(run, step)
     if settings.picks_pairs:
         (comparisons, pool, drawn), seconds = watch.time(
-            "generation_s", lambda: answer_pool.draw(run, at, step, prompts)
+            "generation_s", lambda: pair_choice.draw(run, at, step, prompts)
         )
     else:
         pool = {}
@@ -128,7 +128,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
         notes["centre"] = flatten(run.policy.theta(), settings.layout).tolist()
     ahead = plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
-        steps.store(ledger, run.epoch, step, comparisons, head, notes, then_open=then_open)
+        step_states.store(ledger, run.epoch, step, comparisons, head, notes, then_open=then_open)
         record_plan(run, at, ahead)
 
 
@@ -166,7 +166,7 @@ def open_stored(run: Services, at: Position, step: int) -> None:
     if run.row(step)["state"] == "generating":
         ahead = plan_ahead(run, at, step + 1)
         with run.ledger.transaction("controller"):
-            steps.open_step(run.ledger, run.epoch, step)
+            step_states.open_step(run.ledger, run.epoch, step)
             record_plan(run, at, ahead)
 
 

@@ -36,7 +36,7 @@ from szpo.replay import replay
 from szpo.runs.assemble import RunParts
 from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row, Say
-from szpo.voting import lease, pauses, steps
+from szpo.voting import lease, pauses, step_states
 from szpo.voting.panel_evaluator import Score
 
 PROMPTS = 6
@@ -268,7 +268,7 @@ def check_once(
 
 def awaits_start(ledger: Ledger) -> bool:
     """Whether the operator's start is awaited: no round has opened, or the check paused it."""
-    return not steps.has_opened(ledger) or lease.controller(ledger)["paused_by"] == PAUSED_BY
+    return not step_states.has_opened(ledger) or lease.controller(ledger)["paused_by"] == PAUSED_BY
 
 
 def accept_samples(ledger: Ledger, by: str) -> None:

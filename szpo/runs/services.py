@@ -24,9 +24,9 @@ from szpo.replay import replay
 from szpo.runs.guards import Bands
 from szpo.types import Answer, Prompt, Theta
 from szpo.voting import shown_features
+from szpo.voting.applied_step import StepReport
 from szpo.voting.evaluator import Evaluator
 from szpo.voting.lease import Lease
-from szpo.voting.step_record import StepReport
 
 if TYPE_CHECKING:
     from szpo.policies.protocol import Policy

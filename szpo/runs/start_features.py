@@ -19,9 +19,9 @@ import numpy as np
 
 from szpo import seeds
 from szpo.data.text_files import clean_answer, clean_prompt
-from szpo.features import dictionary, differences, own
+from szpo.features import dictionary, differences, user_features
 from szpo.features.dictionary import Entry
-from szpo.features.own import Description
+from szpo.features.user_features import Description
 from szpo.ledger.run_spec import FEATURES
 from szpo.optim import optimizer, sparse_prior
 from szpo.optim.named_features import NamedFeatures
@@ -77,7 +77,7 @@ def draw(
         for prompt, row in zip(asked, drawn, strict=True)
         for answer in row
     ]
-    own.rate_ahead(entries, pairs)
+    user_features.rate_ahead(entries, pairs)
     values = differences.values(pairs, entries).reshape(len(asked), each, -1)
     found = read(values, [entry.name for entry in entries], shipped_scales(), described)
     if layer is None:

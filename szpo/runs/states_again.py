@@ -13,7 +13,7 @@ from szpo.models.devices import Dtype
 from szpo.optim.state_regression import GRID
 from szpo.taste import ReadsStates
 from szpo.voting import shown_states
-from szpo.voting.step import read_step
+from szpo.voting.recorded_step import read_step
 
 TOLERANCE: Final = {"fp32": 0.02, "bf16": 0.1, "fp16": 0.05}
 """By the model's dtype: the largest error of a text's states, where 1 is the usual distance of two

@@ -24,11 +24,11 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import read_budget, recorded_config
 from szpo.ledger.theta import recommended_digest
 from szpo.runs import budget
-from szpo.voting import lease, steps, withdrawals
+from szpo.voting import lease, step_states, withdrawals
+from szpo.voting.applied_step import StepReport, read_reports
 from szpo.voting.counting import RunNow
 from szpo.voting.pauses import describe_pause
 from szpo.voting.service import VoteService
-from szpo.voting.step_record import StepReport, read_reports
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
 RunState = Literal["running", "paused", "stopped", "finished"]
@@ -170,7 +170,7 @@ def _status(ledger: Ledger, config: Config | None, run: RunNow) -> RoundStatus:
         opened_us=None if shown is None else shown["opened_us"],
         deadline_us=None
         if minutes is None or shown is None or not is_open
-        else steps.deadline_us(ledger, shown, minutes * 60),
+        else step_states.deadline_us(ledger, shown, minutes * 60),
         paused_by=by,
         pause_reason=reason,
         usual_wait_s=_usual_wait(rows),

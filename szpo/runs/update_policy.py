@@ -23,10 +23,8 @@ from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.runs.services import Position, Services, check_weights
 from szpo.types import Comparison, Floats, Theta, Update
-from szpo.voting import blind, pauses, steps
-from szpo.voting.counting import StepVotes
-from szpo.voting.step import read_step
-from szpo.voting.step_record import (
+from szpo.voting import blind, pauses, step_states
+from szpo.voting.applied_step import (
     AppliedStep,
     Stopwatch,
     count,
@@ -34,6 +32,8 @@ from szpo.voting.step_record import (
     flatten,
     report_of,
 )
+from szpo.voting.counting import StepVotes
+from szpo.voting.recorded_step import read_step
 
 QUADRATIC_UP_TO: Final = 0.5
 """Nats up to which |z|²/2 is used as KL; beyond, measured KL has been three times as large."""
@@ -137,7 +137,7 @@ def apply(
     # JSON has no NaN: null is "unknown".
     noted = replace(report, not_finite=bands.not_finite(watched), seconds=watch.seconds())
     with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
-        steps.apply(ledger, run.epoch, replace(applied, report=noted))
+        step_states.apply(ledger, run.epoch, replace(applied, report=noted))
         blind.return_if_due(ledger, at.step + 1)
         if (broken := bands.broken(watched)) is not None:
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {at.step}: {broken[1]}")

@@ -14,7 +14,7 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row, Say
-from szpo.voting import casting, counting, steps
+from szpo.voting import casting, counting, step_states
 from szpo.voting.seats import LETTERS, Letter
 from szpo.voting.service import VoteService
 
@@ -111,9 +111,11 @@ def check_evaluator(
             service = VoteService(ledger)
             evaluator = make(service)
             examples = _examples(0)
-            steps.record_plan(ledger, 1, settings, Query(0, (), 1.0, None), theta_digest(ledger))
-            steps.begin(ledger, 1, 0)
-            steps.store(ledger, 1, 0, examples, theta_digest(ledger), then_open=True)
+            step_states.record_plan(
+                ledger, 1, settings, Query(0, (), 1.0, None), theta_digest(ledger)
+            )
+            step_states.begin(ledger, 1, 0)
+            step_states.store(ledger, 1, 0, examples, theta_digest(ledger), then_open=True)
             evaluator.submit(examples)
             if serve is not None:
                 serve(service)

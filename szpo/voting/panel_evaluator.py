@@ -24,7 +24,7 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.types import Answer, Assignment, Choice, Comparison, Prompt
-from szpo.voting import blind, lease, steps
+from szpo.voting import blind, lease, step_states
 from szpo.voting.counting import StepVotes
 from szpo.voting.evaluator import Evaluator, Judge, NobodyLeftError, Tiring
 from szpo.voting.seats import Letter, PanelistKind
@@ -325,7 +325,9 @@ class FunctionEvaluator(PanelEvaluator):
                 return
         except NobodyLeftError:
             pass
-        steps.close(ledger, step, "operator", actor=FUNCTION, reason="the function abstained")
+        step_states.close(
+            ledger, step, "operator", actor=FUNCTION, reason="the function abstained"
+        )
         sql = "SELECT sum(n_votes) AS n, min(step) AS first FROM updates WHERE step > ?"
         (past,) = ledger.query(sql, (step - MAX_EMPTY_STEPS,))
         empty = past["n"] == 0 and past["first"] == step - MAX_EMPTY_STEPS + 1

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from szpo import plugins
 from szpo.config.schema import Config
 from szpo.errors import UsageError
-from szpo.features.own import JUDGE, Rate
+from szpo.features.user_features import JUDGE, Rate
 from szpo.types import Answer, Floats, Prompt
 from szpo.voting.evaluator import Evaluator, Judge
 from szpo.voting.panel_evaluator import FUNCTION, FunctionPanel, PanelEvaluator

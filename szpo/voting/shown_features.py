@@ -1,7 +1,8 @@
 """Differences between the shown texts of a step's comparisons, in the run's named features.
 
 Entries of the dictionary are counted only if the installed dictionary counts as the recorded one.
-The user's own features are counted only where they can be rebuilt (`szpo.features.own.again`).
+The user's own features are counted only where they can be rebuilt
+(`szpo.features.user_features.again`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Final
 import numpy as np
 
 from szpo.errors import UsageError
-from szpo.features import differences, own
+from szpo.features import differences, user_features
 from szpo.features.dictionary import Entry, Ratio, read_answer
-from szpo.features.own import Pair, RatedEntry
 from szpo.features.reading import Reading
+from szpo.features.user_features import Pair, RatedEntry
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.optim.named_features import NamedFeatures
@@ -35,7 +36,7 @@ it, where mostly only its presence is meant (experiments/LOG.md, 2026-11-27)."""
 def entries_of(
     features: NamedFeatures,
     given: Sequence[str] = (),
-    rate: own.Rate | None = None,
+    rate: user_features.Rate | None = None,
     rated: Mapping[str, Entry] | None = None,
 ) -> dict[str, Entry]:
     """The features of a run that can be counted here, by name, in the run's order.
@@ -45,7 +46,7 @@ def entries_of(
     ``given``: the user's own features of this process. ``rated``: those with recorded ratings.
     """
     names = features.names
-    counted = own.countable(names, features.own, features.dictionary, given, rate)
+    counted = user_features.countable(names, features.own, features.dictionary, given, rate)
     counted |= rated or {}
     every = {name: counted[name] for name in names if name in counted}
     if not features.coordinates:
@@ -64,7 +65,11 @@ def _with_bound(entry: Entry, scale: int) -> Entry:
 
 def demand(features: NamedFeatures, entries: Collection[str]) -> None:
     """Refuse to go on unless ``entries`` holds every feature of the run."""
-    users = [name for name, *_ in features.own if own.needs_giving(name) or own.is_judged(name)]
+    users = [
+        name
+        for name, *_ in features.own
+        if user_features.needs_giving(name) or user_features.is_judged(name)
+    ]
     missing = [name for name in features.names if name not in entries]
     if any(name not in users for name in missing):
         raise UsageError(
@@ -77,7 +82,9 @@ def demand(features: NamedFeatures, entries: Collection[str]) -> None:
 
 def demand_given(names: Collection[str], given: Collection[str] = ()) -> None:
     """Refuse to go on unless each of these features, if it must be given again, was given."""
-    if missing := [name for name in names if own.needs_giving(name) and name not in given]:
+    if missing := [
+        name for name in names if user_features.needs_giving(name) and name not in given
+    ]:
         raise _give_again(missing)
 
 
@@ -97,7 +104,7 @@ def to_give_again(ledger: Ledger) -> list[str]:
     """The user's own features that must be given again for the run to go on, by name."""
     named = recorded_settings(ledger).features
     if named is None:
-        return [name for name in not_drawn(ledger) if own.needs_giving(name)]
+        return [name for name in not_drawn(ledger) if user_features.needs_giving(name)]
     counted = _countable(named)
     return [name for name, *_ in named.own if name not in counted]
 
@@ -121,7 +128,7 @@ def require_given(ledger: Ledger, given: Sequence[str]) -> None:
 
 def _countable(features: NamedFeatures, given: Sequence[str] = ()) -> set[str]:
     """The features that can be counted with those given; a judge's need not be given."""
-    judged = {name for name, *_ in features.own if own.is_judged(name)}
+    judged = {name for name, *_ in features.own if user_features.is_judged(name)}
     return {*entries_of(features, given), *judged}
 
 
@@ -136,7 +143,7 @@ def differences_of(
     Returns:
         (K, N, entries), in the order of k and n; exact on any machine.
     """
-    own.rate_ahead(entries.values(), pairs_of(comparisons))
+    user_features.rate_ahead(entries.values(), pairs_of(comparisons))
     scale = dict(zip(features.names, features.scales, strict=True))
     scales, counted = [scale[name] for name in entries], list(entries.values())
     ordered = sorted(comparisons, key=lambda each: (each.k, each.n))
@@ -179,7 +186,7 @@ def recorded(
     """Features with recorded ratings, which ask no judge; left out where the texts are others."""
     pairs = pairs_of(comparisons)
     return {
-        name: own.judged(name, dict(zip(pairs, values, strict=True)))
+        name: user_features.judged(name, dict(zip(pairs, values, strict=True)))
         for name, values in ratings.items()
-        if own.is_judged(name) and len(values) == len(pairs)
+        if user_features.is_judged(name) and len(values) == len(pairs)
     }

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from szpo.analysis import taught
+from szpo.analysis import taught_taste
 from szpo.cli.app import call
 from szpo.policies import teachable
 from tests.support import folder_run
@@ -29,7 +29,7 @@ def test_equal_questions_are_told_before_votes_are_spent():
 
 def test_equal_questions_are_warned_of_once_while_running(tmp_path):
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
-        watch, told = taught.Watch(ledger), []
+        watch, told = taught_taste.Watch(ledger), []
         for votes, ties in ((4, 4), (8, 0), (12, 1), (16, 7), (20, 2), (24, 4), (28, 4)):
             teach(ledger, votes, [], ties=ties)
             told.append(watch.look())
@@ -40,11 +40,11 @@ def test_equal_questions_are_warned_of_once_while_running(tmp_path):
 
 def test_questions_that_all_tie_unasked_are_told_where_nobody_voted(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        taught.panel_evaluator, "find_reward", lambda _: lambda prompt, answer: 1.0
+        taught_taste.panel_evaluator, "find_reward", lambda _: lambda prompt, answer: 1.0
     )
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         teach(ledger, 0, [], automatic_ties=12)
-        told = taught.Watch(ledger).look()
+        told = taught_taste.Watch(ledger).look()
     assert told == f"12 of 12 questions show no difference: {teachable.CHANGE}"
 
 

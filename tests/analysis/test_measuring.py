@@ -20,8 +20,8 @@ from szpo.runs import setup_progress
 from szpo.runs.guards import read_held_out
 from szpo.runs.setup_progress import MEASURING
 from szpo.types import Answer, Passing, Prompt
+from szpo.voting.applied_step import Outcome
 from szpo.voting.blind import PAIRS
-from szpo.voting.step_record import Outcome
 from tests.support.quadratic import go, new_ledger, settings_of, start
 
 ASKED = tuple(Prompt.user(text) for text in ("why", "how", "when"))

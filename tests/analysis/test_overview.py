@@ -19,7 +19,7 @@ from szpo.replay import verification
 from szpo.runs import assemble, guards
 from szpo.runs.guards import Bands
 from szpo.voting import pauses
-from szpo.voting.step_record import Outcome
+from szpo.voting.applied_step import Outcome
 from tests.support import yard_run
 from tests.support.browser import cast, make, play
 from tests.support.cases import case

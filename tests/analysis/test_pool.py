@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.analysis import features, posterior, rounds
+from szpo.analysis import features, posterior, question_rounds
 from szpo.analysis.posterior import BradleyTerry, orient
-from szpo.analysis.rounds import Pair, Reply, SelectionSettings, State
+from szpo.analysis.question_rounds import Pair, Reply, SelectionSettings, State
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.seeds import derive, uniform
@@ -114,21 +114,21 @@ def test_whoever_dies_before_the_sheet_gets_the_same_questions(some, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rounds, "write_sheet", dies)
+        patch.setattr(question_rounds, "write_sheet", dies)
         assert select(*begin) == 130
     assert not out.exists()
     assert select(*begin) == 0
-    waiting = [q.id for q in rounds.load(place).waiting]
+    waiting = [q.id for q in question_rounds.load(place).waiting]
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == waiting
 
 
 def test_who_changes_their_mind_counts_once_and_two_people_twice(some):
-    of = rounds.differences_from_columns(("x", "y"))
+    of = question_rounds.differences_from_columns(("x", "y"))
     begun = State(SelectionSettings("columns:x,y", ("x", "y")))
-    begun = rounds.advance(begun, some, of, count=2).state
+    begun = question_rounds.advance(begun, some, of, count=2).state
     name = begun.questions[0].id
     replies = [Reply(name, "A", "ada"), Reply(name, "B", "ada"), Reply(name, "A", "bob")]
-    done = rounds.advance(begun, some, of, count=2, replies=replies)
+    done = question_rounds.advance(begun, some, of, count=2, replies=replies)
     assert (done.new_replies, done.changed) == (2, 1)
     # One for A and one for B contradict each other: nothing is preferred, yet something is known.
     assert [abs(mean) < 1e-9 for _, mean, _ in done.weights] == [True, True]
@@ -138,17 +138,17 @@ def test_who_changes_their_mind_counts_once_and_two_people_twice(some):
 @pytest.mark.parametrize("rule", posterior.RULES)
 def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
     plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
-    of = rounds.differences_from_columns(plan.names)
-    whole = rounds.advance(State(plan), some, of, count=5)
-    monkeypatch.setattr(rounds, "CHUNK", 7)
-    parts = rounds.advance(State(plan), some, of, count=5)
+    of = question_rounds.differences_from_columns(plan.names)
+    whole = question_rounds.advance(State(plan), some, of, count=5)
+    monkeypatch.setattr(question_rounds, "CHUNK", 7)
+    parts = question_rounds.advance(State(plan), some, of, count=5)
     assert [q.id for q in parts.out] == [q.id for q in whole.out]
     assert whole.certain == parts.certain == (rule == "bald")
 
 
 def test_all_formats_hold_the_same_pairs(tmp_path):
     made = [record(i, s) for i, s in enumerate(numbers(5))]
-    as_lines = list(rounds.read_pool(lines(tmp_path / "p.jsonl", made)))
+    as_lines = list(question_rounds.read_pool(lines(tmp_path / "p.jsonl", made)))
     array = tmp_path / "p.json"
     array.write_text(json.dumps(made))
     table = tmp_path / "p.csv"
@@ -159,8 +159,12 @@ def test_all_formats_hold_the_same_pairs(tmp_path):
         for r in made:
             values = [*r["a_features"].values(), *r["b_features"].values()]
             sheet.writerow([r["id"], r["prompt"], r["a"], r["b"], *values])
-    assert list(rounds.read_pool(array)) == as_lines == list(rounds.read_pool(table))
-    delta = rounds.differences_from_columns(("x", "y"))(as_lines)
+    assert (
+        list(question_rounds.read_pool(array))
+        == as_lines
+        == list(question_rounds.read_pool(table))
+    )
+    delta = question_rounds.differences_from_columns(("x", "y"))(as_lines)
     assert np.allclose(delta, numbers(5)[:, 0] - numbers(5)[:, 1], rtol=1e-15)
 
 
@@ -175,14 +179,14 @@ def test_label_studio_there_and_back(tmp_path):
     items = [{"id": str(i), "title": f"No. {i}", "body": "very " * i + "good"} for i in range(3)]
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps([{"id": 4, "data": {"prompt": "Well?", "items": items}}]))
-    assert [p.id for p in rounds.read_pool(path)] == ["4/0/1", "4/0/2", "4/1/2"]
+    assert [p.id for p in question_rounds.read_pool(path)] == ["4/0/1", "4/0/2", "4/1/2"]
     out, place = tmp_path / "next.json", tmp_path / "s.json"
     assert select(path, "--features", "length", "--out", out, "--state", place) == 0
     replies_file = tmp_path / "export.json"
     replies_file.write_text(json.dumps(ranked(json.loads(out.read_text()), ["b", "a"])))
-    assert [(r.choice, r.by) for r in rounds.read_sheet(replies_file)] == [("B", "7")] * 3
+    assert [(r.choice, r.by) for r in question_rounds.read_sheet(replies_file)] == [("B", "7")] * 3
     assert select(path, "--out", out, "--state", place, "--answers", replies_file) == 0
-    mode, _ = rounds.load(place).posterior.laplace()
+    mode, _ = question_rounds.load(place).posterior.laplace()
     assert mode[0] > 0  # B, the longer one, each time
     assert json.loads(out.read_text()) == []
 
@@ -209,7 +213,7 @@ def test_strange_ids_come_back_as_they_went(tmp_path, suffix):
         fill_in(out, out, lambda row: "A")
     else:
         out.write_text(json.dumps(ranked(json.loads(out.read_text()), ["a", "b"])))
-    assert sorted(r.id for r in rounds.read_sheet(out)) == sorted(names)
+    assert sorted(r.id for r in question_rounds.read_sheet(out)) == sorted(names)
     state = ("--state", f"{path}.select.json")
     assert select(path, "--out", tmp_path / "next.jsonl", "--answers", out, *state) == 0
 
@@ -218,10 +222,10 @@ def test_embeddings_from_a_matrix(some, tmp_path):
     both = numbers(300)
     np.save(tmp_path / "both.npy", both)
     np.save(tmp_path / "delta.npy", both[:, 0] - both[:, 1])
-    pairs = list(rounds.read_pool(some))[3:50]
-    wanted = rounds.differences_from_columns(("x", "y"))(pairs)
+    pairs = list(question_rounds.read_pool(some))[3:50]
+    wanted = question_rounds.differences_from_columns(("x", "y"))(pairs)
     for name in ("both.npy", "delta.npy"):
-        of, dim = rounds.differences_from_matrix(tmp_path / name)
+        of, dim = question_rounds.differences_from_matrix(tmp_path / name)
         assert dim == 2 and np.allclose(of(pairs), wanted)
     assert select(some, "--features", tmp_path / "both.npy", "--out", tmp_path / "n.jsonl") == 0
 
@@ -250,8 +254,10 @@ def test_filters(one, why):
 def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path):
     texts = [("a long answer", "short"), ("short", "a long answer"), ("a long answer", "short")]
     path = lines(tmp_path / "p.jsonl", [{"prompt": "Well?", "a": a, "b": b} for a, b in texts])
-    of = rounds.differences_from_features(features.parse("length"))
-    done = rounds.advance(State(SelectionSettings("length", ("length",))), path, of, count=3)
+    of = question_rounds.differences_from_features(features.parse("length"))
+    done = question_rounds.advance(
+        State(SelectionSettings("length", ("length",))), path, of, count=3
+    )
     assert len(done.out) == 1
     assert done.seen.left_out["a copy of another pair"] == 2
 
@@ -267,7 +273,7 @@ def test_features_that_are_constant_or_no_numbers_are_named(tmp_path, capsys):
         '{"prompt": "x", "a": "y", "b": "z", "a_features": {"x": 1e999}, "b_features": {"x": 0}}\n'
     )
     with pytest.raises(UsageError, match="feature x is inf"):
-        rounds.differences_from_columns(("x",))(list(rounds.read_pool(path)))
+        question_rounds.differences_from_columns(("x",))(list(question_rounds.read_pool(path)))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +320,7 @@ def test_answers_that_cannot_be_used(some, tmp_path, capsys, reply, message):
     assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
     before = place.read_bytes()
     if reply["id"] == "FIRST":
-        reply = {**reply, "id": rounds.load(place).questions[0].id}
+        reply = {**reply, "id": question_rounds.load(place).questions[0].id}
     bad = lines(tmp_path / "bad.jsonl", [reply])
     for more, said in (
         (["--answers", bad], message), (["--features", "columns:x"], "was begun with columns:x,y"),
@@ -366,7 +372,7 @@ def test_laplace_is_the_prior_without_answers_and_arrives_where_newton_overshoot
 def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):
     path = tmp_path / "pool.jsonl"
     path.write_text(r'{"id": "\ud800", "prompt": "a\ud800", "a": "b \udfff", "b": "\ud83d\ude00"}')
-    (pair,) = rounds.read_pool(path)
+    (pair,) = question_rounds.read_pool(path)
     assert (pair.id, pair.prompt.text, pair.a, pair.b) == ("?", "a?", "b ?", "\U0001f600")
 
 
@@ -375,11 +381,13 @@ def test_a_state_of_brackets_or_of_other_features_is_none(tmp_path):
     for body, says in (("[" * 100_000, "is not the state of a selection"), ("{}", "version None")):
         path.write_text(body)
         with pytest.raises(UsageError, match=says):
-            rounds.load(path)
-    asked = rounds.Question("q", "q", 0, (("user", "p"),), "a", "b", (1.0,), 0.1)
-    rounds.save(State(SelectionSettings("columns:x,y", ("x", "y")), questions=(asked,)), path)
+            question_rounds.load(path)
+    asked = question_rounds.Question("q", "q", 0, (("user", "p"),), "a", "b", (1.0,), 0.1)
+    question_rounds.save(
+        State(SelectionSettings("columns:x,y", ("x", "y")), questions=(asked,)), path
+    )
     with pytest.raises(UsageError, match="lacks the number of a feature"):
-        rounds.load(path)
+        question_rounds.load(path)
 
 
 def test_entropy_is_that_of_normal_numbers_and_moves_with_scale():

@@ -30,8 +30,8 @@ from szpo.optim import named_features
 from szpo.optim.joint_fit import fit_joint
 from szpo.optim.state_regression import StateScale
 from szpo.optim.vote_regression import Votes
-from szpo.replay import checks, replay
-from szpo.replay.checks import Broken, Examination
+from szpo.replay import record_checks, replay
+from szpo.replay.record_checks import Broken, Examination
 from szpo.runs import assemble
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
@@ -232,7 +232,7 @@ def test_an_improvement_whose_taste_the_votes_do_not_give_is_found(run, tmp_path
             theta.append_adopted(ledger, replay.fold(ledger), body)
             look = Examination(ledger, hashes)
             try:
-                checks.check_adopted(look)
+                record_checks.check_adopted(look)
                 run_taste.check_recorded(look)
             except Broken as broken:
                 assert broken.failure.table == "events"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from szpo.analysis import html_report, taught
-from szpo.analysis.taught import Lesson
+from szpo.analysis import html_report, taught_taste
+from szpo.analysis.taught_taste import Lesson
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
@@ -28,13 +28,13 @@ def ledger(tmp_path):
 
 
 def read(ledger: Ledger) -> Lesson:
-    found = taught.read(ledger)
+    found = taught_taste.read(ledger)
     assert found is not None
     return found
 
 
 def words(*claims: Claim, factor: float = math.log(20), **more: Any) -> str:
-    return taught.words(Findings(factor, taught=claims, **more))
+    return taught_taste.words(Findings(factor, taught=claims, **more))
 
 
 def test_the_group_is_said_first_then_its_likeliest_feature_where_that_is_likely():
@@ -53,7 +53,7 @@ def test_before_a_taste_is_shown_the_likeliest_are_said_with_their_chances():
     assert words(Claim("i", True, 0.09, 1.0), factor=1.0, unnamed=0.09) == ""
     assert (
         words(*[Claim(f"keyword:{at}", True, 0.2, 1.0) for at in "abcd"], factor=1.0).count("%")
-        == taught.PERHAPS
+        == taught_taste.PERHAPS
     )
 
 
@@ -82,8 +82,8 @@ def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_wo
         "more positive in tone (1.4 nats, 99 %), fewer commas (0.6 nats, 93 %)"
     )
     assert words(replace(tone, more=False), mix=mix) == "less positive in tone (0.0 nats, 99 %)"
-    assert taught.phrase("shorter", True, coordinate=True) == "shorter"
-    assert taught.phrase("shorter", False, coordinate=True) == "longer"
+    assert taught_taste.phrase("shorter", True, coordinate=True) == "shorter"
+    assert taught_taste.phrase("shorter", False, coordinate=True) == "longer"
     asked = Claim("questions", True, 0.9, 1.0, "questions")
     assert words(asked, mix=mix, lacking=("questions",)) == (
         "more questions (90 %), which no adapter here carries: szpo adapters make --model MODEL "
@@ -100,12 +100,13 @@ def test_the_nats_of_a_mix_are_not_said_of_weights_that_replaced_it(ledger):
     tone = Claim("positive in tone", True, 0.99, 0.6, "positive in tone")
     found = Findings(math.log(20), taught=(tone,), mix=(("positive in tone", 1.42),))
     assert (
-        taught.words(replace(found.replaced, taught=(), unnamed=0.8)) == "a little of many (80 %)"
+        taught_taste.words(replace(found.replaced, taught=(), unnamed=0.8))
+        == "a little of many (80 %)"
     )
     record(ledger, 8, found)
-    assert str(taught.read(ledger)) == "8 votes: more positive in tone (1.4 nats, 99 %)"
+    assert str(taught_taste.read(ledger)) == "8 votes: more positive in tone (1.4 nats, 99 %)"
     theta.append_adopted(ledger, theta.starting_theta(ledger), {"steps": 1})
-    assert str(taught.read(ledger)) == "8 votes: more positive in tone (99 %)"
+    assert str(taught_taste.read(ledger)) == "8 votes: more positive in tone (99 %)"
     assert Findings.from_json(found.replaced.to_json()) == found.replaced
 
 
@@ -114,14 +115,14 @@ def test_what_votes_said_after_fewer_steps_is_what_was_known_then(ledger):
     record(ledger, 8, then, step=0)
     record(ledger, 16, now, step=1)
     theta.append_adopted(ledger, theta.starting_theta(ledger), {"steps": 2})
-    after = [taught.last_findings(ledger, steps) for steps in (0, 1, 2, None)]
+    after = [taught_taste.last_findings(ledger, steps) for steps in (0, 1, 2, None)]
     assert after == [None, then, now.replaced, now.replaced]
 
 
 def test_a_rule_that_does_not_fit_all_votes_teaches_nothing(ledger):
-    assert taught.read(ledger) is None
+    assert taught_taste.read(ledger) is None
     ledger.record_event("step", "controller", {"step": 0, "total_votes": 8, "extra": {}})
-    assert taught.read(ledger) is None
+    assert taught_taste.read(ledger) is None
 
 
 def test_a_run_without_named_features_says_that_it_taught_nothing(ledger):
@@ -131,7 +132,7 @@ def test_a_run_without_named_features_says_that_it_taught_nothing(ledger):
     low = f"odds of 0.37 where it takes {BAYES_FACTOR_NEEDED:g}; not growing, 0.37 after half"
     assert str(read(ledger)) == f"24 votes: no taste shown ({low} of them)"
     record(ledger, 128, Findings(math.log(9)))  # they show a taste, which has no name
-    assert taught.read(ledger) is None
+    assert taught_taste.read(ledger) is None
 
 
 @pytest.mark.parametrize(
@@ -144,8 +145,8 @@ def test_a_run_without_named_features_says_that_it_taught_nothing(ledger):
 def test_the_line_of_a_step_says_what_votes_taught(ledger, found, note):
     record(ledger, 56, found)
     (event,) = ledger.events("step")
-    assert taught.note(event["body"]["extra"], 56) == note and not taught.note({}, 56)
-    assert taught.last_findings(ledger) == found
+    assert taught_taste.note(event["body"]["extra"], 56) == note and not taught_taste.note({}, 56)
+    assert taught_taste.last_findings(ledger) == found
 
 
 def test_a_shown_taste_has_its_groups_over_votes(ledger):
@@ -184,4 +185,4 @@ def test_a_run_without_evidence_says_so_and_whether_more_votes_may_help(ledger):
     teach(ledger, 140, [], factor=-1.0, ties=60, automatic_ties=30)
     found = read(ledger)
     assert found.equal.startswith("90 of 170 questions show no difference")
-    assert found.equal.endswith(teachable.CHANGE) and taught.more_votes(ledger, found) == ""
+    assert found.equal.endswith(teachable.CHANGE) and taught_taste.more_votes(ledger, found) == ""

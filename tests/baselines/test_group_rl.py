@@ -10,7 +10,7 @@ import torch
 
 from szpo.baselines import group_rl, recipes, trainer
 from szpo.errors import RunError, UsageError
-from szpo.features import dictionary, own
+from szpo.features import dictionary, user_features
 from szpo.models.sampling import Sampling
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt
@@ -109,7 +109,7 @@ def test_bad_rewards_and_no_prompts_are_one_line():
     assert actor.digest() == before
 
 
-LIKES = own.build("keyword:" + "+".join(LIKED))[1]
+LIKES = user_features.build("keyword:" + "+".join(LIKED))[1]
 TASTE = Taste(
     (Feature(LIKES.name, 80, 0, 8 * FEATURE_GRID, 0),), (Explanation(1, ((0, FEATURE_GRID),)),),
     (("more of these words", FEATURE_GRID),), dictionary.digest(), (tuple(vars(LIKES).values()),),

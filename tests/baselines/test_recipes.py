@@ -17,7 +17,7 @@ from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.models.loading import encode
 from szpo.types import Answer, Choice, Comparison, Prompt, Row, Verdict
-from szpo.voting import counting, steps
+from szpo.voting import counting, step_states
 from szpo.voting.service import VoteService
 from tests.support import quadratic
 from tests.support.asking import ROW, open_run
@@ -142,7 +142,7 @@ def ledger(tmp_path):
 
 
 def close(ledger: Ledger, meter: Meter | None = None) -> Preferences:
-    steps.close(ledger, 0, "operator", epoch=1, reason="enough")
+    step_states.close(ledger, 0, "operator", epoch=1, reason="enough")
     return read_recorded_pairs(ledger, meter)
 
 

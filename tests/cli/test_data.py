@@ -12,7 +12,7 @@ from szpo.data import invented_prompts, preference_files, prompts
 from szpo.data.preference_formats import Pair
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
-from szpo.voting import steps
+from szpo.voting import step_states
 from szpo.voting.service import VoteService
 from tests.support import asking as asking_people
 from tests.support import folder_run
@@ -98,7 +98,7 @@ def test_a_note_is_for_the_side_that_the_panelist_saw(tmp_path):
         other = {"A": "B", "B": "A"}[seat.plus_side]
         details = {"notes": {"0": seat.plus_side}}
         service.cast(seat.id, other, idem=seat.id, details=details)
-        assert steps.close(ledger, 0, "rule")
+        assert step_states.close(ledger, 0, "rule")
         noted, rest = asking.read_recorded_pairs(ledger).pairs
     assert (noted.source, noted.chosen.text) == ("note", asking_people.ROW.plus.text)
     assert (rest.source, rest.chosen.text) == ("batch", asking_people.ROW.minus.text)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from szpo.config import model_table, settings_file
-from szpo.config.model_table import TABLE
+from szpo.config import auto_model, settings_file
+from szpo.config.auto_model import TABLE
 from szpo.runs import assemble, run_engine
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "your-model.md"
@@ -27,13 +27,13 @@ def test_the_docs_have_the_table():
 
 
 def test_the_hint_names_what_fits_and_only_for_the_model_that_ships():
-    assert model_table.hint("HuggingFaceTB/SmolLM2-360M-Instruct", 64.0) == ""
-    large = model_table.hint("smollm2", 7.6)
+    assert auto_model.hint("HuggingFaceTB/SmolLM2-360M-Instruct", 64.0) == ""
+    large = auto_model.hint("smollm2", 7.6)
     assert "135 million" in large and "8 GiB free" in large
     assert (
         "--set model.name=HuggingFaceTB/SmolLM2-1.7B-Instruct (from the hub; not run by" in large
     )
-    small = model_table.hint("smollm2", 2.0)
+    small = auto_model.hint("smollm2", 2.0)
     assert "--set" not in small and "docs/how-to/your-model.md" in small
 
 
@@ -62,7 +62,7 @@ def test_auto_is_the_largest_model_that_was_run_here_was_downloaded_whole_and_fi
     hub, monkeypatch
 ):
     def named(free_gib: float, *, accelerator: bool) -> str:
-        return model_table.name_auto("auto", free_gib, accelerator=accelerator)
+        return auto_model.name_auto("auto", free_gib, accelerator=accelerator)
 
     assert named(64.0, accelerator=True) == "smollm2", "nothing is downloaded by itself"
     download(hub, SMALLER, "config.json", "model.safetensors")
@@ -72,11 +72,11 @@ def test_auto_is_the_largest_model_that_was_run_here_was_downloaded_whole_and_fi
     download(hub, RUN, "model.safetensors")
     download(hub, LARGER, "model-1.safetensors", "model-2.safetensors")
     assert named(64.0, accelerator=True) == RUN, "the larger one was never run"
-    monkeypatch.setattr(model_table, "RAN", model_table.RAN | {LARGER})
+    monkeypatch.setattr(auto_model, "RAN", auto_model.RAN | {LARGER})
     assert named(64.0, accelerator=True) == LARGER
     assert named(64.0, accelerator=False) == RUN, "its set-up would take hours"
     assert named(2.0, accelerator=True) == "smollm2", "which needs 2.4 GiB"
-    assert model_table.name_auto(LARGER, 0.1, accelerator=False) == LARGER, "it was named"
+    assert auto_model.name_auto(LARGER, 0.1, accelerator=False) == LARGER, "it was named"
 
 
 def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
-from szpo.analysis import rounds
+from szpo.analysis import question_rounds
 from szpo.data import (
     csv_tables,
     label_studio,
@@ -434,12 +434,12 @@ def test_other_readers_keep_a_system_prompt_as_well(tmp_path):
     assert preference_files.read_examples(file(tmp_path, records[2:3], "e.jsonl")) == (
         (Prompt(SYSTEM), Answer("Hi.")),
     )
-    (asked,) = rounds.read_pool(file(tmp_path, records[3:], "p.jsonl"))
+    (asked,) = question_rounds.read_pool(file(tmp_path, records[3:], "p.jsonl"))
     assert asked.prompt.turns == SYSTEM
-    question = rounds.Question("q", "k", 1, SYSTEM, "Hi.", "No.", (), 0.0)
-    plain = rounds.Question("r", "l", 1, (("user", "Hello?"),), "Hi.", "No.", (), 0.0)
+    question = question_rounds.Question("q", "k", 1, SYSTEM, "Hi.", "No.", (), 0.0)
+    plain = question_rounds.Question("r", "l", 1, (("user", "Hello?"),), "Hi.", "No.", (), 0.0)
     for name in ("s.csv", "s.jsonl"):
-        rounds.write_sheet([question, plain], tmp_path / name)
+        question_rounds.write_sheet([question, plain], tmp_path / name)
         for turns, (where, record) in zip(
             (SYSTEM, SYSTEM[1:]), preference_files.read_records(tmp_path / name), strict=True
         ):
@@ -528,9 +528,9 @@ def test_tables_are_read_whatever_separates_them(tmp_path, mark, end, encoding):
     (pair,) = preference_files.read(path).pairs
     found = pair.prompt.text, pair.chosen.text, pair.rejected.text
     assert found == ("Größe, bitte;", "y\nz", "x")
-    (asked,) = rounds.read_pool(path)
+    (asked,) = question_rounds.read_pool(path)
     assert (asked.id, asked.a, asked.b) == ("1", "x", "y\nz")
-    (reply,) = rounds.read_sheet(path)
+    (reply,) = question_rounds.read_sheet(path)
     assert (reply.id, reply.choice) == ("1", "B")
     assert [each.text for each in prompts.load(path, heldout=0).train] == ["Größe, bitte;"]
 
@@ -546,6 +546,6 @@ def test_tables_that_cannot_be_read_say_which_columns_they_have(tmp_path):
     said = refused("prompt;Prompt;a;b;choice\n1;2;3;4;A\n")
     assert "t.csv:1: two columns are named prompt" in said
     assert "t.csv:2: 3 cells under 5 column" in refused(
-        "id,prompt,a,b,choice\n1,2,3\n", lambda path: list(rounds.read_pool(path))
+        "id,prompt,a,b,choice\n1,2,3\n", lambda path: list(question_rounds.read_pool(path))
     )
     assert "t.csv:2: 6 cells under 5 column" in refused("id,prompt,a,b,choice\n1,2,3,4,A,6\n")

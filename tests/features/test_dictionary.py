@@ -26,8 +26,8 @@ from szpo.features.dictionary import (
     ratios,
     read_answer,
 )
-from szpo.features.own import tell_left_out
 from szpo.features.reading import SPACE, split_sentences, words
+from szpo.features.user_features import tell_left_out
 
 GOLDEN = json.loads(resources.files("szpo.features").joinpath("golden.json").read_bytes())
 ODD = {

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from szpo.analysis import taught
+from szpo.analysis import taught_taste
 from szpo.errors import UsageError
-from szpo.features import own
+from szpo.features import user_features
 from szpo.features.dictionary import BY_NAME, ENTRIES, GROUPS, ratios, read_answer
-from szpo.features.own import Description, again, build, can_recompute, choose
+from szpo.features.user_features import Description, again, build, can_recompute, choose
 from tests.support.plugged import plug
 
 
@@ -40,7 +40,7 @@ def test_matches_by_hand_an_empty_one_is_none(pattern, text, count):
 
 
 def test_a_pattern_that_takes_long_is_stopped(monkeypatch):
-    monkeypatch.setattr(own, "SECONDS", 0.05)
+    monkeypatch.setattr(user_features, "SECONDS", 0.05)
     begun = time.process_time()
     with pytest.raises(UsageError, match=r"'regex:\(a\+\)\+\$': it took more than .* on 'aaa"):
         value("regex:(a+)+$", "a" * 3_000 + "b")
@@ -72,7 +72,7 @@ def test_a_bad_text_is_one_line_that_names_it(spec, says):
 def test_keywords_patterns_and_plug_ins_are_exact_and_read_so_far(monkeypatch):
     assert value("keyword:sea+sun+fog", "The SEA, and seaside fog") == Fraction(2, 3)
     assert value("regex:a", "banana") == 3
-    assert value("regex:a", " " * (own.READS - 1) + "aa") == 1
+    assert value("regex:a", " " * (user_features.READS - 1) + "aa") == 1
     plug(monkeypatch, features=("loudness", lambda t: lambda _, a: len(a.text) * float(t or 1)))
     assert value("loudness:2", "abc") == 6
     assert build("loudness")[1].kind == "plug-in"
@@ -96,20 +96,22 @@ def package(tmp_path, monkeypatch):
 
 def test_a_name_before_the_form_is_what_a_run_says_and_the_form_is_what_counts():
     text = r"riding = regex:(?i)\bride"
-    entry, recorded = own.build(text)
+    entry, recorded = user_features.build(text)
     assert entry.count(read_answer("?", "Ride, rider, bride"))[0] == 2
     assert (entry.name, recorded.name, recorded.kind) == (text, text, "regex")
-    assert (entry.more, taught.phrase(text, False)) == ("more of riding", "less of riding")
+    assert (entry.more, taught_taste.phrase(text, False)) == ("more of riding", "less of riding")
     fields = [astuple(recorded)]
-    assert set(own.again(fields, [text])) == {text}
-    assert own.again(fields) == {}, "the name makes no record compile a pattern"
-    built = astuple(own.build("sea = keyword:sea+sun")[1])
-    assert set(own.again([built])) == {"sea = keyword:sea+sun"}
-    assert own.is_judged("friend = judge: sounds like one") and not own.is_judged(text)
+    assert set(user_features.again(fields, [text])) == {text}
+    assert user_features.again(fields) == {}, "the name makes no record compile a pattern"
+    built = astuple(user_features.build("sea = keyword:sea+sun")[1])
+    assert set(user_features.again([built])) == {"sea = keyword:sea+sun"}
+    assert user_features.is_judged(
+        "friend = judge: sounds like one"
+    ) and not user_features.is_judged(text)
     # An equals sign behind the form's colon belongs to the form.
-    assert own.split("regex:x = y")[1] == "regex:x = y"
+    assert user_features.split("regex:x = y")[1] == "regex:x = y"
     with pytest.raises(UsageError, match="feature 'rides = regex:': needs a pattern"):
-        own.build("rides = regex:")
+        user_features.build("rides = regex:")
 
 
 def test_functions_give_exact_ratios(package):
@@ -121,8 +123,8 @@ def test_functions_give_exact_ratios(package):
             value(f"own_tastes:{name}", "rain")
     for number in [10**400, 2**32 + 1, -1e30, math.inf, Fraction(2**40)]:
         with pytest.raises(UsageError, match="at most 2"):
-            own.exact(number)  # its differences would not fit
-    assert own.exact(-(2**32)) == (-(2**32), 1)
+            user_features.exact(number)  # its differences would not fit
+    assert user_features.exact(-(2**32)) == (-(2**32), 1)
 
 
 def test_a_description_changes_with_its_source_and_is_data(package):
@@ -169,9 +171,9 @@ def test_a_record_makes_nothing_of_code_that_the_user_did_not_write_here(monkeyp
     def refuse(*_):
         raise AssertionError("a record was run")
 
-    monkeypatch.setattr(own, "importlib", SimpleNamespace(import_module=refuse))
-    monkeypatch.setattr(own, "matches", refuse)
-    monkeypatch.setattr(own.plugins, "load", refuse)
+    monkeypatch.setattr(user_features, "importlib", SimpleNamespace(import_module=refuse))
+    monkeypatch.setattr(user_features, "matches", refuse)
+    monkeypatch.setattr(user_features.plugins, "load", refuse)
     for name in ("os:system", "regex:a", "some-plugin"):
         assert again([(name, "keyword", "", "", "0" * 64), pattern]) == {}
 

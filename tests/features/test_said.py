@@ -2,7 +2,7 @@
 
 import pytest
 
-from szpo.features import own, said
+from szpo.features import described_taste, user_features
 from szpo.features.dictionary import BY_NAME
 
 NAMES = [*BY_NAME, "positive tone", "lists"]
@@ -22,7 +22,7 @@ TONE = ["sentiment", "positive-words", "negative-words"]
     ],
 )
 def test_what_words_name(line, named, lost):
-    found, told = said.read([line], NAMES)
+    found, told = described_taste.read([line], NAMES)
     assert {*found} == named
     assert list(found) == sorted(found, key=NAMES.index)
     unknown = next((text for text in told if "not understood" in text), "")
@@ -31,10 +31,14 @@ def test_what_words_name(line, named, lost):
 
 
 def test_words_mean_only_what_the_run_has():
-    assert said.read(["cheerful"], ["bullets"])[0] == ()
-    assert "not understood" in said.read(["cheerful"], ["bullets"])[1][0]
-    assert "not understood: all of it;" in said.read(["the"], ["bullets"])[1][0]
-    assert own.is_said("mine = say: cheerful") and not own.is_said("regex:say:")
-    assert said._meanings().keys() >= {"cheerful", "to_the_point"}
+    assert described_taste.read(["cheerful"], ["bullets"])[0] == ()
+    assert "not understood" in described_taste.read(["cheerful"], ["bullets"])[1][0]
+    assert "not understood: all of it;" in described_taste.read(["the"], ["bullets"])[1][0]
+    assert user_features.is_said("mine = say: cheerful") and not user_features.is_said(
+        "regex:say:"
+    )
+    assert described_taste._meanings().keys() >= {"cheerful", "to_the_point"}
     of_sets = {"concreteness", "fluency"}
-    assert {name for each in said._meanings().values() for name in each} <= {*BY_NAME} | of_sets
+    assert {name for each in described_taste._meanings().values() for name in each} <= {
+        *BY_NAME
+    } | of_sets

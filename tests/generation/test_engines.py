@@ -14,14 +14,14 @@ from szpo.errors import RunError, UsageError
 from szpo.failpoints import arm
 from szpo.ledger.database import Ledger
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.engines import FlatEngine, GenerateEngine, check_engine, engine_for
 from szpo.models.flat_attention import Canary
+from szpo.models.local_engines import FlatEngine, GenerateEngine, check_engine, engine_for
 from szpo.models.sampling import Sampling, draw
 from szpo.replay import verification
-from szpo.runs import answer_pool, driver
+from szpo.runs import driver, pair_choice
 from szpo.runs import samples as sample_check
 from szpo.voting import lease, pauses
-from szpo.voting.step import text_digest
+from szpo.voting.recorded_step import text_digest
 from szpo_ui import operator_controls, operator_page
 from szpo_ui.operator_controls import Command
 from szpo_ui.site import of_ledger
@@ -276,7 +276,7 @@ def test_nothing_but_the_first_round_is_drawn_before_it_opens(tmp_path, model, m
         path = begin(tmp_path, model, *still)
     if cut:
         assert call(["run", "--resume", str(path)]) == 1
-    assert sum(drawn) == 4 * answer_pool.FEWER * (2 if cut else 1)  # four rows
+    assert sum(drawn) == 4 * pair_choice.FEWER * (2 if cut else 1)  # four rows
     with Ledger.open(path) as ledger:
         assert paused_by(ledger) == sample_check.PAUSED_BY and not opened(ledger)
         (event,) = ledger.events(sample_check.DRAWN_EVENT)
@@ -286,7 +286,7 @@ def test_nothing_but_the_first_round_is_drawn_before_it_opens(tmp_path, model, m
         samples = [(each.prompt, text_digest(each.answer.text)) for each in found.samples]
         first = [
             (row.prompt.text, candidates[place])
-            for place in range(answer_pool.FEWER)
+            for place in range(pair_choice.FEWER)
             for row, candidates in zip(rows, made["body"]["pool"]["candidates"], strict=True)
         ]
         assert samples == first[: sample_check.SAMPLES]

@@ -20,7 +20,7 @@ from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.errors import UsageError
 from szpo.features import dictionary
-from szpo.features.own import build
+from szpo.features.user_features import build
 from szpo.improvement import adapter_set, aims, policy_gradient
 from szpo.improvement.adapter_set import Making, SetMaker
 from szpo.improvement.policy_gradient import Pace, Score

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from szpo import turns
+from szpo import background_work
 from szpo.errors import EngineError, IntegrityError, ResourceError, RunError
 from szpo.improvement import between_rounds, policy_search
 from szpo.improvement.between_rounds import Improving, allowed, begin, describe_improving
@@ -16,7 +16,7 @@ from szpo.ledger import theta
 from szpo.policies import subspaces
 from szpo.replay import replay
 from szpo.voting import lease, pauses, withdrawals
-from szpo.voting.step_record import Outcome
+from szpo.voting.applied_step import Outcome
 from tests.support import named_run, quadratic, toy_policy
 
 STATE = Improved(Ascent({"x": np.ones(2)}, steps=(Step(8, 0.5, 0.25, 0.1, 0.05),)), "first", 1.5)
@@ -55,7 +55,7 @@ class Script:
         report(STATE)
         found, origin = policy_search.load(self.file)
         assert found.at.steps == STATE.at.steps and origin == (begun.head, begun.event)
-        turns.pause()
+        background_work.pause()
         way = self.ways.get("way")
         if isinstance(way, BaseException):
             raise way

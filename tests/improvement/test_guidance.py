@@ -9,14 +9,14 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.failpoints import arm
-from szpo.ledger import canonical, spans, theta
+from szpo.ledger import canonical, guided_spans, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.optim.settings import mu_at
-from szpo.policies import spans as measuring
+from szpo.policies import span_measurement as measuring
 from szpo.policies import subspace_setup
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay, verification
@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
 
 def test_verdicts_propose_and_every_step_is_recomputed(finished):
     with Ledger.open(finished, readonly=True) as ledger:
-        settings, events = recorded_settings(ledger), list(ledger.events(spans.SPAN))
+        settings, events = recorded_settings(ledger), list(ledger.events(guided_spans.SPAN))
         assert settings.guides and settings.regressors is not None and settings.features is None
         assert len(events) == len(settings.spans) >= 2
         last = 0
@@ -109,7 +109,7 @@ def test_a_killed_run_ends_like_one_that_was_not(finished, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(spans, "append", killed)
+        patched.setattr(guided_spans, "append", killed)
         assert call(arguments(tmp_path)) == 130
     with Ledger.open(path, readonly=True) as ledger:
         steps = len(ledger.steps())
@@ -121,7 +121,7 @@ def test_a_killed_run_ends_like_one_that_was_not(finished, tmp_path, monkeypatch
     assert call(["run", "--resume", str(path)]) == 0
     with Ledger.open(path, readonly=True) as mine, Ledger.open(finished, readonly=True) as whole:
         assert theta.theta_digests(mine) == theta.theta_digests(whole)
-        made = [[e["body"] for e in each.events(spans.SPAN)] for each in (mine, whole)]
+        made = [[e["body"] for e in each.events(guided_spans.SPAN)] for each in (mine, whole)]
         for one, other in zip(*made, strict=True):
             assert one | {"taste_sha256": other["taste_sha256"]} == other  # it names the folder
 
@@ -169,6 +169,8 @@ def test_a_strangers_span_that_is_sound_in_itself_is_refused(finished, tmp_path,
             del notes["verdicts"]
         for of, proposal in (([number], part), ([number, number + 1], whole)):
             mixing = [[0.1] * len(of)]
-            spans.append(ledger, proposal, first=13, noise=0.4, of=of, mixing=mixing, notes=notes)
+            guided_spans.append(
+                ledger, proposal, first=13, noise=0.4, of=of, mixing=mixing, notes=notes
+            )
     for line in (["run", "--resume", path, "--votes", "+8"], ["verify", path], ["sample", path]):
         assert call([*map(str, line)]) == 5

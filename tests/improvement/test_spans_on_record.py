@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from szpo import seeds, turns
+from szpo import background_work, seeds
 from szpo.data.prompts import PromptSet
 from szpo.errors import EngineError, LeaseError, RunError, UsageError
 from szpo.improvement import guidance, policy_gradient
-from szpo.ledger import run_spec, spans
+from szpo.ledger import guided_spans, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import parameters
 from szpo.optim.guided_directions import EVERY
 from szpo.optim.settings import mu_at
-from szpo.policies.spans import Measured
+from szpo.policies.span_measurement import Measured
 from szpo.runs.services import set_aside
 from szpo.voting import lease, withdrawals
 from tests.support import named_run
@@ -34,8 +34,8 @@ def change(ledger, value):
 
 def append(ledger, verdicts):
     """A further proposal, and the span of all so far."""
-    number = len(list(ledger.events(spans.SPAN)))
-    spans.append(
+    number = len(list(ledger.events(guided_spans.SPAN)))
+    guided_spans.append(
         ledger, change(ledger, 1.0 + number), first=number, noise=0.4, of=range(number + 1),
         mixing=[[0.5] * (number + 1)], notes={"verdicts": verdicts},
     )  # fmt: skip
@@ -151,10 +151,10 @@ def test_a_proposal_is_of_all_verdicts_so_far_and_measured_with_the_three_before
     with pytest.raises(LeaseError):
         guidance.record(ledger, parts, made, 5, epoch - 1)
     guidance.record(ledger, parts, made, 5, epoch)
-    span = spans.read(ledger)[-1]
+    span = guided_spans.read(ledger)[-1]
     assert (span.first, span.noise, span.mixing) == (5, 0.25, ((0.5,) * 4,))
     assert [float(each["b"][0]) for each in span.proposals] == pytest.approx(values)
-    assert parts.guided == [spans.read(ledger)]
+    assert parts.guided == [guided_spans.read(ledger)]
     assert guidance.describe(ledger) == (
         "guided: from round 6 on a part of each direction lies where 60 votes point, by 100 own "
         "answers"
@@ -179,7 +179,7 @@ def guiding(voted, monkeypatch, propose):
 
     def noted(ledger, parts, step, *, given, progress):
         asked.append((step, given))
-        turns.pause()
+        background_work.pause()
         return propose()
 
     monkeypatch.setattr(guidance, "propose", noted)
@@ -194,10 +194,10 @@ def test_a_proposal_that_is_due_guides_the_next_round_and_none_is_made_twice_of_
     own, said, asked = guiding(voted, monkeypatch, lambda: found.pop(0))
     own.look(3, epoch)
     own.look(3, epoch)
-    assert asked == [(3, ("mine",))] and not spans.read(ledger) and not said
+    assert asked == [(3, ("mine",))] and not guided_spans.read(ledger) and not said
     own._tried = 20.0  # as if forty came since
     own.look(3, epoch)
-    assert [span.first for span in spans.read(ledger)] == [3] and not own.at_work
+    assert [span.first for span in guided_spans.read(ledger)] == [3] and not own.at_work
     assert said == [guidance.describe(ledger)]
 
 
@@ -210,7 +210,7 @@ def test_what_was_proposed_before_verdicts_were_withdrawn_guides_nothing(voted, 
 
     own, said, asked = guiding(voted, monkeypatch, propose)
     own.look(3, epoch)
-    assert len(asked) == 1 and not spans.read(ledger) and not said
+    assert len(asked) == 1 and not guided_spans.read(ledger) and not said
 
 
 def test_beside_people_it_is_taken_for_the_first_round_that_is_not_planned(voted, monkeypatch):
@@ -222,13 +222,13 @@ def test_beside_people_it_is_taken_for_the_first_round_that_is_not_planned(voted
     own.wait(0.0)
     assert own.at_work and asked
     own.wait(9.0)
-    assert not own.at_work and not spans.read(ledger)
+    assert not own.at_work and not guided_spans.read(ledger)
     own.look(2, epoch)  # planned long ago
-    assert not spans.read(ledger)
+    assert not guided_spans.read(ledger)
     own.look(4, epoch)
-    assert [span.first for span in spans.read(ledger)] == [4] and len(said) == 1
+    assert [span.first for span in guided_spans.read(ledger)] == [4] and len(said) == 1
     own.look(4, epoch)
-    assert len(spans.read(ledger)) == 1
+    assert len(guided_spans.read(ledger)) == 1
 
 
 @pytest.mark.parametrize("error", [UsageError("no head"), EngineError("gone")])

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from szpo import outgoing
+from szpo import keyed_requests
 from szpo.cli import console
 from szpo.cli.app import call
 from szpo.config import settings_file
@@ -24,7 +24,7 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import budget, controller
 from szpo.types import Prompt
-from szpo.voting import lease, step_record
+from szpo.voting import applied_step, lease
 from szpo.voting.service import VoteService
 from tests.support import yard_run
 from tests.support.judging import comparison
@@ -290,7 +290,7 @@ def test_an_address_may_be_written_with_what_stands_behind_it(end):
         assert asked(stub, base_url=stub.url + end).choice == "A"
     root = "http://127.0.0.1:1"
     ways = ("", "/", "/v1", "/v1/", "/health")
-    assert {outgoing.server_root(root + more) for more in ways} == {root}
+    assert {keyed_requests.server_root(root + more) for more in ways} == {root}
 
 
 def test_an_address_without_v1_is_told_of():
@@ -490,7 +490,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
             done = controller.run(
                 replace(driver.prepare(ledger, parts, by_hand=True), wait=people)
             )
-            assert isinstance(done, step_record.Outcome) and done.status == "finished"
+            assert isinstance(done, applied_step.Outcome) and done.status == "finished"
             kinds = ledger.query(
                 "SELECT p.kind, count(*) AS n FROM votes v JOIN assignments a USING (assignment) "
                 "JOIN panelists p USING (panelist) GROUP BY p.kind ORDER BY p.kind"

@@ -7,14 +7,14 @@ import pytest
 from szpo.cli.app import call
 from szpo.config.tables import Judge
 from szpo.errors import UsageError
-from szpo.features import dictionary, own
+from szpo.features import dictionary, user_features
 from szpo.judges.judge_factory import Ratings
 from szpo.judges.prompting import JudgeError, Reply
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import verification
 from szpo.voting import shown_features
-from szpo.voting.step import read_step
+from szpo.voting.recorded_step import read_step
 from tests.support import folder_run
 from tests.support.judging import Scripted
 from tests.support.stub_endpoint import completion, stub_endpoint
@@ -36,10 +36,10 @@ def test_every_answer_gets_a_grade_by_itself_and_is_rated_once():
     made = ratings(by_word)
     assert made("sounds warm", PAIRS) == [5, 2, 5]
     assert all("The sentence: sounds warm" in text for text in made.backend.asked)
-    entry, recorded = own.build("judge: sounds warm", made)
+    entry, recorded = user_features.build("judge: sounds warm", made)
     assert (recorded.kind, recorded.package) == ("judge", made.model)
-    own.rate_ahead([entry], PAIRS)
-    own.rate_ahead([entry], [*PAIRS, PAIRS[0]])
+    user_features.rate_ahead([entry], PAIRS)
+    user_features.rate_ahead([entry], [*PAIRS, PAIRS[0]])
     assert len(made.backend.asked) == 6
     assert dictionary.ratios("Why?", "warm", [entry]) == ((5, 1),)
 
@@ -54,8 +54,8 @@ def test_odds_are_thousandths_and_what_cannot_be_read_is_asked_again_then_stops_
 
 def test_a_feature_without_its_sentence_or_judge_is_refused():
     with pytest.raises(UsageError, match="needs what it rates"):
-        own.build("judge: ")
-    entry, _ = own.build(FEATURE)
+        user_features.build("judge: ")
+    entry, _ = user_features.build(FEATURE)
     with pytest.raises(UsageError, match=r"only a run has it rated"):
         dictionary.ratios("a", "b", [entry])
 

@@ -18,7 +18,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, stored_tensors, theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.types import Answer, Prompt, Query, Row
-from szpo.voting import lease, steps
+from szpo.voting import lease, step_states
 from tests.support.quadratic import LAYOUT, new_ledger, settings_of
 from tests.support.tampering import APPEND_ONLY, small_run
 
@@ -32,7 +32,9 @@ def run(tmp_path):
 def plan_step(run, step=0, epoch=None):
     if epoch is None:
         epoch = lease.acquire(run, "test").epoch
-    steps.record_plan(run, epoch, settings_of(), Query(step, (), 0.5, None), theta_digest(run))
+    step_states.record_plan(
+        run, epoch, settings_of(), Query(step, (), 0.5, None), theta_digest(run)
+    )
     return epoch
 
 
@@ -181,18 +183,18 @@ def test_a_step_only_goes_forward(run):
     epoch = plan_step(run)
     for state in ("open", "applied"):
         with pytest.raises(IntegrityError, match="only goes forward"):
-            steps._move(run, epoch, 0, state)
-    steps.begin(run, epoch, 0, n=3)
-    steps.begin(run, epoch, 0, n=4)  # again, after a crash
+            step_states._move(run, epoch, 0, state)
+    step_states.begin(run, epoch, 0, n=3)
+    step_states.begin(run, epoch, 0, n=4)  # again, after a crash
     assert run.step(0)["n"] == 3
-    steps.open_step(run, epoch, 0)
+    step_states.open_step(run, epoch, 0)
     with pytest.raises(IntegrityError, match="only goes forward"):
-        steps.begin(run, epoch, 0)
+        step_states.begin(run, epoch, 0)
     with pytest.raises(IntegrityError, match="plan of a step is fixed"):
         run.execute("UPDATE steps SET mu = 3")
     with pytest.raises(IntegrityError, match="size of a step is fixed"):
         run.execute("UPDATE steps SET n = 4")
-    assert steps.close(run, 0, "deadline", epoch=epoch)
+    assert step_states.close(run, 0, "deadline", epoch=epoch)
     with pytest.raises(IntegrityError, match="stays as it was closed"):
         run.execute("UPDATE steps SET last_vote = 9")
     with pytest.raises(IntegrityError):
@@ -205,9 +207,9 @@ def test_steps_leave_no_gap_and_take_answers_of_their_own_weights_alone(run):
         plan_step(run, 2, epoch)
     with pytest.raises(IntegrityError, match="UNIQUE"):
         plan_step(run, 1, epoch)
-    steps.begin(run, epoch, 0)
+    step_states.begin(run, epoch, 0)
     with pytest.raises(IntegrityError, match="planned from"):
-        steps.store(run, epoch, 0, (), "f" * 64, then_open=True)
+        step_states.store(run, epoch, 0, (), "f" * 64, then_open=True)
 
 
 def test_a_lease_runs_out_and_the_old_holder_is_fenced(run):
@@ -217,14 +219,14 @@ def test_a_lease_runs_out_and_the_old_holder_is_fenced(run):
     new = lease.acquire(run, "two:1:b")
     for act in (
         lambda: lease.renew(run, old),
-        lambda: steps.begin(run, old.epoch, 0),
+        lambda: step_states.begin(run, old.epoch, 0),
         lambda: plan_step(run, 1, old.epoch),
     ):
         with pytest.raises(LeaseError, match="taken this run over"):
             act()
     lease.release(run, old)  # must not take the run from its new holder
     assert lease.controller(run)["lease"] == "two:1:b"
-    steps.begin(run, new.epoch, 0)
+    step_states.begin(run, new.epoch, 0)
 
 
 def test_a_renewed_lease_holds_for_its_whole_length_again(run):

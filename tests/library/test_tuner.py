@@ -13,7 +13,7 @@ import pytest
 import szpo
 from szpo import plugins
 from szpo.analysis import improvement
-from szpo.analysis.votes import export_votes
+from szpo.analysis.vote_export import export_votes
 from szpo.cli.app import call
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.improvement.between_rounds import Improving
@@ -23,8 +23,8 @@ from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import blind
+from szpo.voting.applied_step import Outcome
 from szpo.voting.panel_evaluator import FunctionPanel, read_choice
-from szpo.voting.step_record import Outcome
 from tests.support import folder_run
 from tests.support.cases import case
 

@@ -18,7 +18,7 @@ import szpo
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.optim import optimizer, parameters
 from szpo.types import Tally
-from szpo.vector import make_space
+from szpo.vector_optimizer import make_space
 from tests.support.cases import case
 
 TARGET = np.array([1.0, -2.0])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from szpo.errors import RunError, UsageError
-from szpo.models import forced as forcing
+from szpo.models import forced_answers as forcing
 from szpo.models import states
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.forced import Forced
+from szpo.models.forced_answers import Forced
 from szpo.models.logprobs import Sample
 from tests.support.scoring import SAMPLES, parts
 

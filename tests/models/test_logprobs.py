@@ -12,7 +12,7 @@ from peft import LoraConfig
 from szpo.errors import ResourceError, RunError
 from szpo.models import devices, flat_attention, logprobs, scores
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
-from szpo.models.engines import FlatEngine, GenerateEngine
+from szpo.models.local_engines import FlatEngine, GenerateEngine
 from szpo.models.logprobs import Sample
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling

@@ -11,8 +11,8 @@ from tokenizers import processors
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
 from szpo.models import loading
-from szpo.models.engines import FlatEngine, GenerateEngine
 from szpo.models.loading import Reader
+from szpo.models.local_engines import FlatEngine, GenerateEngine
 from szpo.models.sampling import Sampling
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models

@@ -16,7 +16,7 @@ from szpo.data import prompts as promptfiles
 from szpo.errors import UsageError
 from szpo.models import loading
 from szpo.models.batched_lora import attach_deltas
-from szpo.models.engine import padded_logprobs
+from szpo.models.engine_contract import padded_logprobs
 from szpo.models.identity import TENSORS, Identity
 from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling

@@ -8,7 +8,7 @@ import pytest
 from szpo.errors import RunError
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters, sample_directions
-from szpo.policies import spans
+from szpo.policies import span_measurement
 from szpo.types import Theta
 
 MU, SHARE = 0.1, 0.4
@@ -46,9 +46,9 @@ def test_each_part_costs_its_share_whatever_the_number_of_proposals(number, monk
     present, *proposals = (
         {"b": rng.normal(size=(6, 8)).astype(np.float32)} for _ in range(1 + number)
     )
-    monkeypatch.setattr(spans.subspace_setup, "probe_of", lambda *given: Bowl(present))
+    monkeypatch.setattr(span_measurement.subspace_setup, "probe_of", lambda *given: Bowl(present))
     subspace = SimpleNamespace(sites=(), fixed={})
-    found = spans.measure(
+    found = span_measurement.measure(
         None, subspace, present, proposals, (), Sampling(), mu=MU, share=SHARE, seed=0
     )
     flat = np.stack([each["b"].ravel() for each in proposals])
@@ -61,9 +61,11 @@ def test_each_part_costs_its_share_whatever_the_number_of_proposals(number, monk
 def measure(bowl, proposals, monkeypatch, share=SHARE):
     """The span of a bowl's proposals; the metric knows nothing of how steep it is."""
     given = []
-    monkeypatch.setattr(spans.subspace_setup, "probe_of", lambda *of: given.append(of) or bowl)
+    monkeypatch.setattr(
+        span_measurement.subspace_setup, "probe_of", lambda *of: given.append(of) or bowl
+    )
     subspace = SimpleNamespace(sites=("site",), fixed={"a": 1})
-    found = spans.measure(
+    found = span_measurement.measure(
         "host", subspace, bowl.present, proposals, ("asked",), Sampling(), mu=MU, share=share,
         seed=3,
     )  # fmt: skip

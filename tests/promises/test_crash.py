@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from szpo import failpoints, seeds
-from szpo.analysis import votes
+from szpo.analysis import vote_export
 from szpo.errors import StorageError
 from szpo.failpoints import POINTS, InjectedError, arm
 from szpo.ledger import theta
@@ -82,7 +82,7 @@ def live(path, seed, until=3):
         if theta.last_adopted(ledger) is None:
             theta.append_adopted(ledger, starting_theta(ledger), adoption(ledger, until))
         if not (out := path.with_suffix(".jsonl")).exists():
-            votes.write_votes(ledger, out)
+            vote_export.write_votes(ledger, out)
 
 
 def answers(ledger):

@@ -24,7 +24,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from szpo import failpoints, files, turns
+from szpo import background_work, failpoints, files
 from szpo.errors import StorageError, SzpoError
 from szpo.improvement import between_rounds
 from szpo.improvement.policy_gradient import Ascent, Step
@@ -63,7 +63,7 @@ def search(
     state = since or Improved(Ascent(zero), "first", 1.0)
     report(state)
     while not state.stopped:
-        turns.pause()
+        background_work.pause()
         n = len(state.at.steps)
         theta = {"layer.lora_B": np.full((4, 2), n + 1, np.float32)}
         step = Step(8, n + 1.0, 0.1, 0.01, 0.1)

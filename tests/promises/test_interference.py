@@ -11,7 +11,7 @@ from szpo.replay import verification
 from szpo.runs.guards import Bands
 from szpo.runs.services import prompt_order
 from szpo.types import Prompt
-from szpo.voting import lease, steps
+from szpo.voting import lease, step_states
 from szpo.voting.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support.crashing import Crash
@@ -36,7 +36,7 @@ class Closing(ValueJudge):
     def judge(self, *arguments, **options):
         self.left -= 1
         if self.left == 0:
-            steps.close(self.ledger, 0, "operator", reason="enough", actor="ann")
+            step_states.close(self.ledger, 0, "operator", reason="enough", actor="ann")
         return super().judge(*arguments, **options)
 
 

@@ -11,7 +11,7 @@ import httpx
 import huggingface_hub
 import pytest
 
-from szpo import outgoing
+from szpo import keyed_requests
 from szpo.analysis import adapter
 from szpo.cli import app, console
 from szpo.config.tables import Engine, Judge
@@ -116,7 +116,7 @@ def test_proxies_that_cannot_be_used_are_one_line_and_none_of_this_machines_busi
     assert console.fail(caught.value) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert f"the proxies in {variable} cannot be used" in line
-    assert not outgoing.blame_proxies(ValueError("too many values"))
+    assert not keyed_requests.blame_proxies(ValueError("too many values"))
 
 
 def refuse_elsewhere(self: socket.socket, address: Any) -> None:
@@ -218,7 +218,7 @@ def test_a_key_that_fits_into_no_header_is_refused_in_a_line(key, monkeypatch):
 def test_names_of_this_machine_are_known(monkeypatch):
     here = ("localhost", "LocalHost.", "127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::",
             "::ffff:127.0.0.1")  # fmt: skip
-    assert all(map(outgoing.is_here, here))
+    assert all(map(keyed_requests.is_here, here))
     resolved = {"box": ["127.0.1.1"], "a.localhost": ["127.0.0.1", "::1"], "far": ["127.0.0.1"]}
 
     def look(name: str, *_: Any, **__: Any) -> Any:
@@ -226,10 +226,10 @@ def test_names_of_this_machine_are_known(monkeypatch):
 
     monkeypatch.setattr(socket, "gethostname", lambda: "Box.example.org")
     monkeypatch.setattr(socket, "getaddrinfo", look)
-    assert outgoing.is_here("box") and outgoing.is_here("a.localhost")
+    assert keyed_requests.is_here("box") and keyed_requests.is_here("a.localhost")
     resolved |= {"box": ["127.0.1.1", "10.0.0.5"], "a.localhost": ["10.0.0.5"]}
     away = ("box", "a.localhost", "far", "10.0.0.5", "localhost.example.org", "", "127.1")
-    assert not any(map(outgoing.is_here, away))
+    assert not any(map(keyed_requests.is_here, away))
 
 
 def test_no_error_warning_or_traceback_holds_a_key(monkeypatch, capsys, tmp_path):

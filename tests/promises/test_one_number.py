@@ -10,7 +10,7 @@ from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.runs import status
 from szpo.tuner import read_result
-from szpo.voting.step_record import Outcome
+from szpo.voting.applied_step import Outcome
 from tests.support import folder_run
 
 SHARE, NATS = re.compile(r"\d+ % \[\d+, \d+\]"), re.compile(r"(?:≈ )?\d+\.\d+ nats")

@@ -6,7 +6,7 @@ import torch
 
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
-from szpo.models.engines import GenerateEngine
+from szpo.models.local_engines import GenerateEngine
 from szpo.optim import parameters
 from szpo.optim.parameters import Space, round13
 from szpo.optim.sample_directions import Law

@@ -32,7 +32,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer, parameters
 from szpo.replay import replay, verification
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import casting, counting, lease, step_record, steps
+from szpo.voting import applied_step, casting, counting, lease, step_states
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import VoteService
 from szpo_ui import credentials
@@ -78,18 +78,20 @@ class File:
     def plan(self, held, step):
         if self.ledger.step(step) is None:
             query = optimizer.ask(replay.replay_state(self.ledger, SETTINGS), step)
-            steps.record_plan(self.ledger, held.epoch, SETTINGS, query, theta_digest(self.ledger))
-        steps.begin(self.ledger, held.epoch, step)
+            step_states.record_plan(
+                self.ledger, held.epoch, SETTINGS, query, theta_digest(self.ledger)
+            )
+        step_states.begin(self.ledger, held.epoch, step)
 
     def generate(self, held, step):
         rows = (Row(Prompt.user("?"), Answer("+"), Answer("-")),) * 2
         asked = [Comparison(f"{step}-{n}", step, 0, n, rows) for n in range(N)]
         head = theta_digest(self.ledger)
-        steps.store(self.ledger, held.epoch, step, asked, head, then_open=True)
+        step_states.store(self.ledger, held.epoch, step, asked, head, then_open=True)
 
     def close(self, held, step, by):
         reason = "enough" if by == "operator" else None
-        return steps.close(self.ledger, step, by, epoch=held.epoch, reason=reason)
+        return step_states.close(self.ledger, step, by, epoch=held.epoch, reason=reason)
 
     def apply(self, held, step):
         ledger = self.ledger
@@ -100,17 +102,17 @@ class File:
         for update in updates:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
         votes = counting.StepVotes(ledger, step)
-        counts = step_record.count(votes, ledger.comparisons(step))
+        counts = applied_step.count(votes, ledger.comparisons(step))
         counts["total_votes"] = state.votes + len(votes.counted)
         head = parameters.digest(theta, ledger.layout)
-        report = step_record.report_of(
+        report = applied_step.report_of(
             ledger.step(step), info, counts, theta_sha256=head, findings=None,
             votes_sha256=canonical.votes_sha256(votes.counted),
-            before=step_record.flatten(before, SETTINGS.layout),
-            after=step_record.flatten(theta, SETTINGS.layout),
+            before=applied_step.flatten(before, SETTINGS.layout),
+            after=applied_step.flatten(theta, SETTINGS.layout),
         )  # fmt: skip
-        applied = step_record.AppliedStep(SETTINGS.section.rule, tally, updates, report, head)
-        steps.apply(ledger, held.epoch, applied)
+        applied = applied_step.AppliedStep(SETTINGS.section.rule, tally, updates, report, head)
+        step_states.apply(ledger, held.epoch, applied)
 
     def fold(self):
         return parameters.digest(replay.fold(self.ledger), self.ledger.layout)

@@ -14,8 +14,8 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.replay import replay, verification
 from szpo.voting import counting
+from szpo.voting.recorded_step import read_step
 from szpo.voting.service import VoteService
-from szpo.voting.step import read_step
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
 from tests.support.quadratic import (

@@ -15,7 +15,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim import parameters as optim_parameters
 from szpo.optim.settings import mu_at
 from szpo.replay import verification
-from szpo.voting import steps
+from szpo.voting import step_states
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from tests.support.cases import case
@@ -81,7 +81,7 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by):
 
             def submit(self, comparisons):
                 if by in ("operator", "deadline"):
-                    steps.close(ledger, 0, by, reason="a test", actor="ann")
+                    step_states.close(ledger, 0, by, reason="a test", actor="ann")
                 else:
                     self.service.submit(comparisons)
 
@@ -319,17 +319,17 @@ def waiting(tmp_path):
     settings = settings_of(N=2, rule="sign")
     path = tmp_path / "run.db"
     with new_ledger(path, settings) as ledger:
-        cast = steps.close
+        cast = step_states.close
 
         def leave(*given, **more):
             raise KeyboardInterrupt
 
-        steps.close = leave
+        step_states.close = leave
         try:
             with pytest.raises(KeyboardInterrupt):
                 drive(ledger, settings, until=1)
         finally:
-            steps.close = cast
+            step_states.close = cast
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
 
@@ -372,7 +372,7 @@ def test_a_vote_that_an_index_hides_is_named_and_counted(waiting, capsys):
     assert all("missing from index" in text for text in capsys.readouterr())
     with Ledger.open(waiting) as ledger:
         assert StepVotes(ledger, 0).counted == whole
-        assert steps.close(ledger, 0, "rule")
+        assert step_states.close(ledger, 0, "rule")
 
 
 ADDED = {

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from szpo.analysis.adapter import fold_adapter_files
 from szpo.analysis.model_card import Weights, model_card
-from szpo.analysis.votes import write_dataset
+from szpo.analysis.vote_export import write_dataset
 from szpo.cache import quiet
 from szpo.cli.app import call
 from szpo.improvement import draw_back

@@ -16,7 +16,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import services, status
 from szpo.types import Prompt
-from szpo.voting import step_record
+from szpo.voting import applied_step
 from tests.support import yard_run
 from tests.support.outline import Outline
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
@@ -147,7 +147,7 @@ def closed():
 @pytest.mark.full
 def test_kl_is_drawn_over_the_steps_that_have_it(tmp_path):
     with Ledger.open(LEDGER, readonly=True) as ledger:
-        reports = step_record.read_reports(ledger)
+        reports = applied_step.read_reports(ledger)
         known = {each.step: each.kl for each in reports if each.kl is not None}
     axes = szpo.plots.kl(LEDGER)
     assert dict(zip(*axes.lines[0].get_data(), strict=True)) == known

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from szpo.analysis import adapter
-from szpo.analysis.votes import export_votes, write_dataset, write_votes
+from szpo.analysis.vote_export import export_votes, write_dataset, write_votes
 from szpo.errors import ResourceError, SzpoError
-from szpo.voting import steps
+from szpo.voting import step_states
 from szpo.voting.service import VoteService
 from tests.support import hub_server
 from tests.support.asking import open_run
@@ -79,7 +79,7 @@ def test_votes_of_an_open_round_leave_the_record_by_no_file(tmp_path):
         assert write_dataset(ledger, tmp_path / "open") == 0
         for form in ("csv", "jsonl", "db"):
             assert write_votes(ledger, tmp_path / f"open.{form}") == 0
-        steps.close(ledger, 0, "operator", reason="enough", actor="bob")
+        step_states.close(ledger, 0, "operator", reason="enough", actor="bob")
         assert write_dataset(ledger, tmp_path / "closed") == 1
         for form in ("csv", "jsonl", "db"):
             assert write_votes(ledger, tmp_path / f"closed.{form}") == 1

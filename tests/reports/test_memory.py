@@ -8,7 +8,7 @@ from typing import TextIO
 
 import pytest
 
-from szpo.analysis import html_report, overview, vote_rows, votes
+from szpo.analysis import html_report, overview, vote_export, vote_rows
 from szpo.ledger.database import Ledger
 from tests.support import many_votes
 
@@ -25,8 +25,8 @@ def unread(write: Callable[[Ledger, TextIO], object], ledger: Ledger) -> None:
 
 
 READS: dict[str, Callable[[Ledger], object]] = {
-    "csv": lambda ledger: unread(votes.write_csv, ledger),
-    "jsonl": lambda ledger: unread(votes.write_jsonl, ledger),
+    "csv": lambda ledger: unread(vote_export.write_csv, ledger),
+    "jsonl": lambda ledger: unread(vote_export.write_jsonl, ledger),
     "page": html_report.render,
     "overview": lambda ledger: overview.overview(vote_rows.read_evidence(ledger)),
 }

@@ -14,11 +14,11 @@ import pytest
 
 import szpo
 from szpo import files, seeds
-from szpo.analysis import html_report, overview, vote_rows, votes
-from szpo.analysis.votes import write_jsonl
+from szpo.analysis import html_report, overview, vote_export, vote_rows
+from szpo.analysis.vote_export import write_jsonl
 from szpo.cli.app import call
 from szpo.metrics import wilson
-from szpo.voting import pauses, steps
+from szpo.voting import pauses, step_states
 from tests.support.browser import make
 from tests.support.quadratic import (
     ValueJudge,
@@ -34,7 +34,7 @@ NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
 
 
 def close(made: Any, step: int = 0) -> None:
-    assert steps.close(made.ledger, step, "operator", reason="skips", actor="olga")
+    assert step_states.close(made.ledger, step, "operator", reason="skips", actor="olga")
 
 
 @pytest.fixture(scope="module")
@@ -158,13 +158,15 @@ def test_a_dataset_has_votes_of_closed_rounds_and_says_who_only_where_it_is_aske
     stage, tmp_path
 ):
     ledger = stage.ledger
-    every = [row for row in votes.export_votes(ledger, texts=True) if row["step"] < 12]
+    every = [row for row in vote_export.export_votes(ledger, texts=True) if row["step"] < 12]
     for name, more in (("bare", ()), ("whole", ("panelist", "notes"))):
-        assert votes.write_dataset(ledger, tmp_path / name, more, licence="cc0-1.0") == len(every)
-        lines = (tmp_path / name / votes.FILE).read_text("utf-8").splitlines()
+        assert vote_export.write_dataset(ledger, tmp_path / name, more, licence="cc0-1.0") == len(
+            every
+        )
+        lines = (tmp_path / name / vote_export.FILE).read_text("utf-8").splitlines()
         for line, row in zip(map(json.loads, lines), every, strict=True):
-            assert {*line} == {*votes.TYPES, "prompts", "plus", "minus", *more}
-            for key in (*votes.TYPES, "plus", "minus", *({"panelist"} & {*more})):
+            assert {*line} == {*vote_export.TYPES, "prompts", "plus", "minus", *more}
+            for key in (*vote_export.TYPES, "plus", "minus", *({"panelist"} & {*more})):
                 assert line[key] == row[key], key
             turns = [
                 [(turn["role"], turn["content"]) for turn in each] for each in line["prompts"]

@@ -8,8 +8,8 @@ import pytest
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import UsageError
+from szpo.keyed_requests import JUDGE_KEY
 from szpo.ledger.database import Ledger
-from szpo.outgoing import JUDGE_KEY
 from szpo.replay import verification
 from szpo.runs import known_addresses, run_engine
 from tests.support import yard_run

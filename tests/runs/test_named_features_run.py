@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import szpo
-from szpo.analysis import html_report, taught
+from szpo.analysis import html_report, taught_taste
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.optimizer import record_settings
 from szpo.failpoints import arm
-from szpo.features import dictionary, own, said
-from szpo.features.own import choose
+from szpo.features import described_taste, dictionary, user_features
+from szpo.features.user_features import choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import NamedFeatures
@@ -27,7 +27,7 @@ from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
 from szpo.runs import assemble, budget
 from szpo.voting import shown_features
-from szpo.voting.step import read_step
+from szpo.voting.recorded_step import read_step
 from tests.support import folder_run
 from tests.support.tampering import change_event, failure_of, forge, rewrite
 
@@ -64,7 +64,7 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
             o = settings.section
             assert inputs.scores.shape == (o.K, o.N, named.components)
         assert verification.verify(ledger).ok
-        found = taught.last_findings(ledger)
+        found = taught_taste.last_findings(ledger)
         assert found is not None and found.taught is not None
         assert {each.feature for each in found.taught} <= set(named.names)
 
@@ -185,8 +185,8 @@ def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_re
 
     def needs_features() -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(own, "importlib", SimpleNamespace(import_module=refuse))
-            patched.setattr(own, "matches", refuse)
+            patched.setattr(user_features, "importlib", SimpleNamespace(import_module=refuse))
+            patched.setattr(user_features, "matches", refuse)
             for more in ([], ["--votes", "+8"]):
                 assert call(["run", "--resume", str(run), *more]) == 2
                 assert "a record never runs code; give them again" in _line(capsys)
@@ -231,7 +231,7 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
     assert made.features is not None and made.features.said == ("commas",)
     assert record_settings(made)["features"]["said"] == ["commas"]
     assert "said" not in record_settings(without)["features"]
-    _, told = said.read(["no commas; zesty"], named.names)
+    _, told = described_taste.read(["no commas; zesty"], named.names)
     assert assemble.describe_words(config, named, ()) == told and len(told) == 2
     keys = [subspace_setup.setup_key(each, "0", "fp32", ()) for each in (config, plain)]
     assert keys[0] == keys[1]

@@ -19,7 +19,7 @@ from szpo.optim.optimizer import describe_settings
 from szpo.optim.sample_directions import Law
 from szpo.replay import replay, verification
 from szpo.runs import assemble
-from szpo.voting.step import read_step
+from szpo.voting.recorded_step import read_step
 from tests.support import children, folder_run
 
 SURE = ("panel.beta=60", "optimizer.kl_budget=40")

@@ -6,7 +6,7 @@ import torch
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.models import devices
-from szpo.models.engines import FlatEngine
+from szpo.models.local_engines import FlatEngine
 from szpo.replay import verification
 from szpo.runs import assemble, run_engine
 from tests.support import folder_run

@@ -16,7 +16,7 @@ from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.runs import callbacks
 from szpo.runs.callbacks import EachStep, RunFacts, as_callback, read_facts, read_scalars
-from szpo.voting.step_record import Outcome, StepReport
+from szpo.voting.applied_step import Outcome, StepReport
 
 FACTS = RunFacts("0123abcd", "mine", {"optimizer.D": 4, "optimizer.rule": "known"})
 SECRET = "Ann Smith <ann@example.org>"

@@ -5,7 +5,7 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo_simulators import gridworld
-from szpo_simulators.study import seed_range
+from szpo_simulators.bench_study import seed_range
 
 TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3, 4]}
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from szpo.analysis import taught
+from szpo.analysis import taught_taste
 from szpo.baselines.asking import JudgesAsk, Meter, Survey, ask_round
 from szpo.baselines.reward_model import scale_reward
 from szpo.baselines.trainer import require_finite
@@ -30,13 +30,13 @@ from szpo.ledger.database import Ledger
 from szpo.runs import status as of_ledger
 from szpo.types import Answer, Prompt, Row
 from szpo.voting import blind
-from szpo_simulators import cells, compare, start, summary
+from szpo_simulators import cell_records as stores
+from szpo_simulators import cell_start, cells, compare, summary
 from szpo_simulators import plan as plans
-from szpo_simulators import records as stores
+from szpo_simulators.cell_records import Cell, Store, write_record
 from szpo_simulators.panels import heldout
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.heldout import Measurement
-from szpo_simulators.records import Cell, Store, write_record
 from tests.support import wide_guards, yard_run
 from tests.support.quadratic import new_ledger, settings_of
 
@@ -80,7 +80,7 @@ def ask_votes(*answers, votes, rows):
     """Ask a panel that is nearly always right about how often the answer says good."""
     meter = Meter()
     of = [panels.build("bt70", reward="keyword:good", size=5, rows=n, beta=1e6) for n in (2, 1)]
-    ask = JudgesAsk(*(panel.judges for panel in of), start.alternate_sides)
+    ask = JudgesAsk(*(panel.judges for panel in of), cell_start.alternate_sides)
     survey = Survey(PROMPTS, ask, votes, rows, 0, purpose="compare")
     found = ask_round(survey, Says(*answers), meter)
     return found, meter
@@ -116,7 +116,7 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
             seen.append((panelist, plus_side, key))
             return "A"
 
-    ask = JudgesAsk(panel.judges, (Judge(),) * 5, start.alternate_sides)
+    ask = JudgesAsk(panel.judges, (Judge(),) * 5, cell_start.alternate_sides)
     question = (Row(PROMPTS[0], Answer("a"), Answer("b")),)
     verdicts = ask([question] * 20, True, b"1")
     assert verdicts.count("plus") == verdicts.count("minus") == 10
@@ -136,7 +136,7 @@ def test_the_settings_of_every_cell_of_every_plan_are_read():
     for plan in read:
         asked = {tuple(c.spec["sets"]): c.spec for c in plans.cells(plan) if "sets" in c.spec}
         for spec in asked.values():
-            start.load_config(spec)
+            cell_start.load_config(spec)
 
 
 @pytest.mark.parametrize("name", ["tiny", "published", "smollm2"])
@@ -157,9 +157,9 @@ def test_all_methods_share_one_setup(name):
         assert all(([*g.sets], g.settings) in chosen for g in reported if "free" not in g.name)
     assert not {s for g in trials for s in g.seeds} & {cell.spec["seed"] for cell in found}
     spec = found[0].spec
-    config = start.load_config(spec)
+    config = cell_start.load_config(spec)
     asked = cells._asking({**spec, "ask": "pair", "panel_on": "pair"}, {"pair": 2.5})
-    pairs = start.load_config({**spec, "sets": [*spec["sets"], *asked]})
+    pairs = cell_start.load_config({**spec, "sets": [*spec["sets"], *asked]})
     assert pairs.run.votes == 8 * plan.groups[0].votes and pairs.panel.beta == 2.5
     assert pairs.optimizer.D == 1
     assert pairs.optimizer.N == 8 * config.optimizer.N
@@ -191,9 +191,9 @@ class Parrot:
 
 def test_points_lie_at_shares_and_a_learned_reward_stands_beside():
     base = measured(np.full((4, 2), 0.1))
-    yardstick = start.Yardstick(PROMPTS, 2, lambda p, a: len(a.text) / 10, base)
-    course = start.Checkpoints(
-        yardstick, start.even_shares(2), proxy=lambda p, answers: [7.0] * len(answers)
+    yardstick = cell_start.Yardstick(PROMPTS, 2, lambda p, a: len(a.text) / 10, base)
+    course = cell_start.Checkpoints(
+        yardstick, cell_start.even_shares(2), proxy=lambda p, answers: [7.0] * len(answers)
     )
     for share, text in ((0.25, "x"), (0.5, "xxxx"), (0.75, "y"), (1.0, "xxxxxxxx")):
         course.record(Parrot(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
@@ -371,7 +371,7 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, tmp_path):
     os.mkfifo(fifo)
     code = (
         "import pathlib; from rich.console import Console; "
-        "from szpo_simulators.records import Cell, Store, run_cells; "
+        "from szpo_simulators.cell_records import Cell, Store, run_cells; "
         f"store = Store(pathlib.Path({str(store.folder)!r}), {tuple(store.command)!r}); "
         f"specs = {[dict(c.spec) for c in CELLS]!r}; "
         "run_cells(Console(), store, [Cell(s, s['method']) for s in specs])"
@@ -402,7 +402,7 @@ def test_what_cannot_go_on_is_a_result_with_one_line(quick, ran, monkeypatch):
     def tie(questions, single, key):
         return ["tie"] * len(questions)
 
-    monkeypatch.setattr(start, "build_ask", lambda spec, beta: tie)
+    monkeypatch.setattr(cell_start, "build_ask", lambda spec, beta: tie)
     found = cells.run_cell(spec, ran.folder, "ties", lambda share: None)
     assert found["stopped"].startswith("dpo: no pair to learn from: all 4 answers were ties")
     assert found["rows"] == []
@@ -452,8 +452,8 @@ def test_measure_scores_every_answer_skips_empty_ones_in_fluency_and_comes_back_
     assert found.logprob == pytest.approx(-(3 + 3 + 2) / 3)
     assert (found.kl, found.kl_stderr, found.tokens) == (1.5, 0.25, 1.5)
     assert (found.margin, found.others) == (None, 0)  # a policy that reads no other prompt
-    stored = json.loads(json.dumps(start.measurement_to_json(found)))
-    again = start.measurement_from_json(stored)
+    stored = json.loads(json.dumps(cell_start.measurement_to_json(found)))
+    again = cell_start.measurement_from_json(stored)
     assert np.array_equal(found.rewards, again.rewards)
     assert again.texts == found.texts and again.logprob == found.logprob
 
@@ -552,7 +552,7 @@ def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
         facts = of_ledger.read_results(ledger).table
         beta = ledger.spec["config"]["panel"]["beta"]
     one = plans.cell(quick, quick.groups[0], 0).spec  # its panel is that of batches of eight
-    fitted = start.load(one, ran.folder)[1]
+    fitted = cell_start.load(one, ran.folder)[1]
     assert beta == fitted["batch"] != fitted["pair"]
     assert last["answers_read"] == sum(fact.answers_read for fact in facts)
     assert len(list((ran.folder / "base").iterdir())) == 1
@@ -615,11 +615,11 @@ def test_an_improved_cell_says_what_votes_showed_and_whom_the_panel_prefers(
         again = cells.run_cell(spec, tmp_path, "improved", lambda share: None)["rows"]
     assert [row.get("preferred") for row in again] == [None, last["preferred"]]
     with Ledger.open(cells.ledger_path(tmp_path, "improved"), readonly=True) as ledger:
-        found = [taught.last_findings(ledger, row["steps"]) for row in (first, last)]
+        found = [taught_taste.last_findings(ledger, row["steps"]) for row in (first, last)]
         assert len(orders.orders(ledger, "final")) == 1
         pairs = blind.read(ledger)
     assert [row["factor"] for row in (first, last)] == [round(each.factor, 3) for each in found]
-    assert [row["words"] for row in (first, last)] == [taught.words(each) for each in found]
+    assert [row["words"] for row in (first, last)] == [taught_taste.words(each) for each in found]
     assert last["factor"] > math.log(9) and last["words"].startswith("more positive in tone")
     assert last["kl"] > 0 and "preferred" not in first
     assert last["preferred"] == pairs.preferred.value

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from szpo.analysis import html_report, taught
+from szpo.analysis import html_report, taught_taste
 from szpo.analysis.model_card import model_card
 from szpo.cli.app import call
 from szpo.config.schema import Config
@@ -98,7 +98,7 @@ def test_a_lost_topic_alone_does_not_fail_the_demo():
 
 def test_the_last_lines_never_deny_each_other():
     entry, path = f"{text_rewards.IS_ENTRY}: more positive in tone", Path("demo-0.db")
-    unexplained = f"40 votes: {taught.UNEXPLAINED} (95 %)"
+    unexplained = f"40 votes: {taught_taste.UNEXPLAINED} (95 %)"
     told = demo._describe_taste(entry, unexplained, path)
     assert told[0] == entry and told[1].startswith("not found yet") and str(path) in told[1]
     for vague in ("no taste shown; the votes are too few", "not clear yet: fewer commas (30 %)"):

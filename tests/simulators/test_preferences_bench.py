@@ -8,8 +8,8 @@ from scipy import special
 
 from szpo.errors import UsageError
 from szpo_simulators import preferences
+from szpo_simulators.bench_study import REPORTED
 from szpo_simulators.preferences import DICTIONARY, JOINT, LIKELY, PRIORS, WORDS, VoteDifferences
-from szpo_simulators.study import REPORTED
 
 PROMPTS, ANSWERS, K = 120, 5, 6
 

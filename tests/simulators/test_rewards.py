@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from szpo.errors import RunError, UsageError
-from szpo.features import own
+from szpo.features import user_features
 from szpo.ledger.canonical import answer_rows, row_of
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
 from szpo.voting.panel_evaluator import find_reward
@@ -186,7 +186,7 @@ def test_a_recorded_reward_names_no_function_of_a_module(monkeypatch):
     def refuse(name):
         raise AssertionError(f"{name} was imported")
 
-    monkeypatch.setattr(own, "importlib", SimpleNamespace(import_module=refuse))
+    monkeypatch.setattr(user_features, "importlib", SimpleNamespace(import_module=refuse))
     for named in ("timeit:timeit", " timeit:timeit", "length,timeit:timeit", "os.path:join"):
         for text in (f"feature:{named}", f"length:4+0.5*feature:{named}"):
             panel = {"kind": "bt70", "reward": text}

@@ -23,9 +23,9 @@ from szpo.voting.panel_evaluator import (
 )
 from szpo.voting.panel_factory import StartingPolicy
 from szpo.voting.service import VoteService
+from szpo_simulators.bench_study import REPORTED, Study, format_interval, interval, seed_range
 from szpo_simulators.panels.panel import SimulatedPanel, build
-from szpo_simulators.study import REPORTED, Study, format_interval, interval, seed_range
-from szpo_simulators.worlds.yard import TabularPolicy
+from szpo_simulators.worlds.windy_yard import TabularPolicy
 from tests.support.quadratic import go, new_ledger, settings_of
 
 

@@ -18,8 +18,8 @@ from szpo_simulators.panels.text_rewards import matrix, parse
 from szpo_simulators.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds import rivals, world
 from szpo_simulators.worlds.gridworld import Courier, GridWorld
+from szpo_simulators.worlds.windy_yard import COST, PIT, WELL, TabularPolicy, Yard, score_walk
 from szpo_simulators.worlds.world import draws
-from szpo_simulators.worlds.yard import COST, PIT, WELL, TabularPolicy, Yard, score_walk
 from tests.support.cases import case
 
 WORLDS: dict[str, tuple[Callable[[], Any], float | None]] = {

@@ -30,12 +30,12 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.settings import Settings
 from szpo.runs import services
 from szpo.types import Answer, Assignment, Batch, Prompt, Shift
+from szpo.voting.applied_step import Outcome
 from szpo.voting.casting import Receipt
 from szpo.voting.panel_evaluator import LedgerEvaluator
-from szpo.voting.step_record import Outcome
 from szpo_ui import credentials, login
 from szpo_ui.credentials import Role
-from szpo_ui.server import configure
+from szpo_ui.http_server import configure
 from szpo_ui.site import Site, of_ledger
 from tests.support.quadratic import LAYOUT, QuadraticPolicy, go
 

@@ -25,8 +25,8 @@ from szpo.cache import quiet
 from szpo.cli.app import call
 from szpo.models import loading
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
-from szpo.models.engines import engine_for
-from szpo.models.forced import Forced
+from szpo.models.forced_answers import Forced
+from szpo.models.local_engines import engine_for
 from szpo.models.logprobs import Sample
 from szpo.models.lora import lora_config
 from szpo.models.sampling import Sampling, draw

@@ -16,7 +16,7 @@ from szpo.optim.informative import NOISE
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.settings import Settings
 from szpo.types import FEATURE_GRID, Answer, Batch, Comparison, Floats, Prompt, Shift
-from szpo.voting.step_record import Outcome
+from szpo.voting.applied_step import Outcome
 from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, new_ledger, panel_of
 
 MARKS = {"commas": ",", "exclamations": "!", "questions": "?", "colons": ":", "you": " you"}

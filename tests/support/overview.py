@@ -6,7 +6,7 @@ from dataclasses import replace
 from szpo.analysis import vote_rows
 from szpo.analysis.vote_rows import Evidence, RunFacts, VoteRow
 from szpo.runs.guards import Bands
-from szpo.voting.step_record import StepReport
+from szpo.voting.applied_step import StepReport
 
 S = 1_000_000
 """One second in µs."""

@@ -22,7 +22,7 @@ from szpo.runs import controller
 from szpo.runs.assemble import RunParts
 from szpo.runs.services import Services, prompt_order
 from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Query, Shift, Theta, Update
-from szpo.voting import lease, step_record, steps
+from szpo.voting import applied_step, lease, step_states
 from szpo.voting.evaluator import Judge
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
@@ -140,9 +140,9 @@ def open_step(
     """Open the step of these comparisons; returns the epoch (a new one unless given)."""
     epoch = lease.acquire(ledger, "test").epoch if epoch is None else epoch
     step, head = asked[0].step, theta_digest(ledger)
-    steps.record_plan(ledger, epoch, settings, Query(step, (), mu, None), head)
-    steps.begin(ledger, epoch, step)
-    steps.store(ledger, epoch, step, asked, head, then_open=True)
+    step_states.record_plan(ledger, epoch, settings, Query(step, (), mu, None), head)
+    step_states.begin(ledger, epoch, step)
+    step_states.store(ledger, epoch, step, asked, head, then_open=True)
     return epoch
 
 
@@ -165,7 +165,7 @@ def start(
 def go(
     settings: Settings, ledger: Ledger, policy: QuadraticPolicy, evaluator: Any = None,
     **arguments: Any,
-) -> step_record.Outcome:  # fmt: skip
+) -> applied_step.Outcome:  # fmt: skip
     """Drive the run, by default for four steps; ``arguments``: those of `Services`."""
     how = {"until_step": 4, "prompts": prompts_of(settings), **arguments}
     return controller.run(Services(ledger, policy, evaluator or panel_of(ledger), **how))

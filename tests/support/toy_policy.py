@@ -157,7 +157,7 @@ class ToyPolicy:
 
 
 class ToyForced:
-    """Takes the place of `szpo.models.forced.Forced`."""
+    """Takes the place of `szpo.models.forced_answers.Forced`."""
 
     def __init__(
         self, adapted: ToyPolicy, samples: Any, start: Any = None, *, temperature: float = 1.0,

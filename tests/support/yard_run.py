@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from szpo.cli.app import call
-from szpo_simulators.worlds.yard import Yard
+from szpo_simulators.worlds.windy_yard import Yard
 
 SETS = (
     "model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.D=3",

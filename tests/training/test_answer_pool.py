@@ -12,7 +12,7 @@ from szpo.ledger.theta import recommended_digests
 from szpo.optim import informative, named_features
 from szpo.optim.informative import NOISE
 from szpo.replay import replay, verification
-from szpo.runs import answer_pool, services
+from szpo.runs import pair_choice, services
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt
 from szpo.voting import blind, counting, withdrawals
@@ -47,7 +47,7 @@ def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tm
         assert [row["pairing"] for row in ledger.steps()] == ["pool"] * 24
         every = pools(ledger)
         assert [pool["after"] for pool in every] == list(range(24))
-        assert all(len(row) == answer_pool.ANSWERS for p in every for row in p["candidates"])
+        assert all(len(row) == pair_choice.ANSWERS for p in every for row in p["candidates"])
         assert verification.verify(ledger).ok
         at = services.resume(ledger, settings, policy)
         assert at.state.carried.votes.x.shape == (96, settings.features.columns)
@@ -76,7 +76,7 @@ def test_texts_reported_as_harmful_are_no_candidates_again(tmp_path):
         (seat,) = service.sheet(service.enroll("person", "ada"), 8)
         service.cast(seat.id, "skip", "k" * 16, skip_reason=counting.HARMFUL)
         row = asked.rows[0]
-        assert answer_pool.withdrawn(ledger) == {row.plus.text, row.minus.text}
+        assert pair_choice.withdrawn(ledger) == {row.plus.text, row.minus.text}
 
 
 def test_about_equally_long_answers_come_first_while_there_are_any():
@@ -84,10 +84,10 @@ def test_about_equally_long_answers_come_first_while_there_are_any():
         Answer(" ".join(["word"] * n) + mark)
         for n, mark in ((5, ""), (20, ""), (22, ""), (5, "!"))
     )
-    even = answer_pool._pairs([[short, long, longer, other]], even=True)
+    even = pair_choice._pairs([[short, long, longer, other]], even=True)
     assert even == [(short, other), (long, longer)]
-    assert answer_pool._pairs([[short, long]], even=True) == [(short, long)]
-    assert len(answer_pool._pairs([[short, long, longer, other]], even=False)) == 6
+    assert pair_choice._pairs([[short, long]], even=True) == [(short, long)]
+    assert len(pair_choice._pairs([[short, long, longer, other]], even=False)) == 6
 
 
 @pytest.mark.full
@@ -109,7 +109,7 @@ def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_pat
         )
         assert 10 < len(again) < 50 and len({row["repeats"] for row in again}) == len(again)
         assert all(row["before"] < row["step"] for row in again)
-        assert sum(drawn) == answer_pool.ANSWERS * (80 - len(again))  # none for what comes again
+        assert sum(drawn) == pair_choice.ANSWERS * (80 - len(again))  # none for what comes again
         assert all(row["plus_side"] != row["side"] for row in again)
         for row in again:
             now, earlier = (ledger.comparison(row[name]) for name in ("comparison", "repeats"))

@@ -10,7 +10,7 @@ from szpo.optim import optimizer
 from szpo.replay import replay, verification
 from szpo.runs import services
 from szpo.types import Explanation, Shift
-from szpo.voting.step import read_step
+from szpo.voting.recorded_step import read_step
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
 from tests.support.tampering import change_event, failure_of, forge, rewrite

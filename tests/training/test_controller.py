@@ -11,7 +11,7 @@ from szpo.replay import replay, verification
 from szpo.runs.guards import Bands
 from szpo.runs.services import prompt_order
 from szpo.types import Answer
-from szpo.voting import counting, pauses, steps
+from szpo.voting import counting, pauses, step_states
 from tests.support.quadratic import (
     PROMPTS,
     WIDE,
@@ -49,7 +49,7 @@ def test_lag_generates_from_the_head_before_the_last_step(tmp_path):
     go(settings, ledger, policy, until_step=5, lag=1)
     heads, rows = theta_digests(ledger), ledger.steps()
     assert [row["head_sha256"] for row in rows] == [heads[max(0, i - 1)] for i in range(6)]
-    assert rows[5]["state"] == "generating" and steps.stored(ledger, 5)
+    assert rows[5]["state"] == "generating" and step_states.stored(ledger, 5)
     settings, ledger0, policy = start(tmp_path, "lag0.db")
     go(settings, ledger0, policy, until_step=5)
     assert [row["head_sha256"] for row in ledger0.steps()] == theta_digests(ledger0)[:5]

@@ -19,8 +19,8 @@ from szpo.optim.kl_limits import (
 )
 from szpo.optim.rule import Perturbations
 from szpo.replay import replay, verification
-from szpo.voting import step_record
-from szpo.voting.step import read_step
+from szpo.voting import applied_step
+from szpo.voting.recorded_step import read_step
 from tests.support.quadratic import Clock, drive, kl, started
 from tests.support.tampering import change_event, failure_of, rewrite
 
@@ -86,7 +86,7 @@ def test_the_jump_at_the_gate_is_measured_and_shrunk_before_it_is_recorded(run, 
     assert first.readings[0].kl == pytest.approx(3 * first.readings[0].estimate, rel=1e-5)
     assert nats[step] == pytest.approx(first.nearest.kl, rel=1e-4)
     assert nats[step] == pytest.approx(0.9 * BUDGET, rel=0.02)  # KL is a square: aimed at exactly
-    assert [row.kl for row in step_record.read_reports(ledger)][step] == first.measured
+    assert [row.kl for row in applied_step.read_reports(ledger)][step] == first.measured
     report = verification.verify(ledger)
     assert report.ok, str(report)
 
@@ -138,7 +138,7 @@ def test_an_estimate_is_scaled_as_at_the_last_point_that_was_measured(tmp_path):
     settings, ledger, policy = begin(tmp_path)
     with ledger:
         drive(settings, ledger, policy, until_step=20, kl=estimate, measured_kl=kl)
-        noted, table = recorded(ledger, settings), step_record.read_reports(ledger)
+        noted, table = recorded(ledger, settings), applied_step.read_reports(ledger)
         near = [i for i, one in enumerate(noted) if one is None and any(noted[:i])]
         assert near
         for step in near:  # three times the estimate, but for `LEAST_KL`

@@ -9,7 +9,7 @@ from szpo.config.optimizer import make_settings
 from szpo.optim import parameters
 from szpo.optim.informative import NOISE
 from szpo.replay import replay, verification
-from szpo.runs import answer_pool
+from szpo.runs import pair_choice
 from tests.support import named_run
 from tests.support.named_run import MARKS, MarkedPolicy
 from tests.support.quadratic import go, new_ledger, panel_of
@@ -47,7 +47,7 @@ def test_half_of_the_rows_are_of_perturbed_policies_and_both_kinds_teach(tmp_pat
         assert again and not any(settings.perturbs(row.step, row.k) for row in again)
         pools = [event["body"]["pool"] for event in ledger.events("generated")]
         drawn = [len(each) for pool in pools for each in pool["candidates"] if each]
-        assert {*drawn} == {answer_pool.ANSWERS}
+        assert {*drawn} == {pair_choice.ANSWERS}
         report = list(ledger.events("step"))[-1]["body"]["extra"]["findings"]
         assert report["taught"][0]["group"] == "more exclamations"
         nats = dict(report["mix"])

@@ -7,7 +7,7 @@ import pytest
 from szpo.failpoints import InjectedError, arm
 from szpo.optim.informative import NOISE
 from szpo.replay import verification
-from szpo.runs import answer_pool
+from szpo.runs import pair_choice
 from tests.support import named_run, quadratic
 from tests.support.quadratic import ValueJudge, go, history, kl, panel_of
 from tests.support.tampering import change_event, failure_of, rewrite
@@ -88,7 +88,7 @@ def test_an_answer_that_was_no_candidate_does_not_verify(tmp_path, kind, row):
         drive(2)
 
     def spoil(body):
-        body["pool"]["candidates"][row] = ["0" * 16] * answer_pool.ANSWERS
+        body["pool"]["candidates"][row] = ["0" * 16] * pair_choice.ANSWERS
 
     change_event(ledger.path, "generated", 0, spoil)
     rewrite(ledger.path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from szpo import seeds
-from szpo.analysis import run_taste, taught
+from szpo.analysis import run_taste, taught_taste
 from szpo.cli.app import call
 from szpo.cli.run import say_result
 from szpo.config import settings_file
@@ -20,7 +20,7 @@ from szpo.config.optimizer import make_settings
 from szpo.errors import IntegrityError, UsageError
 from szpo.failpoints import InjectedError, arm
 from szpo.features.dictionary import BY_NAME
-from szpo.features.own import Description, choose
+from szpo.features.user_features import Description, choose
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import FEATURES, recorded_settings
@@ -30,13 +30,13 @@ from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.settings import Settings
 from szpo.optim.state_regression import StateScale
 from szpo.replay import replay, verification
-from szpo.runs import answer_pool, budget, start_features, states_again, taste_files
+from szpo.runs import budget, pair_choice, start_features, states_again, taste_files
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
 from szpo.voting import shown_states
 from szpo.voting.panel_evaluator import PanelEvaluator
+from szpo.voting.recorded_step import read_step
 from szpo.voting.service import VoteService
-from szpo.voting.step import read_step
 from tests.support import folder_run
 from tests.support.named_run import MARKS, Likes
 from tests.support.quadratic import QuadraticPolicy, go, history, new_ledger, panel_of
@@ -183,7 +183,7 @@ def test_votes_are_explained_and_nothing_moves(tmp_path, lag):
         sizes = [{*map(len, e["body"]["pool"]["candidates"])} for e in ledger.events("generated")]
         first = 1 + lag
         rest = len(sizes) - first
-        assert sizes == [{answer_pool.FEWER}] * first + [{answer_pool.ANSWERS}] * rest
+        assert sizes == [{pair_choice.FEWER}] * first + [{pair_choice.ANSWERS}] * rest
         assert verification.verify(ledger).ok
 
 
@@ -484,22 +484,22 @@ def test_what_no_words_say_takes_a_name_that_stays(tmp_path, capsys):
     with ledger:
         drive_on_states(settings, ledger)
         before = run_taste.read(ledger)[0]
-        assert str(taught.read(ledger)).endswith(f": {taught.UNEXPLAINED} (100 %)")
+        assert str(taught_taste.read(ledger)).endswith(f": {taught_taste.UNEXPLAINED} (100 %)")
         for wrong in ("", "two\nlines", "x" * 81):
             assert call(["taste", str(ledger.path), "--name", wrong]) == 2
             assert "--name: give one line of 1 to 80" in capsys.readouterr().err
         for name in ("sighing", " sighs of wonder "):
             assert call(["taste", str(ledger.path), "--name", name]) == 0
         assert "votes of programs: sighs of wonder (100 %)" in capsys.readouterr().out
-        assert str(taught.read(ledger)).endswith(": sighs of wonder (100 %)")
+        assert str(taught_taste.read(ledger)).endswith(": sighs of wonder (100 %)")
         found = run_taste.read(ledger)[0]
         assert found.instruction() == "Write answers that are liked here: sighs of wonder."
         assert Taste.from_json(json.loads(json.dumps(found.to_json()))) == found
         assert replace(found, called="") == before and "called" not in before.to_json()
         # What was before a name does not know it: an improvement's taste is computed again so.
-        (first, _) = ledger.events(taught.NAMED)
+        (first, _) = ledger.events(taught_taste.NAMED)
         assert run_taste.read(ledger, before=first["event"])[0] == before
-        assert taught.recorded_taste(ledger, {"taste": before.to_json()}) == found
+        assert taught_taste.recorded_taste(ledger, {"taste": before.to_json()}) == found
         assert verification.verify(ledger).ok
 
 

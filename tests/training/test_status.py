@@ -7,7 +7,7 @@ from szpo.ledger.database import Ledger
 from szpo.runs import budget, status
 from szpo.runs.budget import Limits
 from szpo.runs.status import StatusReader, round_status
-from szpo.voting import pauses, steps
+from szpo.voting import pauses, step_states
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
@@ -109,7 +109,7 @@ def test_a_round_that_is_only_prepared_does_not_lengthen_the_run(tmp_path):
 
 def test_a_closed_round_is_closed_until_it_is_applied(ledger):
     ask(ledger, n=4, m=1)
-    assert steps.close(ledger, 0, "operator", reason="enough")
+    assert step_states.close(ledger, 0, "operator", reason="enough")
     assert facts(ledger) == ("closed", 0, 0, 0, False)
 
 

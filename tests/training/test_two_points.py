@@ -14,9 +14,9 @@ from szpo.optim import parameters
 from szpo.replay import replay, verification
 from szpo.runs import services
 from szpo.runs.samples import policy_at
-from szpo.voting import step_record
+from szpo.voting import applied_step
+from szpo.voting.recorded_step import read_step
 from szpo.voting.seats import planned_sides
-from szpo.voting.step import read_step
 from tests.support.quadratic import (
     LAYOUT,
     PROMPTS,
@@ -75,7 +75,7 @@ def test_a_step_records_the_recommended_point_and_the_centre(run):
     assert [row["head_sha256"] for row in ledger.steps()] == theta_digests(ledger)[:5]
     folded = replay.fold(ledger)
     assert folded["z"].tobytes() == best["z"].tobytes()
-    assert [row.theta_sha256 for row in step_record.read_reports(ledger)] == found
+    assert [row.theta_sha256 for row in applied_step.read_reports(ledger)] == found
     # The centre follows by at most the step of the centre.
     moves = [np.linalg.norm(u.vector) for u in ledger.updates() if u.k == 1]
     assert 0.3 - 1e-6 < max(moves) < 0.3 + 1e-6

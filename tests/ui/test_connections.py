@@ -21,8 +21,8 @@ import httpx
 import pytest
 import uvicorn
 
-from szpo_ui import app, server
-from szpo_ui.server import FEW, RepeatLimit, listening
+from szpo_ui import app, http_server
+from szpo_ui.http_server import FEW, RepeatLimit, listening
 from szpo_ui.site import open_site
 from tests.support import children
 from tests.support.browser import make
@@ -61,11 +61,11 @@ def run(path: Path, connections: int, ports: Any) -> None:
 
     with listening("127.0.0.1", 0, insecure=False) as listener:
         ports.send(listener.getsockname()[1])
-        uvicorn.Server(server.configure(both, connections)).run(sockets=[listener])
+        uvicorn.Server(http_server.configure(both, connections)).run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def serving(folder: Path, connections: int = server.CONNECTIONS) -> Iterator[int]:
+def serving(folder: Path, connections: int = http_server.CONNECTIONS) -> Iterator[int]:
     """The port of a server over a run in the folder."""
     make(folder / "run.db").ledger.close()
     here, there = children.pipe()

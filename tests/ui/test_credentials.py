@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, strategies
 
-from szpo.analysis import votes
+from szpo.analysis import vote_export
 from szpo.errors import UsageError
 from szpo.ledger.canonical import sha256
 from szpo.replay import verification
@@ -286,7 +286,7 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
         service.cast(left.id, "A", idem=left.id)
 
     go(settings, ledger, policy, LedgerEvaluator(service), wait=vote, until_step=1)
-    reported = str([*ledger.events(), *votes.export_votes(ledger)])
+    reported = str([*ledger.events(), *vote_export.export_votes(ledger)])
     assert "P-01" in reported
     assert "Smithfield" not in reported and "example.org" not in reported
     ledger.query("PRAGMA secure_delete = OFF")  # some builds of SQLite begin with it on

@@ -13,7 +13,7 @@ from szpo import files
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo_ui import credentials
-from szpo_ui.server import announce, read_address
+from szpo_ui.http_server import announce, read_address
 from tests.support import children
 from tests.support.browser import make
 from tests.support.served import refused

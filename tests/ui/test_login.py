@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from szpo.ledger.database import Ledger
 from szpo_ui import app, credentials, login
-from szpo_ui.requests import Buckets, Locks
+from szpo_ui.request_rules import Buckets, Locks
 from szpo_ui.site import of_ledger
 from tests.support.browser import (
     StillClock,

@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from szpo.analysis import votes
+from szpo.analysis import vote_export
 from szpo.cli.app import call
 from szpo.ledger.canonical import canonical
 from szpo_ui import credentials, login
@@ -111,7 +111,7 @@ def test_an_id_is_stored_as_the_contact_alone_and_can_be_erased(stage, arrive):
         assert rows and PID not in canonical([{k: str(v) for k, v in r.items()} for r in rows])
     listed = {each.name: each for each in credentials.list_people(ledger)}
     assert set(listed) == {who.name, "open"} and listed[who.name].contact == f"Prolific {PID}"
-    exported = str([*votes.export_votes(ledger)])
+    exported = str([*vote_export.export_votes(ledger)])
     assert who.name in exported and PID not in exported
     credentials.erase(ledger, who.name, "Olga")
     assert PID.encode() not in ledger.path.read_bytes()

@@ -11,15 +11,15 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from szpo.analysis import taught
+from szpo.analysis import taught_taste
 from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.runs import budget, setup_progress
-from szpo.voting import lease, pauses, steps
-from szpo_ui import credentials, operator_controls, operator_page, operator_state, requests
+from szpo.voting import lease, pauses, step_states
+from szpo_ui import credentials, operator_controls, operator_page, operator_state, request_rules
 from szpo_ui.operator_controls import Command
 from tests.support.browser import OPERATE, Stage, cast, page_call, play
 from tests.support.cases import case
@@ -98,14 +98,14 @@ def test_a_round_s_votes_count_in_the_figures_once_its_last_vote_has_closed_it(v
     for name in ("Ada", "Bob", "Bob"):
         cast(voted, name)
     assert seen(voted)["page"]["progress"]["votes"] == before
-    assert steps.close(voted.ledger, 2, "rule")
+    assert step_states.close(voted.ledger, 2, "rule")
     assert seen(voted)["page"]["progress"]["votes"] == before + 4
 
 
 def test_a_taste_of_length_asks_whether_it_is_meant(voted, monkeypatch):
     names = "characters", "length", "i"
     own = NamedFeatures(names, (0, 0, 1), (1,) * 3, ((2,), (1,), (1,)), 0, "")
-    monkeypatch.setattr(taught, "recorded_settings", lambda _: SimpleNamespace(features=own))
+    monkeypatch.setattr(taught_taste, "recorded_settings", lambda _: SimpleNamespace(features=own))
     asks = "the votes are about length (longer, 93 %): if that is what you mean, go on; if not, "
     claims = [Claim("characters", True, 0.93, 0.8, "characters")]
     teach(voted.ledger, 16, [replace(claims[0], chance=0.4)])
@@ -280,7 +280,7 @@ def test_the_list_is_the_operators_and_leads_through_the_login(stage):
     with stage.client("operator", "Olga") as client:
         page = client.get(place)
         assert page.status_code == 200
-        assert page.headers["content-security-policy"] == requests.OWN_POLICY
+        assert page.headers["content-security-policy"] == request_rules.OWN_POLICY
         assert not re.search(r"<script>|<style|\sstyle=|\son\w+=", page.text)
         for wrong in ("0", "x", "9" * 30):
             assert client.get(f"/operate/votes?before={wrong}").status_code == 422

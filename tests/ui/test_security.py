@@ -10,8 +10,8 @@ import psutil
 import pytest
 from starlette.datastructures import Headers
 
-from szpo_ui import app, credentials, login, requests, security
-from szpo_ui.requests import OwnSiteOnly, RefusedError
+from szpo_ui import app, credentials, login, request_rules, security
+from szpo_ui.request_rules import OwnSiteOnly, RefusedError
 from tests.support.browser import (
     CALL,
     OPERATE,
@@ -255,8 +255,8 @@ def test_behind_a_proxy_the_public_address_is_the_own_one():
         ("", "panel.example", False),
     ):
         headers = Headers({"origin": origin, "host": host})
-        assert requests.own_origin(headers, url=url, secure=True) is own, (origin, host)
-    assert not requests.own_origin(Headers({"origin": "", "host": ""}), secure=False)
+        assert request_rules.own_origin(headers, url=url, secure=True) is own, (origin, host)
+    assert not request_rules.own_origin(Headers({"origin": "", "host": ""}), secure=False)
 
 
 def sources(*kinds: str) -> list[Path]:
@@ -336,14 +336,14 @@ def status(
         "path": "/", "raw_path": path, "query_string": query, "headers": sent, "method": method,
     }  # fmt: skip
     try:
-        asyncio.run(requests._take_in(scope, receive))
+        asyncio.run(request_rules._take_in(scope, receive))
     except RefusedError as refused:
         return refused.answer.status_code
     return None
 
 
 def test_heads_have_limits() -> None:
-    at, most = requests.PATH_LIMIT, requests.HEAD_LIMIT
+    at, most = request_rules.PATH_LIMIT, request_rules.HEAD_LIMIT
     assert status("GET", None, b"/" * (at - 5), b"q" * 5, a="b" * (most - 1)) is None
     assert status("GET", None, b"/" * (at - 5), b"q" * 6) == 414
     assert status("GET", a="b" * (most - 2), c="d") == 431
@@ -352,7 +352,7 @@ def test_heads_have_limits() -> None:
 def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended_is_none(
     monkeypatch,
 ):
-    monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(request_rules, "BODY_SECONDS", 0.05)
 
     async def unread() -> Any:
         raise AssertionError("it was read")
@@ -368,6 +368,6 @@ def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended
     async def silent() -> Any:
         await asyncio.sleep(10)
 
-    for length in (str(requests.BODY_LIMIT + 1), "-1", "many"):
+    for length in (str(request_rules.BODY_LIMIT + 1), "-1", "many"):
         assert status("POST", unread, content_length=length) == 413
     assert [status("POST", each) for each in (gone, endless, silent)] == [400, 413, 408]

@@ -24,8 +24,8 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import setup_progress
 from szpo.voting import lease
-from szpo_ui import app, credentials, serve, server
-from szpo_ui.server import SiteAddress
+from szpo_ui import app, credentials, http_server, serve
+from szpo_ui.http_server import SiteAddress
 from tests.support import yard_run
 from tests.support.browser import CALL, panel_call, served_run, violations
 from tests.support.browser import serve as serve_application
@@ -61,7 +61,10 @@ def test_a_host_that_is_none_of_this_machine_or_seen_from_others_is_refused(run,
     words = "serve", str(run), "--insecure", "--host", "no-such-host.invalid"
     assert refused(capsys, 2, *words).startswith("--host no-such-host.invalid --port 7860: ")
     words = r"--host 0\.0\.0\.0 would show the panel to the network without TLS.* --insecure$"
-    with pytest.raises(UsageError, match=words), server.listening("0.0.0.0", 0, insecure=False):
+    with (
+        pytest.raises(UsageError, match=words),
+        http_server.listening("0.0.0.0", 0, insecure=False),
+    ):
         pass
 
 
@@ -75,12 +78,12 @@ def test_a_missing_run_and_contradictions_are_named(tmp_path, capsys):
 
 
 def test_links_and_hosts_follow_the_public_address():
-    with server.listening("127.0.0.1", 0, insecure=False) as listener:
+    with http_server.listening("127.0.0.1", 0, insecure=False) as listener:
         port = listener.getsockname()[1]
-        here = server.site_address(listener, "127.0.0.1", None)
+        here = http_server.site_address(listener, "127.0.0.1", None)
         assert (here.url, here.secure) == (f"http://127.0.0.1:{port}", False)
         public = "https://panel.example/", ("other.example",)
-        there = server.site_address(listener, "127.0.0.1", *public)
+        there = http_server.site_address(listener, "127.0.0.1", *public)
     assert (there.url, there.secure) == ("https://panel.example", True)
     assert {"panel.example", "other.example", "localhost"} <= set(there.names)
     assert "evil.example" not in there.names
@@ -155,7 +158,7 @@ def test_a_child_follows_a_parent_that_is_killed():
 
 
 def test_an_interrupt_pressed_twice_leaves_the_application_its_end():
-    pressed = server._Server(server.configure(None))
+    pressed = http_server._Server(http_server.configure(None))
     for _ in "ab":
         pressed.handle_exit(signal.SIGINT, None)
     assert pressed.should_exit and not pressed.force_exit

@@ -13,9 +13,9 @@ from szpo.ledger.theta import adopted_bodies, append_adopted, read_adopted, thet
 from szpo.replay import replay, verification
 from szpo.types import Vote
 from szpo.voting import blind, counting, lease, withdrawals
+from szpo.voting.applied_step import read_reports
 from szpo.voting.blind import Blind, factor_against
 from szpo.voting.service import VoteService
-from szpo.voting.step_record import read_reports
 from tests.support import named_run
 
 COUNTS = st.integers(0, 60)

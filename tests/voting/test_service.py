@@ -4,7 +4,7 @@ from hypothesis import given, strategies
 from szpo.errors import LeaseError, UsageError
 from szpo.ledger.theta import theta_digest
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import casting, counting, seats, steps
+from szpo.voting import casting, counting, seats, step_states
 from szpo.voting import service as vote_service
 from szpo.voting.casting import MOST_VOTES, VoteConflictError
 from szpo.voting.counting import verdict
@@ -43,7 +43,7 @@ def test_a_seat_is_of_one_kind_of_id_and_a_name_of_one_kind(ledger, service):
 def test_answers_of_a_step_are_stored_once(ledger):
     epoch = ask(ledger)
     with pytest.raises(LeaseError, match="has stored its answers"):
-        steps.store(ledger, epoch, 0, [], theta_digest(ledger), then_open=False)
+        step_states.store(ledger, epoch, 0, [], theta_digest(ledger), then_open=False)
 
 
 def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
@@ -183,7 +183,7 @@ def test_an_excluded_vote_makes_room_and_can_be_reinstated(ledger, service):
     assert service.assign(ben) is not None
     service.amend(vote, "reinstate", "was a reload", "operator")
     assert len(service.counted(0)) == 1
-    assert steps.close(ledger, 0, "rule")
+    assert step_states.close(ledger, 0, "rule")
     service.amend(vote, "exclude", "too late to matter", "operator")
     assert len(service.counted(0)) == 1  # what was counted at the close stays counted
     for bad in ((999, "exclude", "x"), (vote, "drop", "x"), (vote, "exclude", "")):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from szpo.ledger.database import Ledger
-from szpo.voting import counting, steps
+from szpo.voting import counting, step_states
 from szpo.voting import service as vote_service
 from szpo.voting.counting import SeatCounts
 from szpo.voting.panel_evaluator import OpenComparisons, PanelEvaluator
@@ -62,7 +62,7 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
             ids = [doors[0].enroll("person", f"p{i}") for i in range(3 * m + 6)]
             first_seats = {}
             for turn in range(2000):
-                if steps.close(ledger, 0, "rule"):
+                if step_states.close(ledger, 0, "rule"):
                     break
                 service = draw.choice(doors)
                 panelist = ids[turn] if turn < len(ids) else draw.choice(ids)
@@ -112,7 +112,7 @@ def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, identical, s
             seat = service.assign(ids[turn % len(ids)])
             if seat is not None:
                 service.cast(seat.id, "A", idem=KEY(turn))
-        assert steps.close(ledger, 0, "rule")
+        assert step_states.close(ledger, 0, "rule")
         check_balance(ledger, m)
         total = sum(counted_sides(ledger).values(), Counter())
         assert total["A"] == total["B"] == (k * n - len(identical)) * m / 2
@@ -168,7 +168,7 @@ def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
         assert [lack for _, lack in OpenComparisons(ledger).lacking()] == [1]
         judges = [ValueJudge()] * 3
         PanelEvaluator(VoteService(ledger), judges).submit(ledger.comparisons(0))
-        assert steps.close(ledger, 0, "rule")
+        assert step_states.close(ledger, 0, "rule")
         check_balance(ledger, 2)
 
 

@@ -7,7 +7,7 @@ from szpo.ledger import orders
 from szpo.metrics import share
 from szpo.replay import verification
 from szpo.types import Comparison
-from szpo.voting import blind, counting, steps
+from szpo.voting import blind, counting, step_states
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.panel_evaluator import LedgerEvaluator
@@ -238,7 +238,7 @@ def test_what_came_between_the_look_and_the_lock_is_counted_again(tmp_path):
                 return reader
 
             reader.look = look
-            seen.append(steps.close(ledger, 0, "rule", votes=reader))
+            seen.append(step_states.close(ledger, 0, "rule", votes=reader))
             seen.append(reader.missing)
             service.amend(last, "reinstate", "it was none", "ann")
 
@@ -291,7 +291,7 @@ def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_pa
             within = same().standing
             raise ZeroDivisionError
         assert same().standing != within
-        steps.close(ledger, 0, "operator", reason="enough", actor="ann")
+        step_states.close(ledger, 0, "operator", reason="enough", actor="ann")
         before = same().counted
         service.amend(min(same().ids()[1]), "exclude", "too late", "ann")
         assert same().counted == before

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from szpo.analysis import overview, run_taste, taught, vote_rows, votes
+from szpo.analysis import overview, run_taste, taught_taste, vote_export, vote_rows
 from szpo.baselines import asking
 from szpo.baselines.asking import Meter
 from szpo.cli.app import call
@@ -147,7 +147,7 @@ def test_what_withdrawn_votes_had_shown_is_no_evidence_later(tmp_path):
         def ask(judge, until_step):
             panel = PanelEvaluator(VoteService(ledger), [judge] * 2)
             go(settings, ledger, MarkedPolicy(settings), panel, until_step=until_step)
-            return taught.last_findings(ledger).factor
+            return taught_taste.last_findings(ledger).factor
 
         before = ask(Likes(",", -5.0), 2)
         for name in ("panel-0", "panel-1"):
@@ -163,18 +163,20 @@ def test_what_people_read_of_a_run_counts_her_votes_no_longer(tmp_path):
         hers = withdrawals.withdraw(ledger, "op", WHO, settings).votes
         after = overview.overview(vote_rows.read_evidence(ledger))
         assert after["progress"] == page["progress"] | {"votes": page["progress"]["votes"] - hers}
-        assert read_others(ledger) == list(votes.export_votes(ledger)) == others  # all but hers
+        assert (
+            read_others(ledger) == list(vote_export.export_votes(ledger)) == others
+        )  # all but hers
         assert f"{hers} withdrawn since" in status.read_results(ledger).of_budget
-        cast = taught.read(ledger).votes
+        cast = taught_taste.read(ledger).votes
         drive(settings, ledger, 4)  # its words are of the fit without hers
         o = settings.section
-        assert taught.read(ledger).votes == cast - hers + o.K * o.N * o.M
+        assert taught_taste.read(ledger).votes == cast - hers + o.K * o.N * o.M
         fitted = replay.replay_state(ledger, settings).carried.votes
         assert fitted.up.sum() + fitted.down.sum() == 4 * o.K * o.N * o.M - hers
 
 
 def read_others(ledger):
-    return [row for row in votes.export_votes(ledger) if row["panelist"] != WHO]
+    return [row for row in vote_export.export_votes(ledger) if row["panelist"] != WHO]
 
 
 def test_voters_who_could_have_turned_a_step_are_those_whose_votes_stand(tmp_path):

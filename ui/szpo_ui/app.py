@@ -34,7 +34,16 @@ from szpo_ui import ballots, credentials, login
 from szpo_ui import visualize as mounts
 from szpo_ui.ballots import At, Ballot
 from szpo_ui.credentials import AccessError, Role
-from szpo_ui.requests import Body, Buckets, OwnSiteOnly, Seat, Tab, if_changed, read_body, refuse
+from szpo_ui.request_rules import (
+    Body,
+    Buckets,
+    OwnSiteOnly,
+    Seat,
+    Tab,
+    if_changed,
+    read_body,
+    refuse,
+)
 from szpo_ui.security import LOCAL, AccessControl, bare_app, call_in_loop, mount
 from szpo_ui.site import HOME_PATHS, POSTERIOR, Site
 

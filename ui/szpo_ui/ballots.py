@@ -15,7 +15,7 @@ from szpo.ledger.database import Record
 from szpo.runs.status import RoundStatus, redact_for_panelists
 from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
-from szpo_ui.requests import Body, Seat, Tab
+from szpo_ui.request_rules import Body, Seat, Tab
 from szpo_ui.sheets import gate_s, to_read
 from szpo_ui.site import Site
 

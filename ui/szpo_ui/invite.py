@@ -18,7 +18,7 @@ from szpo.voting import withdrawals
 from szpo.voting.withdrawals import Learned
 from szpo_ui import credentials
 from szpo_ui.credentials import Role
-from szpo_ui.server import LOOPBACK, link, read_address
+from szpo_ui.http_server import LOOPBACK, link, read_address
 
 DEFAULT_SITE = "http://127.0.0.1:7860"
 """The default address of szpo serve, for links if no server runs and no ``--url`` is given."""

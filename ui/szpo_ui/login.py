@@ -27,7 +27,7 @@ from szpo.ledger.database import Ledger
 from szpo_ui import credentials
 from szpo_ui.credentials import AccessError, Fault, Identity, Reason, Role
 from szpo_ui.markup import entrance
-from szpo_ui.requests import MOST_KEYS, Body, Buckets, Locks, network, read_body, refuse
+from szpo_ui.request_rules import MOST_KEYS, Body, Buckets, Locks, network, read_body, refuse
 from szpo_ui.site import HOME_PATHS, Site
 
 T = TypeVar("T")

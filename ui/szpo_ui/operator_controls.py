@@ -18,11 +18,11 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.runs import budget, samples
 from szpo.runs.budget import Limits
-from szpo.voting import pauses, seats, steps
+from szpo.voting import pauses, seats, step_states
 from szpo.voting.counting import StepVotes
 from szpo_ui import credentials
 from szpo_ui.credentials import Invitation
-from szpo_ui.requests import Body
+from szpo_ui.request_rules import Body
 from szpo_ui.site import Site
 
 MOST_MINUTES: Final = 10.0
@@ -179,7 +179,7 @@ def _close(site: Site, by: str, command: Command) -> Reply:
     step = at_hand[0]
     if not command.reason.strip():
         raise UsageError("close: give a reason; it stays in the record")
-    if not steps.close(
+    if not step_states.close(
         ledger,
         step,
         "operator",

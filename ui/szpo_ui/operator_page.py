@@ -35,7 +35,7 @@ from szpo_ui import component, login, operator_controls
 from szpo_ui.markup import environment, head, static, style, time_tag, whole
 from szpo_ui.operator_controls import Command, Reply
 from szpo_ui.operator_state import columns, read_state, version
-from szpo_ui.requests import VOTES, first_fault, if_changed
+from szpo_ui.request_rules import VOTES, first_fault, if_changed
 from szpo_ui.screens import Screen
 from szpo_ui.site import Site
 

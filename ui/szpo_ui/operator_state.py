@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from szpo.analysis import improvement, overview, taught, vote_rows
+from szpo.analysis import improvement, overview, taught_taste, vote_rows
 from szpo.analysis.model_card import find_doubt
 from szpo.ledger import orders, run_spec, theta
 from szpo.ledger.canonical import canonical, sha256
@@ -57,7 +57,7 @@ _EVENTS: Final = {
     operator_controls.EXCLUDE: "excluded {who} from now on{reason}",
     operator_controls.LIVE: "turned the view of open votes {on}",
     run_spec.BUDGET: "added votes: the run ends after {votes} votes",
-    taught.NAMED: "called what no words say: {name}",
+    taught_taste.NAMED: "called what no words say: {name}",
     theta.ADOPTED: "adopted an improved policy",
     theta.RETURNED: "went back to the start: {why}",
 }
@@ -258,12 +258,12 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
 
     found = site.figures.get(key)
     if found is None:
-        rows, last = vote_rows.read_evidence(ledger, live=live), taught.last_findings(ledger)
+        rows, last = vote_rows.read_evidence(ledger, live=live), taught_taste.last_findings(ledger)
         found = {
             "page": overview.overview(rows), "facts": rows.run,
-            "helped": improvement.read(ledger), "lesson": taught.read(ledger),
+            "helped": improvement.read(ledger), "lesson": taught_taste.read(ledger),
             "doubt": find_doubt(ledger),
-            "length": taught.ask_about_length(ledger, last),
+            "length": taught_taste.ask_about_length(ledger, last),
         }  # fmt: skip
         site.figures.clear()
         site.figures[key] = found

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from szpo_ui import login
 from szpo_ui.credentials import Fault, Role
 from szpo_ui.markup import STATIC
-from szpo_ui.requests import (
+from szpo_ui.request_rules import (
     READS,
     VOTES,
     Buckets,

@@ -45,9 +45,7 @@ from szpo.cli.child_process import (
 from szpo.errors import UsageError
 from szpo.files import quoted
 from szpo.runs import setup_progress
-from szpo_ui.markup import STATIC, entrance
-from szpo_ui.requests import OwnSiteOnly, refuse
-from szpo_ui.server import (
+from szpo_ui.http_server import (
     OPERATOR,
     OPERATOR_DAYS,
     SiteAddress,
@@ -58,6 +56,8 @@ from szpo_ui.server import (
     say,
     site_address,
 )
+from szpo_ui.markup import STATIC, entrance
+from szpo_ui.request_rules import OwnSiteOnly, refuse
 
 if TYPE_CHECKING:
     from szpo.config.schema import Config
@@ -189,7 +189,7 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
         # Imported late: gradio alone takes three seconds, and the refusals above do not need it.
         from szpo.runs import run_engine, samples
         from szpo_ui import app
-        from szpo_ui.server import answer
+        from szpo_ui.http_server import answer
         from szpo_ui.site import open_site
 
         try:

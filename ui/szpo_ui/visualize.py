@@ -31,9 +31,9 @@ from szpo.ledger.database import Ledger
 from szpo.seeds import derive
 from szpo.types import Comparison, Floats
 from szpo.visible_text import visible
-from szpo_ui import login, server
+from szpo_ui import http_server, login
 from szpo_ui.markup import environment, head, static
-from szpo_ui.requests import Body, OwnSiteOnly, read_body
+from szpo_ui.request_rules import Body, OwnSiteOnly, read_body
 from szpo_ui.site import POSTERIOR, Site
 
 _Answers: TypeAlias = tuple[tuple[float, float], ...]
@@ -460,10 +460,10 @@ def visualize(
         _write(gif, draw_gif(rounds, begun.names))
     if svg or gif:
         return
-    with server.listening("127.0.0.1", port, insecure=False) as listener:
+    with http_server.listening("127.0.0.1", port, insecure=False) as listener:
         made, port = application(lambda: begun), listener.getsockname()[1]
         print(f"open http://127.0.0.1:{port}{PATH}/  (Ctrl-C ends it)", flush=True)
-        server.answer(made, listener)
+        http_server.answer(made, listener)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from szpo.models.engines import GenerateEngine
+from szpo.models.local_engines import GenerateEngine
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Counted:
         self.inner = GenerateEngine(self.adapted)
 
     def generate(self, prompts, members, deltas, sampling, uniforms, *, canary=False):
-        """Continue each prompt under its member; see `szpo.models.engine.Engine`."""
+        """Continue each prompt under its member; see `szpo.models.engine_contract.Engine`."""
         found = self.inner.generate(prompts, members, deltas, sampling, uniforms, canary=canary)
         self.rows += len(prompts)
         self.tokens += sum(map(len, found))

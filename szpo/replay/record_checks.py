@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from szpo.errors import SzpoError
-from szpo.ledger import canonical, run_spec, spans, witness
+from szpo.ledger import canonical, guided_spans, run_spec, witness
 from szpo.ledger.canonical import BASIS, sha256
 from szpo.ledger.creation import schema
 from szpo.ledger.database import Ledger, Record
@@ -36,9 +36,9 @@ from szpo.optim.optimizer import rule_of
 from szpo.replay import replay
 from szpo.types import Comparison
 from szpo.voting import blind, counting, seats, withdrawals
-from szpo.voting.step import read_step, text_digest
-from szpo.voting.step_record import OWN_PAIRS
-from szpo.voting.steps import asked_pairing, stored
+from szpo.voting.applied_step import OWN_PAIRS
+from szpo.voting.recorded_step import read_step, text_digest
+from szpo.voting.step_states import asked_pairing, stored
 
 Promise = Literal["exact", "1e-9", "not recomputed"]
 
@@ -307,11 +307,11 @@ def check_adopted(look: Examination) -> None:
 def check_spans(look: Examination) -> None:
     """Read what guides directions; no span may have come after an answer along it."""
     ledger = look.ledger
-    events = list(ledger.events(spans.SPAN))
+    events = list(ledger.events(guided_spans.SPAN))
     if not events:
         return
     share = run_spec.recorded_settings(ledger).section.guided
-    noise, known = float(np.float32(np.sqrt(1 - share))), spans.read(ledger)
+    noise, known = float(np.float32(np.sqrt(1 - share))), guided_spans.read(ledger)
     for event, span in zip(events, known, strict=True):
         sql = (
             "SELECT count(*) AS n FROM events WHERE kind = 'generated' AND event < ? "

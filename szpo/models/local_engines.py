@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from szpo import turns
+from szpo import background_work
 from szpo.cache import quiet
 from szpo.errors import RunError
 from szpo.models.answer_shares import Tokens
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.devices import retry_halved, split_halved
-from szpo.models.engine import Engine, check_rows, padded_logprobs
+from szpo.models.engine_contract import Engine, check_rows, padded_logprobs
 from szpo.models.flat_attention import (
     Canary,
     FlatReading,
@@ -328,7 +328,7 @@ class _Chooser(LogitsProcessor):
         self._never = never
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        turns.pause()
+        background_work.pause()
         t = input_ids.shape[1] - self._width
         if t == 0:
             self.first = scores.clone()
@@ -394,7 +394,7 @@ def _agrees(engine: FlatEngine) -> bool:
 def check_engine(
     make: Callable[[], Engine], sites: tuple[Site, ...], words: int, *, exact: bool = True
 ) -> None:
-    """Raise RunError naming the clause of `szpo.models.engine.Engine` that an engine breaks.
+    """Raise RunError naming the clause of `Engine` that an engine breaks.
 
     Args:
         make: Builds the engine, for a model with a vocabulary of ``words``.

@@ -154,7 +154,7 @@ def is_judged(name: str) -> bool:
 
 
 def is_said(text: str) -> bool:
-    """It is no feature, but words that name some (`szpo.features.said`)."""
+    """It is no feature, but words that name some (`szpo.features.described_taste`)."""
     return split(text)[1].startswith(f"{SAY}:")
 
 

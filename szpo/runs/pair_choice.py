@@ -24,7 +24,7 @@ from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import RunError
 from szpo.features import differences
 from szpo.features.dictionary import Entry
-from szpo.features.own import RatedEntry
+from szpo.features.user_features import RatedEntry
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import read_adopted, starting_theta
 from szpo.optim import all_votes, informative, named_features
@@ -36,8 +36,8 @@ from szpo.policies.protocol import draw_answers, moved
 from szpo.runs.services import Position, Services
 from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Query, Row, Theta
 from szpo.voting import counting
+from szpo.voting.recorded_step import read_step, text_digest
 from szpo.voting.seats import LETTERS, side_in_step
-from szpo.voting.step import read_step, text_digest
 
 ANSWERS: Final = 8
 """Candidates for each row; half of them of either policy where two are compared."""

@@ -30,7 +30,7 @@ from szpo.cli import console as to_user
 from szpo.memory import load_average
 from szpo.runs.doctor import matrix_seconds
 from szpo.types import Answer, Floats, Prompt
-from szpo_simulators.records import Spec, hash_spec, make_once, read_record, write_record
+from szpo_simulators.cell_records import Spec, hash_spec, make_once, read_record, write_record
 
 TABLE_WIDTH = 140
 VERSION = 1

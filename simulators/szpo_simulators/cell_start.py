@@ -25,9 +25,9 @@ from szpo.policies import text_guards
 from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
 from szpo.types import Answer, Floats, Prompt
 from szpo.voting.seats import Letter
+from szpo_simulators.cell_records import Spec, hash_spec, make_once, read_record, write_record
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.records import Spec, hash_spec, make_once, read_record, write_record
 
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.errors import IntegrityError
-from szpo.features import own
+from szpo.features import user_features
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.optim import optimizer
@@ -234,7 +234,9 @@ def _ratings(step: int, noted: Body) -> dict[str, tuple[int, ...]]:
     except (AttributeError, TypeError):
         ratings = {"": ("",)}
     if any(
-        type(each) is not int or abs(each) > own.LARGEST for v in ratings.values() for each in v
+        type(each) is not int or abs(each) > user_features.LARGEST
+        for v in ratings.values()
+        for each in v
     ):
         raise IntegrityError(f"step {step}: the recorded ratings are not whole numbers")
     return ratings

@@ -17,7 +17,7 @@ import numpy as np
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Comparison, Floats, Info, Layout, Tally, Theta, Update
 from szpo.voting.counting import StepVotes
-from szpo.voting.step import Step, read_steps
+from szpo.voting.recorded_step import Step, read_steps
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from szpo import turns
+from szpo import background_work
 from szpo.errors import RunError, UsageError
 from szpo.models import states
 from szpo.models.batched_lora import AdaptedModel, Below, Deltas, attach_deltas, keep_below, skip
@@ -169,7 +169,7 @@ class Forced:
     def _each(self, deltas: Deltas, *, graph: bool) -> Iterator[tuple[_Read, Tensor]]:
         model, sites = self._adapted.model, self._adapted.sites
         for part in self._parts:
-            turns.pause()
+            background_work.pause()
             run = partial(run_batch, model, part.batch)
             with (
                 torch.enable_grad(),

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from szpo.analysis import vote_rows
 from szpo.errors import UsageError
-from szpo.features import dictionary, own
+from szpo.features import dictionary, user_features
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
@@ -180,7 +180,7 @@ def phrase(feature: str, more: bool, *, coordinate: bool = False) -> str:
             if feature in (each.more, each.fewer):
                 return each.more if more == (feature == each.more) else each.fewer
     if entry is None:
-        of = feature if coordinate else f"of {own.split(feature)[0]}"
+        of = feature if coordinate else f"of {user_features.split(feature)[0]}"
         return f"{'more' if more else 'less'} {of}"
     return entry.more if more else entry.fewer
 

@@ -17,9 +17,9 @@ from szpo.ledger.database import Ledger, Record
 from szpo.optim.settings import Settings
 from szpo.types import Comparison, Query
 from szpo.voting import lease, pauses
+from szpo.voting.applied_step import AppliedStep
 from szpo.voting.counting import StepVotes
-from szpo.voting.step import note_plan
-from szpo.voting.step_record import AppliedStep
+from szpo.voting.recorded_step import note_plan
 
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
 

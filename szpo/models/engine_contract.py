@@ -1,8 +1,8 @@
 """The contract of an engine: tokens and log-probabilities for several members in one batch.
 
 Rows are prompts, each answered by one *member*: a policy of the same base model with its own LoRA
-weights. `szpo.models.engines` has one for transformers models whose attention can be replaced, one
-for all others, the choice between them, and the contract's public test.
+weights. `szpo.models.local_engines` has one for transformers models whose attention can be
+replaced, one for all others, the choice between them, and the contract's public test.
 """
 
 from __future__ import annotations
