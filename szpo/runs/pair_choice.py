@@ -25,7 +25,7 @@ from szpo.errors import RunError
 from szpo.features import differences
 from szpo.features.dictionary import Entry
 from szpo.features.user_features import RatedEntry
-from szpo.ledger.database import Ledger, Record
+from szpo.ledger.database import Ledger
 from szpo.ledger.theta import read_adopted, starting_theta
 from szpo.optim import all_votes, informative, named_features
 from szpo.optim.named_features import NamedFeatures
@@ -33,11 +33,12 @@ from szpo.optim.rule import perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.sparse_regression import SparseFit
 from szpo.policies.protocol import draw_answers, moved
+from szpo.runs import repeated_pairs
 from szpo.runs.services import Position, Services
 from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Query, Row, Theta
 from szpo.voting import counting
 from szpo.voting.recorded_step import read_step, text_digest
-from szpo.voting.seats import LETTERS, side_in_step
+from szpo.voting.seats import side_in_step
 
 ANSWERS: Final = 8
 """Candidates for each row; half of them of either policy where two are compared."""
@@ -58,10 +59,12 @@ def draw(
     settings = planned.settings(run.settings)
     named, query = settings.features, planned.query(settings)
     each, improved = FEWER if named is None else ANSWERS, read_adopted(run.ledger)
-    earlier = repeatable(run.ledger) if run.repeats and settings.section.M == 1 else []
+    earlier = (
+        repeated_pairs.repeatable(run.ledger) if run.repeats and settings.section.M == 1 else []
+    )
     earlier = [shown for shown in earlier if not settings.perturbs(shown["step"], shown["k"])]
     checks = set() if improved is None else _places_of_checks(run, settings, step)
-    again = _places_of_repeats(run, settings, earlier, step)
+    again = repeated_pairs.places(run, settings, earlier, step)
     again = {i: key for i, key in again.items() if i not in checks}
     new = [i for i in range(len(prompts)) if i not in again]
     prompts = [_prompt_aside(run, step, i) if i in checks else p for i, p in enumerate(prompts)]
@@ -82,7 +85,7 @@ def draw(
         side = side_in_step(settings.root_seed, step, rank)
         own = not settings.perturbs(step, k)
         if i in again:
-            shown = _draw_repeat(run, earlier, again[i], side)
+            shown = repeated_pairs.draw(run, earlier, again[i], side)
             rows.append(Comparison(key.hex(), step, k, n, shown.rows, repeats=shown.id))
             noted["candidates"].append([])
             noted["worth"].append(None)
@@ -176,47 +179,6 @@ def _sample_here(
         for at, i in enumerate(of[shift.k]):
             pools[i] += (batch[at :: len(of[shift.k])],)
     return pools
-
-
-def repeatable(ledger: Ledger) -> list[Record]:
-    """Rows of finished rounds that nobody was shown again, in order: comparison, side, step, k.
-
-    Each has a verdict, is no repeat itself, and nobody reported it as harmful.
-    """
-    return ledger.query(
-        "SELECT c.comparison, a.plus_side, c.step, c.k FROM steps s "
-        "JOIN comparisons c USING (run, step) "
-        "JOIN assignments a USING (comparison) JOIN votes v ON v.assignment = a.assignment "
-        "WHERE s.run = ? AND s.state = 'applied' AND c.kind = 'train' AND c.repeats IS NULL "
-        "AND c.comparison NOT IN (SELECT repeats FROM comparisons WHERE repeats IS NOT NULL) "
-        "AND v.vote <= s.last_vote GROUP BY c.comparison "
-        "HAVING sum(v.choice <> 'skip') AND NOT sum(v.skip_reason IS ?) ORDER BY c.step, c.k, c.n",
-        (ledger.run, counting.HARMFUL),
-    )
-
-
-def _places_of_repeats(
-    run: Services, settings: Settings, earlier: Sequence[Record], step: int
-) -> dict[int, bytes]:
-    """The rows that show an earlier one again, with their keys; no answers are drawn for them."""
-    most = min(sum(each["plus_side"] == side for each in earlier) for side in LETTERS)
-    rate, found = run.repeats / settings.own_share, dict[int, bytes]()  # of all rows
-    for i in range(settings.section.K * settings.section.N):
-        key = seeds.derive(settings.root_seed, "repeat", step=step, k=i)
-        own = not settings.perturbs(step, i // settings.section.N)
-        if own and len(found) < most and float(seeds.uniform(key, 1)[0]) < rate:
-            found[i] = key
-    return found
-
-
-def _draw_repeat(run: Services, earlier: list[Record], key: bytes, side: str) -> Comparison:
-    """An earlier row to show again, with sides swapped, removed from ``earlier``."""
-    swapped = [each for each in earlier if each["plus_side"] != side]
-    chosen = swapped[seeds.integer(key, 1, len(swapped))]
-    earlier.remove(chosen)
-    found = run.ledger.comparison(chosen["comparison"])
-    assert found is not None, chosen
-    return found
 
 
 def withdrawn(ledger: Ledger) -> set[str]:

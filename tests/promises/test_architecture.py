@@ -33,7 +33,7 @@ IMPURE = {
 LIGHT = [
     "ledger", "ledger.database", "voting.service", "replay.verification", "runs.controller",
     "voting.panel_evaluator", "config", "config.settings_file", "optim", "optim.optimizer",
-    "analysis.dataframes", "vector", "testing", "cli", "cli.app",
+    "analysis.dataframes", "vector_optimizer", "testing", "cli", "cli.app",
 ]  # fmt: skip
 
 
