@@ -20,10 +20,10 @@ from torch import nn
 from szpo import seeds
 from szpo.errors import UsageError
 from szpo.models import adapters, lora
-from szpo.models.devices import allow_gradients
 from szpo.models.engine_contract import Engine
 from szpo.models.loading import Loaded
 from szpo.models.lora import Site
+from szpo.models.packed_layers import allow_gradients
 from szpo.models.sampling import Sampling
 from szpo.policies.backend import AnswerRequest, LocalBackend, Texts, Tokens
 from szpo.policies.lora_policy import LoraPolicy

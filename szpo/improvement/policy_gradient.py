@@ -32,9 +32,9 @@ import numpy as np
 from szpo import cache, seeds
 from szpo.errors import ResourceError, RunError, UsageError
 from szpo.files import private, replace_whole
-from szpo.models.devices import is_out_of_memory
 from szpo.models.forced_answers import Forced
 from szpo.models.logprobs import Sample
+from szpo.models.out_of_memory import is_out_of_memory
 from szpo.policies.backend import Tokens
 from szpo.policies.basis import assign_credit
 from szpo.policies.lora_policy import LoraPolicy

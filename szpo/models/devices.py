@@ -1,34 +1,18 @@
-"""Device and dtype of a model, gradients through 4-bit layers, smaller batches for full memory.
-
-Gradients through 4-bit layers of bitsandbytes, which pack their weights on some CPUs. No gradient
-passes a packed weight, and unpacking rounds its scales. So the exact scales are stored when the
-model is loaded.
-
-A bf16 model on a CPU gets its weights a second time, laid out as the processor multiplies by them.
-
-When memory runs out: log one line, and repeat the work in batches of half the size. The
-distribution of samples does not depend on the batch size; their last bits may.
-"""
+"""Device and dtype of a model: what is here, what was asked for, and which is the quickest."""
 
 from __future__ import annotations
 
-import gc
-import logging
 import platform
 import timeit
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from functools import cache
+from typing import Final, Literal, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from szpo import memory
-from szpo.errors import ResourceError, UsageError
+from szpo.errors import UsageError
 
 Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
@@ -36,14 +20,8 @@ PREFERRED = ("cuda", "mps")
 """Kinds that `choose` takes before the CPU; xpu must be asked for by name."""
 GIB = 2**30
 
-T = TypeVar("T")
-S = TypeVar("S", bound=np.generic)
-_WORDS = ("out of memory", "can't allocate memory")
-"""How errors without a class of their own (CPU, MPS) say it."""
 CLEARLY: Final = 0.8
 """Share of the seconds in fp32 that bf16 may take at most to be chosen on a CPU."""
-LAID_OUT: Final = GIB // 2
-"""Bytes of the largest model whose weights are laid out: they are then in memory twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,130 +159,3 @@ def describe(choice: Choice) -> str:
         memory = torch.cuda.get_device_properties(name).total_memory / GIB
         name = f"{name} ({torch.cuda.get_device_name(name)}, {memory:.0f} GiB)"
     return f"auto is {name} in {choice.dtype}: {choice.reason}"
-
-
-def store_scales(model: Any) -> None:
-    """Store the exact scales of a model just loaded, so that `allow_gradients` restores it."""
-    for layer in _packing(model):
-        if not _packed(layer):
-            layer.exact_absmax = layer.weight.quant_state.absmax
-
-
-@contextmanager
-def allow_gradients(model: Any) -> Iterator[None]:
-    """Let gradients through the model's 4-bit layers inside the block.
-
-    The weights are as they were loaded. Afterwards they may be packed again.
-    """
-    layers = _packing(model)
-    for layer in layers:
-        layer.support_avx512bf16_for_cpu = False
-        if _packed(layer):
-            _unpack(layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.support_avx512bf16_for_cpu = True
-
-
-def _packing(model: Any) -> list[Any]:
-    """The layers that pack their weights on this CPU."""
-    return [m for m in model.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
-
-
-def _packed(layer: Any) -> bool:
-    return bool(getattr(layer.weight.quant_state, "packing_format_for_cpu", False))
-
-
-def _unpack(layer: Any) -> None:
-    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpacked
-
-    layer.weight.data, state = unpacked(layer.weight.data, layer.weight.quant_state)
-    exact = getattr(layer, "exact_absmax", None)
-    state.absmax = state.absmax.T.reshape(-1).float() if exact is None else exact
-    layer.weight.quant_state = state
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
-
-
-def retry_halved(work: Callable[[int], T], rows: int) -> T:
-    """Return ``work(rows)``; while it runs out of memory, ask again with half as many rows."""
-    while True:
-        try:
-            return work(rows)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            rows = _smaller(rows)
-        free_memory()
-
-
-def lay_out(model: Any) -> None:
-    """Keep a bf16 model's weights as oneDNN multiplies by them, for passes without gradients.
-
-    torch lays a matrix out anew in each product, which costs as much as the product with seven
-    rows. Products are the same to the last bit, or nothing is laid out.
-    """
-    layers = [
-        m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16
-    ]
-    size = sum(m.weight.nbytes for m in layers)
-    if not 0 < size <= LAID_OUT or not cpu_computes_in_bf16():
-        return
-    try:
-        with torch.no_grad():
-            layouts = [torch.ops.mkldnn._reorder_linear_weight(m.weight, None) for m in layers]
-            tried = layers[0].weight[:3]
-            same = torch.equal(layers[0](tried), _multiply(layers[0], layouts[0], tried))
-    except (AttributeError, RuntimeError):  # this torch or this processor has no such product
-        return
-    for module, layout in zip(layers, layouts, strict=True) if same else ():
-        module.forward = partial(_multiply, module, layout)  # type: ignore[method-assign]
-
-
-def _multiply(module: nn.Linear, layout: Tensor, x: Tensor) -> Tensor:
-    if torch.is_grad_enabled() or not x.numel():
-        return nn.functional.linear(x, module.weight, module.bias)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, layout, module.bias, "none", [], "")
-    return product
-
-
-def split_halved(
-    work: Callable[[NDArray[np.int64]], NDArray[S]], rows: NDArray[np.int64]
-) -> NDArray[S]:
-    """Return ``work(rows)``, one result per row; where memory runs out, the halves one by one."""
-    try:
-        return work(rows)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        half = _smaller(len(rows))
-    free_memory()
-    parts = [split_halved(work, rows[:half]), split_halved(work, rows[half:])]
-    return np.concatenate(parts)
-
-
-def free_memory() -> None:
-    """Give memory that nothing uses back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _smaller(rows: int) -> int:
-    if rows <= 1:
-        raise ResourceError(
-            "out of memory with one row in the batch; lower generation.max_new_tokens, shorten "
-            "the prompts, or set model.quantization"
-        ) from None
-    logging.getLogger("szpo").warning(
-        f"out of memory with {rows} rows in a batch; going on with {rows // 2}"
-    )
-    return rows // 2

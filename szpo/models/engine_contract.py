@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from szpo.errors import UsageError
 from szpo.models.answer_shares import Tokens
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.devices import split_halved
 from szpo.models.logprobs import (
     Sample,
     answer_positions,
@@ -29,6 +28,7 @@ from szpo.models.logprobs import (
     token_logprobs,
     vocabulary_size,
 )
+from szpo.models.out_of_memory import split_halved
 from szpo.models.sampling import Sampling
 from szpo.types import Floats
 

@@ -23,7 +23,6 @@ from szpo import background_work
 from szpo.errors import RunError, UsageError
 from szpo.models import states
 from szpo.models.batched_lora import AdaptedModel, Below, Deltas, attach_deltas, keep_below, skip
-from szpo.models.devices import allow_gradients
 from szpo.models.logprobs import (
     Batch,
     Sample,
@@ -34,6 +33,7 @@ from szpo.models.logprobs import (
     reads_slices,
     run_batch,
 )
+from szpo.models.packed_layers import allow_gradients
 from szpo.models.scores import CPU_TOKENS, POSITIONS, TOKENS, attention_of
 from szpo.types import Floats, Theta
 

@@ -28,7 +28,7 @@ from transformers import (
 from szpo import cache
 from szpo.data.prompts import PromptSet
 from szpo.errors import ResourceError, UsageError
-from szpo.models import devices, identity, named_models, weight_files
+from szpo.models import devices, identity, named_models, onednn_layout, packed_layers, weight_files
 from szpo.models.adapters import Adapter, read_adapter, tell_base
 from szpo.models.batched_lora import AdaptedModel
 from szpo.models.devices import Dtype
@@ -197,9 +197,9 @@ def load(
     model.eval()
     model.requires_grad_(False)
     if quantization is not None:
-        devices.store_scales(model)
+        packed_layers.store_scales(model)
     elif device == "cpu":
-        devices.lay_out(model)
+        onednn_layout.lay_out(model)
     return Loaded(model, tokenizer, name, folder, known, dtype, quantization, start)
 
 

@@ -23,7 +23,6 @@ from szpo.cache import quiet
 from szpo.errors import RunError
 from szpo.models.answer_shares import Tokens
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.devices import retry_halved, split_halved
 from szpo.models.engine_contract import Engine, check_rows, padded_logprobs
 from szpo.models.flat_attention import (
     Canary,
@@ -42,6 +41,7 @@ from szpo.models.logprobs import (
     vocabulary_size,
 )
 from szpo.models.lora import Site
+from szpo.models.out_of_memory import retry_halved, split_halved
 from szpo.models.sampling import Sampling, draw, place_uniforms
 from szpo.types import Floats
 

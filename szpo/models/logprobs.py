@@ -19,8 +19,8 @@ from torch import nn
 from szpo import background_work
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, keep_below, skip
-from szpo.models.devices import split_halved
 from szpo.models.flat_attention import FlatReading, use_flat_attention
+from szpo.models.out_of_memory import split_halved
 from szpo.types import Floats
 
 TOKENS = 4096

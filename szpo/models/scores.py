@@ -38,7 +38,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from szpo import background_work
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, keep_below, skip
-from szpo.models.devices import allow_gradients, split_halved
 from szpo.models.logprobs import (
     KL_LOGITS,
     Batch,
@@ -53,6 +52,8 @@ from szpo.models.logprobs import (
     vocabulary_size,
 )
 from szpo.models.lora import Site
+from szpo.models.out_of_memory import split_halved
+from szpo.models.packed_layers import allow_gradients
 from szpo.types import Floats, Theta
 
 TOKENS = 384

@@ -19,9 +19,9 @@ from szpo import background_work
 from szpo.errors import UsageError
 from szpo.models import loading
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.devices import split_halved
 from szpo.models.loading import Loaded
 from szpo.models.logprobs import Batch, Sample, batches, body, run_batch
+from szpo.models.out_of_memory import split_halved
 from szpo.types import Answer, Floats, Prompt
 
 DEPTH: Final = 5 / 6

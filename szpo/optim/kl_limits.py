@@ -39,6 +39,8 @@ LEAST_KL: Final = 0.1
 """A point is measured if its quadratic KL estimate is at least this many nats."""
 UNMOVED_SHARE: Final = 0.05
 """A point that moved by at most this share of its distance from the start is not read again."""
+MEASURED_EVERY: Final = 2
+"""Steps after which a rule with one point and a budget measures KL, and is drawn back to it."""
 
 
 @dataclass(frozen=True, slots=True)

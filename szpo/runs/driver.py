@@ -21,7 +21,15 @@ from szpo.ledger.run_spec import BUDGET
 from szpo.optim import kl_limits
 from szpo.optim.named_features import NamedFeatures
 from szpo.policies.protocol import moved
-from szpo.runs import assemble, guards, samples, services, start_features, taste_files
+from szpo.runs import (
+    assemble,
+    guards,
+    repeated_pairs,
+    samples,
+    services,
+    start_features,
+    taste_files,
+)
 from szpo.runs.assemble import RunParts
 from szpo.runs.budget import KL_PROMPTS
 from szpo.runs.services import Services
@@ -35,8 +43,6 @@ from szpo.voting.service import VoteService
 
 CHECKS: Final = 0.25
 """Share of the rows that compare an answer of the improved policy with one of its start."""
-REPEATS: Final = 0.1
-"""Share of the chosen rows that show an earlier row again, to measure how far verdicts agree."""
 Chosen: TypeAlias = tuple[tuple[Entry, ...], tuple[user_features.Description, ...]]
 """Entries that may become a run's features, and what to record of the user's own among them."""
 
@@ -82,7 +88,7 @@ def prepare(
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
         entries=parts.entries if chosen is None else {each.name: each for each in chosen[0]},
         features=None if chosen is None else partial(_draw_features, parts, chosen, say),
-        repeats=REPEATS,
+        repeats=repeated_pairs.SHARE,
         sheet=config.sheet if people and config.picks_pairs else None,
         checks=CHECKS,
         aside=services.set_aside(parts.prompts.train, ledger.root_seed)[1],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from szpo import seeds
 from szpo.ledger.database import Ledger, Record
@@ -11,6 +12,9 @@ from szpo.runs.services import Services
 from szpo.types import Comparison
 from szpo.voting import counting
 from szpo.voting.seats import LETTERS
+
+SHARE: Final = 0.1
+"""Share of the chosen rows that show an earlier row again, to measure how far verdicts agree."""
 
 
 def repeatable(ledger: Ledger) -> list[Record]:

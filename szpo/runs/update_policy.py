@@ -38,9 +38,6 @@ from szpo.voting.recorded_step import read_step
 QUADRATIC_UP_TO: Final = 0.5
 """Nats up to which |z|²/2 is used as KL; beyond, measured KL has been three times as large."""
 
-MEASURED_EVERY: Final = 2
-"""Steps after which a rule with one point and a budget measures KL, and is drawn back to it."""
-
 
 def tell(
     run: Services, at: Position, votes: StepVotes, comparisons: Sequence[Comparison]
@@ -68,7 +65,7 @@ def tell(
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
         reach = state.carried.reach
         reach = None if reach is at.state.carried.reach else reach  # not an earlier step's
-    elif settings.kl_budget is not None and (at.step + 1) % MEASURED_EVERY == 0:
+    elif settings.kl_budget is not None and (at.step + 1) % kl_limits.MEASURED_EVERY == 0:
         start = starting_theta(ledger)
         reach = _measure(run, at.step, start, centre)
         centre = theta = kl_limits.draw_back(start, centre, reach)
@@ -166,7 +163,7 @@ def _kl(
         return reach.measured, True
     if run.settings.guides and run.measured_kl is not None:
         # The length of a step in a span says nothing of what it costs.
-        due = run.bands.kl is not None or (at.step + 1) % MEASURED_EVERY == 0
+        due = run.bands.kl is not None or (at.step + 1) % kl_limits.MEASURED_EVERY == 0
         return (float(run.measured_kl(after.theta)), True) if due else (None, False)
     if run.kl is None:
         return None, False

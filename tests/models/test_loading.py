@@ -30,10 +30,10 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.models import adapters, devices, loading, named_models, weight_files
 from szpo.models.batched_lora import AdaptedModel, find_sites
-from szpo.models.devices import allow_gradients
 from szpo.models.local_engines import engine_for
 from szpo.models.logprobs import Sample
 from szpo.models.lora import lora_config
+from szpo.models.packed_layers import allow_gradients
 from szpo.models.sampling import Sampling
 from szpo.policies import language_model
 from szpo.policies.language_model import random_start

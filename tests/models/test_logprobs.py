@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 
 from szpo.errors import ResourceError, RunError
-from szpo.models import devices, flat_attention, logprobs, scores
+from szpo.models import flat_attention, logprobs, out_of_memory, scores
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
 from szpo.models.local_engines import FlatEngine, GenerateEngine
 from szpo.models.logprobs import Sample
@@ -223,12 +223,12 @@ def test_other_errors_are_not_caught():
         raise RuntimeError("a shape does not fit")
 
     with pytest.raises(RuntimeError, match="shape"):
-        devices.retry_halved(broken, 8)
+        out_of_memory.retry_halved(broken, 8)
     for error, is_it in (
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("MPS backend out of memory"), True), (ValueError("out of memory"), False),
     ):  # fmt: skip
-        assert devices.is_out_of_memory(error) == is_it
+        assert out_of_memory.is_out_of_memory(error) == is_it
 
 
 def alone(model: torch.nn.Module, sample: Sample, temperature: float) -> torch.Tensor:
