@@ -43,18 +43,6 @@ _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """Names that only the person who publishes an adapter knows."""
-
-    base: str | None = None
-    """The base model's name on the hub; None: the name in the run's settings."""
-    licence: str | None = None
-    """The adapter's licence, as the hub names it, such as apache-2.0."""
-    votes: str | None = None
-    """The name of the dataset with the run's votes on the hub."""
-
-
-@dataclass(frozen=True, slots=True)
 class Weights:
     """Which weights of a run to export; by default its last ones."""
 
@@ -105,20 +93,19 @@ def _in_coordinates(ledger: Ledger, theta: Theta) -> bool:
 
 
 LAST: Final = Weights()
-UNNAMED: Final = Names()
 
 
-def base_id(ledger: Ledger, names: Names = UNNAMED) -> str | None:
+def _base_id(ledger: Ledger) -> str | None:
     """The name of a run's base model on the hub; None for a folder or a model made by szpo."""
     base = ledger.spec["base"]["name"]
-    known = names.base or HUB_NAMES.get(base) or hub_name(base)
+    known = HUB_NAMES.get(base) or hub_name(base)
     if known is not None:
         return known
     is_id = _HUB_ID.fullmatch(base) and not base.startswith(".") and not Path(base).exists()
     return base if is_id else None
 
 
-def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) -> str:
+def model_card(ledger: Ledger, weights: Weights = LAST) -> str:
     """The README of an exported adapter: data, votes, guards, result, how to load and verify it.
 
     It is made from the record alone: the same ledger gives the same text.
@@ -128,7 +115,7 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     total, group = status.read_results(ledger), weights.group
     folded = [f for f in total.table if f.state == "applied"]
     minutes = sum(f.words_read for f in folded) / budget.WORDS_PER_MINUTE
-    config, known = ledger.spec.get("config", {}), base_id(ledger, names)
+    config, known = ledger.spec.get("config", {}), _base_id(ledger)
     found, digest = taught_taste.last_findings(ledger), weights.digest(ledger)
     tells = group is None and found is not None and found.shown and found.mix
     improved = _improved(ledger, digest)
@@ -144,8 +131,6 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         pipeline_tag="text-generation",
         tags=["szpo", "lora", "preference"],
         base_model=known,
-        license=names.licence,
-        datasets=names.votes and [names.votes],
         base_model_relation=known and "adapter",
         **_results(won, total.name, interval),
     )
@@ -156,10 +141,9 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         folded=folded,
         weights=weights,
         group=group,
-        names=names,
         known=known,
         # A published card must not show a local path.
-        base=names.base or visible(total.model),
+        base=visible(total.model if fetched else known or Path(total.model).name),
         fetched=fetched,
         place=json.dumps(known if known and not fetched else "path/to/base"),
         voters=describe_voters(ledger, total),

@@ -85,8 +85,6 @@ class VoteRow:
     words_minus: int
     fast: bool
     """Cast sooner than a quarter of the reading time."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Row number → A, tie or B: a panelist's own notes."""
 
     @property
     def seconds(self) -> float:
@@ -132,7 +130,6 @@ class VoteRows:
             served_us=row["served_us"], received_us=row["received_us"],
             words=prompt + plus + minus, words_plus=plus, words_minus=minus,
             fast=details.get("fast") is True,
-            notes=_notes(details.get("notes")),
         )  # fmt: skip
 
 
@@ -165,12 +162,6 @@ def _count_words(ledger: Ledger) -> dict[str, tuple[int, int, int]]:
             minus + len(row["minus"].split()),
         )
     return found
-
-
-def _notes(value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(row): note for row, note in value.items() if note in ("A", "tie", "B")}
 
 
 # ---- with texts ----
@@ -342,7 +333,7 @@ def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
         if vote.kind == "train" and not vote.revision:
             totals.first_us.append(vote.received_us)
         if vote.counted and vote.repeats is not None:
-            again.append(replace(vote, notes={}))
+            again.append(vote)
     if again:
         _add_repeats(totals, votes, again)
     return totals

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from szpo.analysis import improvement, run_taste
-from szpo.analysis.adapter import check_name, push_to_hub
-from szpo.analysis.model_card import Names, Weights, base_id, find_unknown
+from szpo.analysis.model_card import Weights, find_unknown
 from szpo.analysis.named_votes import USUAL
-from szpo.analysis.vote_export import write_dataset, write_votes
+from szpo.analysis.vote_export import write_votes
 from szpo.cli import console, run_paths
 from szpo.cli.clusters import members_of
 from szpo.errors import IntegrityError, UsageError
@@ -135,30 +132,6 @@ def export(
         help="Write the votes of closed rounds, without withdrawn ones, to this .jsonl, .csv or "
         ".db file instead.",
     ),
-    dataset: Path | None = typer.Option(
-        None,
-        "--dataset",
-        help="Write the same votes as a folder for datasets.load_dataset instead.",
-    ),
-    push: str | None = typer.Option(
-        None, "--push", help="Push the adapter to this USER/NAME of the Hugging Face Hub."
-    ),
-    push_votes: str | None = typer.Option(
-        None, "--push-votes", help="Push the votes as a dataset to this USER/NAME."
-    ),
-    base: str | None = typer.Option(
-        None, "--base", help="The base model's USER/NAME on the hub, if the run has a local one."
-    ),
-    licence: str | None = typer.Option(
-        None, "--license", help="Licence named in the card, such as apache-2.0; default: none."
-    ),
-    pseudonyms: bool = typer.Option(
-        False, "--pseudonyms", help="In a dataset, show which votes are from one panelist."
-    ),
-    notes: bool = typer.Option(False, "--notes", help="In a dataset, keep panelists' notes."),
-    public: bool = typer.Option(
-        False, "--public", help="Make a new repository public; default: private."
-    ),
     scale: float = typer.Option(
         1.0,
         "--scale",
@@ -183,132 +156,72 @@ def export(
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Write the adapter (PEFT), the merged model or the votes; push to the Hugging Face Hub.
+    """Write the adapter (PEFT), the merged model or the votes.
 
     Weights that fail a guard or cannot be told from the base are written only with --anyway;
     without it the exit code is 1. Those that were not measured are written with a warning. The
     adapter's folder also gets a model card and the base's tokenizer with its chat template.
     --scale, --nats and --cluster load the model and measure KL and guards of what is written,
     --rank the KL from the whole adapter to the cut one. Votes are written as JSONL, CSV or an
-    SQLite table, or as a folder for datasets. What is pushed is written to a temporary folder
-    unless --out or --dataset names one.
+    SQLite table.
     """
-    names = Names(
-        base and check_name(base, "--base"),
-        licence,
-        push_votes and check_name(push_votes, "--push-votes"),
-    )
-    if push is not None:
-        check_name(push, "--push")
     run_paths.require_cluster(cluster, chosen)
-    others: dict[str, object]
-    others = {"--votes": votes, "--dataset": dataset, "--push-votes": push_votes}
-    if cluster and (idle := [name for name, value in others.items() if value is not None]):
-        raise UsageError(f"--cluster writes an adapter; leave out {', '.join(idle)}")
-    with_adapter = votes is None and bool(push or out or not (dataset or push_votes))
+    if cluster and votes is not None:
+        raise UsageError("--cluster writes an adapter; leave out --votes")
     if not 0 < scale <= 1:
         raise UsageError(
             f"--scale {scale:g}: give a factor above 0, at most 1; 0 would be where the run began"
         )
     if nats is not None and not (0 < nats < float("inf") and scale == 1):
         raise UsageError(f"--nats {nats:g}: give a number above 0, and no --scale")
-    if (scale != 1 or rank or nats) and not with_adapter:
-        idle = ["--scale" if scale != 1 else "--nats" if nats else "--rank"]
-        raise UsageError(
-            f"{idle[0]}: no adapter is written; leave out --votes, or add --out FOLDER"
-        )
-    others = {"--votes": votes, "--dataset": dataset, "--push": push, "--push-votes": push_votes}
-    others |= {"--rank": rank}
-    if merged and (idle := [name for name, value in others.items() if value is not None]):
-        raise UsageError(f"--merged writes a whole model to a folder; leave out {', '.join(idle)}")
+    if (scale != 1 or rank or nats) and votes is not None:
+        idle = "--scale" if scale != 1 else "--nats" if nats else "--rank"
+        raise UsageError(f"{idle}: no adapter is written; leave out --votes")
+    if merged and (idle := ", ".join(["--votes"] * (votes is not None) + ["--rank"] * bool(rank))):
+        raise UsageError(f"--merged writes a whole model to a folder; leave out {idle}")
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
-        documents: list[dict[str, Any]]  # key "": the line to print
+        document: dict[str, Any]  # key "": the line to print
         if votes is not None:
             count = write_votes(ledger, votes)
             wrote = console.count(count, "vote")
-            documents = [{"votes": count, "file": str(votes), "": f"wrote {wrote} to {votes}"}]
+            document = {"votes": count, "file": str(votes), "": f"wrote {wrote} to {votes}"}
         else:
-            documents = []
-            if push and base_id(ledger, names) is None:
-                raise UsageError(
-                    f"{path.stem}: its base model is a folder of this machine, which nobody else "
-                    "can load; name it on the hub by --base USER/NAME"
-                )
-            if with_adapter:
-                improvement.require_moving(ledger)
-                suffix = "" if cluster is None else f"-{cluster}"
-                suffix += "" if scale == 1 else f"-scaled-{scale:g}"
-                suffix += "" if nats is None else f"-{nats:g}-nats"
-                suffix += "" if rank is None else f"-rank-{rank}"
-                kind = "merged" if merged else "adapter"
-                beside = path.with_name(f"{path.stem}-{kind}{suffix}")
-                weights = _make_weights(ledger, scale, nats, cluster, chosen or USUAL)
-                weights = weights if rank is None else _cut(ledger, weights, rank)
-                documents.append(
-                    _write_merged(ledger, out or beside, weights, anyway=anyway)
-                    if merged
-                    else _hand_over_adapter(
-                        ledger, out if push else out or beside, weights, names,
-                        push=push, public=public, anyway=anyway,
-                    )
-                )  # fmt: skip
-            if dataset or push_votes:
-                more = ["panelist"] * pseudonyms + ["notes"] * notes
-                documents.append(_hand_over_votes(ledger, dataset, more, names, public=public))
-    document = {key: value for each in documents for key, value in each.items() if key}
-    console.answer(as_json, document, *(each[""] for each in documents))
+            improvement.require_moving(ledger)
+            suffix = "" if cluster is None else f"-{cluster}"
+            suffix += "" if scale == 1 else f"-scaled-{scale:g}"
+            suffix += "" if nats is None else f"-{nats:g}-nats"
+            suffix += "" if rank is None else f"-rank-{rank}"
+            kind = "merged" if merged else "adapter"
+            target = out or path.with_name(f"{path.stem}-{kind}{suffix}")
+            weights = _make_weights(ledger, scale, nats, cluster, chosen or USUAL)
+            weights = weights if rank is None else _cut(ledger, weights, rank)
+            write = _write_merged if merged else _write_adapter
+            document = write(ledger, target, weights, anyway=anyway)
+    line = document.pop("")
+    console.answer(as_json, document, line)
 
 
-def _hand_over_votes(
-    ledger: Ledger, out: Path | None, more: Sequence[str], names: Names, *, public: bool
-) -> dict[str, Any]:
-    """Write the votes as a dataset, and push it if it has a name on the hub."""
-    with _target(out) as target:
-        count = write_dataset(ledger, target, more, licence=names.licence)
-        found = {"dataset": str(out)} if out else {}
-        message = f"wrote {console.count(count, 'vote')} to {out}"
-        if names.votes is not None:
-            found["votes_url"] = push_to_hub(target, names.votes, kind="dataset", public=public)
-            message = f"pushed {console.count(count, 'vote')} to {found['votes_url']}"
-    return {"votes": count, **found, "": message}
-
-
-def _hand_over_adapter(
-    ledger: Ledger,
-    out: Path | None,
-    weights: Weights,
-    names: Names,
-    *,
-    push: str | None,
-    public: bool,
-    anyway: bool,
-) -> dict[str, Any]:
-    """Write the adapter, and push it if it has a name on the hub."""
+def _write_adapter(ledger: Ledger, out: Path, weights: Weights, *, anyway: bool) -> dict[str, Any]:
+    """Write the adapter's folder."""
     from szpo.analysis import adapter
 
-    with _target(out) as target:
-        tokenizer = adapter.write_folder(ledger, target, weights, names, anyway=anyway)
-        found: dict[str, Any] = {"tokenizer": tokenizer}
-        if not tokenizer:
-            console.warn(
-                f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "
-                "tokenizer; load that of the base model"
-            )
-        if not anyway and (unknown := find_unknown(ledger, weights)):
-            console.warn(unknown)
-        message = (
-            f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r}), as its "
-            "README.md shows"
+    tokenizer = adapter.write_folder(ledger, run_paths.fresh(out), weights, anyway=anyway)
+    if not tokenizer:
+        console.warn(
+            f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "
+            "tokenizer; load that of the base model"
         )
-        if out is not None:
-            found["adapter"] = str(out)
-        if push is not None:
-            found["url"] = push_to_hub(target, push, kind="model", public=public)
-            message = f"pushed the adapter to {found['url']}"
-        if (group := weights.group) is not None:
-            found |= {"votes": group.votes, "panelists": group.members}
-            message += f"; fitted to {group.votes} votes of {', '.join(group.members)}"
+    if not anyway and (unknown := find_unknown(ledger, weights)):
+        console.warn(unknown)
+    message = (
+        f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r}), as its "
+        "README.md shows"
+    )
+    found: dict[str, Any] = {"tokenizer": tokenizer, "adapter": str(out)}
+    if (group := weights.group) is not None:
+        found |= {"votes": group.votes, "panelists": group.members}
+        message += f"; fitted to {group.votes} votes of {', '.join(group.members)}"
     return {**found, **_measured(weights), "": message}
 
 
@@ -406,13 +319,3 @@ def _cut(ledger: Ledger, weights: Weights, rank: int) -> Weights:
     cut = other_weights.measure_cut(_reopen(ledger), weights.theta(ledger), rank)
     console.complain(f"measured: rank {rank} is {cut:.3f} nats from the whole adapter")
     return replace(weights, rank=rank, cut=cut)
-
-
-@contextlib.contextmanager
-def _target(path: Path | None) -> Iterator[Path]:
-    """The folder to write: ``path``, or a temporary one that is removed after the block."""
-    if path is not None:
-        yield run_paths.fresh(path)
-        return
-    with tempfile.TemporaryDirectory() as place:
-        yield Path(place) / "export"

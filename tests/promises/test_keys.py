@@ -12,10 +12,9 @@ import huggingface_hub
 import pytest
 
 from szpo import keyed_requests
-from szpo.analysis import adapter
 from szpo.cli import app, console
 from szpo.config.tables import Engine, Judge
-from szpo.errors import ResourceError, UsageError
+from szpo.errors import UsageError
 from szpo.judges import endpoint, llm_judge
 from szpo.judges.llm_judge import LanguageJudge
 from szpo.judges.prompting import JudgeError
@@ -23,7 +22,6 @@ from szpo.models import named_models
 from szpo.policies import vllm_engine
 from szpo.runs import callbacks
 from szpo.runs.callbacks import RunFacts
-from tests.support import hub_server
 from tests.support.http_server import Reply, Request, serving
 from tests.support.judging import comparison
 from tests.support.stub_endpoint import stub_endpoint
@@ -134,17 +132,15 @@ def test_vllm_servers_are_asked_past_every_proxy(proxied):
 
 
 def test_a_hub_on_this_machine_is_used_past_every_proxy(proxied, monkeypatch, tmp_path):
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "README.md").write_text("# A card\n")
+    heard: list[Request] = []
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    with hub_server.serve() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        adapter.push_to_hub(tmp_path / "made", "me/votes", kind="dataset")
+    with serving(lambda request: heard.append(request) or Reply(404)) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
         with pytest.raises(UsageError, match="the hub did not give it"):
             named_models.locate("nobody/nothing-at-all")
-        assert f"Bearer {KEY}" in server.tokens
-        assert any("nothing-at-all" in path for path in server.requests)
+    (asked,) = (seen for seen in heard if "nothing-at-all" in seen.path)
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
     assert proxied == []
 
 
@@ -194,9 +190,6 @@ def test_a_key_goes_over_plain_http_only_where_a_setting_names_the_host(monkeypa
     with pytest.raises(UsageError, match=r"engine\.adapters is missing"):
         engine()
     monkeypatch.setenv("HF_ENDPOINT", ELSEWHERE)
-    assert "HF_ENDPOINT" in refused(
-        lambda: adapter.push_to_hub(tmp_path, "me/votes", kind="dataset")
-    )
     assert "HF_ENDPOINT" in refused(lambda: named_models.locate("nobody/nothing-at-all"))
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setitem(sys.modules, "wandb", fake_wandb(ELSEWHERE))
@@ -252,8 +245,8 @@ def test_no_error_warning_or_traceback_holds_a_key(monkeypatch, capsys, tmp_path
     assert "Bearer [key]" in lines[0] and KEY not in found.out + found.err + lines[0]
 
 
-def test_a_password_in_the_hubs_address_is_not_printed(monkeypatch, tmp_path):
+def test_a_password_in_the_hubs_address_is_not_printed(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://me:secret-word@127.0.0.1:9")
-    with pytest.raises(ResourceError, match="cannot be reached") as caught:
-        adapter.push_to_hub(tmp_path, "me/votes", kind="dataset")
+    with pytest.raises(UsageError, match="the hub did not give it") as caught:
+        named_models.locate("nobody/nothing-at-all")
     assert "secret-word" not in str(caught.value)

@@ -14,11 +14,13 @@ import pytest
 
 import szpo
 from szpo import files, seeds
-from szpo.analysis import html_report, overview, vote_export, vote_rows
-from szpo.analysis.vote_export import write_jsonl
+from szpo.analysis import html_report, overview, vote_rows
+from szpo.analysis.vote_export import export_votes, write_jsonl, write_votes
 from szpo.cli.app import call
 from szpo.metrics import wilson
 from szpo.voting import pauses, step_states
+from szpo.voting.service import VoteService
+from tests.support.asking import open_run
 from tests.support.browser import make
 from tests.support.quadratic import (
     ValueJudge,
@@ -154,33 +156,17 @@ def test_an_exported_vote_is_for_the_texts_that_the_voter_preferred(tmp_path):
         assert (vote["choice"] == vote["plus_side"]) == (vote["verdict"] == "plus")
 
 
-def test_a_dataset_has_votes_of_closed_rounds_and_says_who_only_where_it_is_asked_to(
-    stage, tmp_path
-):
-    ledger = stage.ledger
-    every = [row for row in vote_export.export_votes(ledger, texts=True) if row["step"] < 12]
-    for name, more in (("bare", ()), ("whole", ("panelist", "notes"))):
-        assert vote_export.write_dataset(ledger, tmp_path / name, more, licence="cc0-1.0") == len(
-            every
-        )
-        lines = (tmp_path / name / vote_export.FILE).read_text("utf-8").splitlines()
-        for line, row in zip(map(json.loads, lines), every, strict=True):
-            assert {*line} == {*vote_export.TYPES, "prompts", "plus", "minus", *more}
-            for key in (*vote_export.TYPES, "plus", "minus", *({"panelist"} & {*more})):
-                assert line[key] == row[key], key
-            turns = [
-                [(turn["role"], turn["content"]) for turn in each] for each in line["prompts"]
-            ]
-            assert turns == [[*map(tuple, each)] for each in row["prompts"]]
-            if more:
-                assert line["notes"] == [{"row": 0, "side": "A"}, {"row": 1, "side": "tie"},
-                                         {"row": 9, "side": "B"}]  # fmt: skip
-    card = (tmp_path / "whole" / "README.md").read_text("utf-8")
-    assert f"{len(every)} votes from 3 people. They compare batches of answers" in card
-    assert "size_categories:\n- n<1K" in card and "- crowdsourced\n" in card
-    assert "license: cc0-1.0" in card and "| `notes` |" in card
-    bare = (tmp_path / "bare" / "README.md").read_text("utf-8")
-    assert "here, nor is who cast which vote." in bare and "| `notes` |" not in bare
+def test_votes_of_an_open_round_leave_the_record_by_no_file(tmp_path):
+    with open_run(tmp_path, n=4, m=1) as ledger:
+        service = VoteService(ledger)
+        seat = service.assign(service.enroll("person", "ann"))
+        service.cast(seat.id, "A", idem=seat.id)
+        assert len(list(export_votes(ledger))) == 1
+        for form in ("csv", "jsonl", "db"):
+            assert write_votes(ledger, tmp_path / f"open.{form}") == 0
+        step_states.close(ledger, 0, "operator", reason="enough", actor="bob")
+        for form in ("csv", "jsonl", "db"):
+            assert write_votes(ledger, tmp_path / f"closed.{form}") == 1
 
 
 def test_votes_are_for_their_owner_alone_and_replace_nothing(stage, tmp_path):
