@@ -19,7 +19,6 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForMaskedLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
@@ -207,13 +206,6 @@ def token_counter(name: str) -> Callable[[str], int]:
     """A function that counts a text's tokens for this model; no weights are loaded."""
     tokenizer = load_tokenizer(locate(name))
     return lambda text: len(tokenizer.encode(text))
-
-
-def load_encoder(name: str) -> tuple[Any, Any]:
-    """A masked language model without its head, and its tokenizer, as BERTScore takes them."""
-    folder = locate(name)
-    model = weight_files.load_model(folder, kind=AutoModelForMaskedLM, use_safetensors=True)
-    return model.base_model, load_tokenizer(folder)
 
 
 def _load_folder(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:

@@ -107,18 +107,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_model(folder: Path, *, kind: Any = None, **options: Any) -> Any:
-    """Load a language model, by default a causal one, whose files hold every tensor of it.
+def load_model(folder: Path, **options: Any) -> Any:
+    """Load a causal language model whose files hold every tensor of it.
 
     transformers draws a tensor that they lack at random. Tensors of the files that the model does
     not have are named in a warning. ``options`` go to ``from_pretrained``.
     """
     import transformers
 
-    kind = kind or transformers.AutoModelForCausalLM
     with cache.quiet(), _keep_report() as report:
         try:
-            loaded: Any = kind.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=False, output_loading_info=True,
                 ignore_mismatched_sizes=True, **options,
             )  # fmt: skip
