@@ -73,7 +73,6 @@ GROUPS: Final = {
         ("pairs", "data", "Read a run's votes or a preference file; write TRL's pairs."),
         ("rank", "data", "Write Label Studio tasks for ranking several answers."),
         ("select", "data", "Choose the pairs of a pool on which votes teach most."),
-        ("prompts", "data", "Let the model invent prompts like your own: szpo prompts grow."),
         ("adapters", "adapters", "Make adapters for features or rewards: szpo adapters make."),
         ("baseline", "baseline", "Train by a gradient method on the same votes."),
         ("scorer", "judge", "Train a small pair scorer from votes or pairs."),

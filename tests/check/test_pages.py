@@ -109,7 +109,7 @@ def test_commands_of_pages_exist_with_their_options(capsys):
             wrong.append(f"{page}: there is no szpo {command}")
             continue
         options = [word.split("=")[0] for word in words if re.match(r"-{1,2}[a-z]", word)]
-        further = words[:1] if command in ("adapters", "prompts") else ()
+        further = words[:1] if command == "adapters" else ()
         shown = help_of(command, *further) if options and command != "bench" else ""
         wrong += [
             f"{page}: szpo {command} has no {word}"

@@ -576,8 +576,8 @@ def test_a_bench_takes_typed_options_and_its_json_is_all_of_stdout(capsys, monke
     assert 'no benchmark "nope"; there are:' in capsys.readouterr().err
     assert call(["bench", "preferences"]) == 2
     assert "arguments are required: --file (see: szpo" in capsys.readouterr().err
-    assert call(["prompts"]) == 2
-    assert capsys.readouterr().err == "error: no command given (see: szpo prompts --help)\n"
+    assert call(["adapters"]) == 2
+    assert capsys.readouterr().err == "error: no command given (see: szpo adapters --help)\n"
     assert call(["bench", "gridworld", "--nope"]) == 2
     wrong = "error: unrecognized arguments: --nope (see: szpo bench gridworld --help)\n"
     assert capsys.readouterr().err == wrong

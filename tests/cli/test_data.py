@@ -1,17 +1,15 @@
 """The commands that read preference files and write pairs and ranking tasks."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from szpo.baselines import asking
 from szpo.cli import app
-from szpo.data import invented_prompts, preference_files, prompts
+from szpo.data import preference_files
 from szpo.data.preference_formats import Pair
 from szpo.ledger.database import Ledger
-from szpo.types import Answer, Prompt
 from szpo.voting import step_states
 from szpo.voting.service import VoteService
 from tests.support import asking as asking_people
@@ -166,49 +164,3 @@ def test_completions_of_a_run_are_ranked_by_people(tmp_path, capsys):
     assert [len(completions) for completions in made] == [4, 4]
     assert app.call(["rank", str(out), "--out", str(tasks)]) == 0
     assert "wrote 2 tasks" in capsys.readouterr().out
-
-
-OWN = ("Describe a street after rain.", "Write about a birthday.", "Tell me of a good dog.")
-
-
-def test_invented_prompts_are_new_and_asked_for_again_where_some_are_missing():
-    said = ["- Describe a street after the rain", "Name a fish.", "Name a fish, please", "", "?"]
-    rounds: list[int] = []
-
-    def ask(requests: Sequence[Prompt], number: int) -> list[Answer]:
-        rounds.append(len(requests))
-        assert all(sorted(OWN) == sorted(shown(request)) for request in requests)
-        texts = said if number == 0 else [f"Draw {number} boats"]
-        return [Answer(texts[i % len(texts)]) for i in range(len(requests))]
-
-    texts, counts = invented_prompts.invent(OWN, 3, ask, seed=0)
-    assert texts == ["Name a fish.", "Draw 1 boats", "Draw 2 boats"] and rounds == [6, 4, 2]
-    assert counts == {
-        "asked": 12,
-        "copies": 3 + 3 + 1,
-        "unreadable": 2,
-    }  # twice the street, and its like
-    none, few = invented_prompts.invent(
-        OWN, 9, lambda asked, n: [Answer(OWN[0])] * len(asked), seed=0
-    )
-    assert none == [] and few["asked"] == few["copies"] == 4 * 18
-
-
-def shown(request: Prompt) -> list[str]:
-    return [line[2:] for line in request.text.splitlines() if line.startswith("- ")]
-
-
-@pytest.mark.full
-def test_the_model_invents_prompts_that_a_run_reads(tmp_path, capsys):
-    own, out = tmp_path / "own.txt", tmp_path / "more.txt"
-    own.write_text("\n".join(OWN), encoding="utf-8")
-    line = ["prompts", "grow", str(own), "--out", str(out), "-n", "3", "--preset", "tiny"]
-    assert app.call([*line, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    made = [prompt.text for prompt in prompts.load(out, heldout=0).train]
-    assert 1 <= len(made) == found["texts"] <= 3 and not set(made) & set(OWN)
-    assert app.call(line) == 4  # it is there already
-    assert app.call([*line[:3], "--out", str(tmp_path / "x.csv")]) == 2
-    assert "prompts are written as .txt, a line each" in capsys.readouterr().err
-    none, other = str(tmp_path / "none.txt"), str(tmp_path / "y.txt")
-    assert app.call([*line[:2], none, *line[3:4], other]) == 2
