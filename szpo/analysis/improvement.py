@@ -120,21 +120,6 @@ class Improvement:
         return "" if self.kl is None else f"{about}{self.kl:.1f} nats"
 
     @property
-    def bar(self) -> str:
-        """The share and its interval between 0 and 100 %, ½ marked; empty where there is none.
-
-        >>> Improvement(Share(6, 10, 0.3, 0.8), "pairs", 9, None, (), "").bar
-        '0 % ············────────┼───●────────········ 100 %'
-        """
-        s = self.share
-        if s is None or s.value is None:
-            return ""
-        low, at, high = (round(40 * x) for x in (s.low, s.value, s.high))
-        marks = ["─" if low <= i <= high else "·" for i in range(41)]
-        marks[20], marks[at] = "┼", "●"
-        return f"0 % {''.join(marks)} 100 %"
-
-    @property
     def short(self) -> str:
         """The share with its interval, such as "63 % [58, 68]"; a dash where there is none."""
         return "–" if self.share is None or self.share.value is None else self.share.percent

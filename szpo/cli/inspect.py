@@ -96,7 +96,6 @@ def show(
             "run": f"{total.name}  ({total.path})",
             "state": f"{total.state}; {goes_on}" if goes_on else total.state,
             "result": helped.sentence,
-            **({"": helped.bar} if helped.bar else {}),
             **({"last": helped.last.line} if helped.last else {}),
             "model": total.model,
             "panel": f"{total.panel}, {console.count(total.panelists, 'panelist')}{total.fit}",

@@ -35,5 +35,4 @@ def test_run_show_report_card_and_library_say_the_same_two_figures(tmp_path, cap
     for name, text in places.items():
         assert set(SHARE.findall(text)) == {helped.short}, name
         assert set(NATS.findall(text)) == {f"{helped.kl:.1f} nats"}, name
-    assert helped.bar in places["show"]
     assert f'aria-label="{helped.short} on' in places["report"]
