@@ -79,7 +79,7 @@ def run(
     hold: bool = typer.Option(
         False, "--hold", help="Begin paused: the first round waits until the operator starts it."
     ),
-    folder: Path | None = typer.Option(None, "--folder", help="Folder of the runs."),
+    folder: Path | None = run_paths.FOLDER_OF_NEW,
     accept_samples: bool = typer.Option(
         False,
         "--accept-samples",
@@ -97,7 +97,7 @@ def run(
             )
         changes = _read_changes(sets)
         known_addresses.trust(trust)
-        path = run_paths.find(resume, folder or Path("runs"))
+        path = run_paths.find(resume, folder or run_paths.RUNS)
         if votes is not None:
             add_votes(path, votes, features)
         if accept_samples:

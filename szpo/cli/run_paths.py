@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -24,7 +24,12 @@ CLUSTER = typer.Option(
     None, "--cluster", min=1, help="Only the votes of this cluster, as numbered by --several."
 )
 OF_CLUSTER = typer.Option(None, "--features", help="With --cluster: the features of --several.")
-FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
+RUNS: Final = Path("runs")
+"""Where runs lie unless a folder is named."""
+FOLDER = typer.Option(RUNS, "--folder", help="Folder of the runs.")
+FOLDER_OF_NEW = typer.Option(
+    None, "--folder", help="Folder of the runs; default: runs, for a new run its run.folder."
+)
 TRUST = typer.Option(
     [],
     "--trust",
@@ -77,15 +82,15 @@ def find(run: str | None, folder: Path) -> Path:
 
 
 def find_target(
-    run: str | None, folder: Path, preset: str | None, sets: Sequence[str]
+    run: str | None, folder: Path | None, preset: str | None, sets: Sequence[str]
 ) -> tuple[Path, Config | None]:
     """A run's file, and the settings if the run is new; ``run`` may be a settings file.
 
-    A new run lies in ``folder``, or as its settings say where that is the default.
+    A new run lies in ``folder``, or as its settings say where that is None.
     """
     is_file = bool(run) and str(run).endswith(".toml")
     if not (is_file or preset or sets):
-        return find(run, folder), None
+        return find(run, folder or RUNS), None
     if run and not is_file:
         raise UsageError(f"run {run} keeps its settings; leave out --preset and --set")
     from szpo.runs import assemble
@@ -94,13 +99,17 @@ def find_target(
     return assemble.new_path(config), config
 
 
-def folder_of(folder: Path, file: Path | None, preset: str | None, sets: Sequence[str]) -> Path:
+def folder_of(
+    folder: Path | None, file: Path | None, preset: str | None, sets: Sequence[str]
+) -> Path:
     """The folder in which `find_target` puts a new run of these settings."""
     return Path(_load(folder, file, preset, sets).run.folder)
 
 
-def _load(folder: Path, file: Path | None, preset: str | None, sets: Sequence[str]) -> Config:
-    given = [] if folder == FOLDER.default else [f"run.folder={folder}"]
+def _load(
+    folder: Path | None, file: Path | None, preset: str | None, sets: Sequence[str]
+) -> Config:
+    given = [] if folder is None else [f"run.folder={folder}"]
     return settings_file.load(file, preset_name=preset, sets=[*sets, *given])
 
 

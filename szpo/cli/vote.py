@@ -95,11 +95,11 @@ def vote(
     votes: str | None = typer.Option(
         None, "--votes", help="Add votes to a recorded run, such as +40, even if it is finished."
     ),
-    folder: Path = run_paths.FOLDER,
+    folder: Path | None = run_paths.FOLDER_OF_NEW,
 ) -> int:  # fmt: skip
     """Vote in this terminal: begin a run, or join one; the model runs beside."""
     known_addresses.trust(trust)
-    if name is None and preset is None and (sets or not run_paths.files(folder)):
+    if name is None and preset is None and (sets or not run_paths.files(folder or run_paths.RUNS)):
         preset = PRESET
     path, config = run_paths.find_target(name, folder, preset, sets)
     accepted = ["--accept-samples"] if accept_samples else []

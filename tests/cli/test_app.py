@@ -513,11 +513,15 @@ def test_the_plan_counts_what_improving_draws_besides():
     assert "at most 5 rounds" in told and "minutes on this machine" in told
 
 
-def test_a_new_run_lies_where_its_settings_say_unless_a_folder_is_named(tmp_path):
-    sets = [f"run.folder={tmp_path / 'a'}", "run.name=x"]
-    for folder, place in ((Path("runs"), tmp_path / "a"), (tmp_path / "b", tmp_path / "b")):
+def test_a_new_run_lies_where_its_settings_say_unless_a_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sets = ["run.folder=a", "run.name=x"]
+    for folder, place in ((None, "a"), (Path("b"), "b"), (run_paths.RUNS, "runs")):
         path, config = run_paths.find_target(None, folder, "people", sets)
-        assert path == place / "x.db" and config.run.folder == str(place)
+        assert path == Path(place, "x.db") and config.run.folder == place
+    for name in ("run", "vote", "serve"):
+        (folder,) = (each for each in app.load_command(name).params if each.name == "folder")
+        assert folder.default is None, "the default would win over run.folder"
 
 
 def test_the_plan_says_what_people_wait_for():

@@ -89,7 +89,8 @@ class ServeOptions:
 
     run: str | None = None
     """Name or file of a run, or a settings file; None: the newest run."""
-    folder: Path = Path("runs")
+    folder: Path | None = None
+    """Where a run is looked for or begun; None: ./runs, for a new run its run.folder."""
     preset: str | None = None
     sets: tuple[str, ...] = ()
     no_controller: bool = False
@@ -109,7 +110,9 @@ def serve(
     run: str | None = typer.Argument(
         None, help="Name or file of a run, or a settings file; without it, the newest run."
     ),
-    folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
+    folder: Path | None = typer.Option(
+        None, "--folder", help="Folder of the runs; default: runs, for a new run its run.folder."
+    ),
     preset: str | None = typer.Option(
         None, "--preset", help="Begin a run from a preset, such as people."
     ),
