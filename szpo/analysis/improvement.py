@@ -111,7 +111,7 @@ class Improvement:
             "unclear": f"not distinguishable from the base {PLACE}",
         }[self.verdict]
         nats = f", {self.nats}" if self.nats else ""
-        return f"{words}: {self.short} of {self.pairs}, {self.votes:,} votes{nats}"
+        return f"{words}: wins {self.short} of {self.pairs}; {self.votes:,} votes{nats}"
 
     @property
     def nats(self) -> str:

@@ -92,19 +92,21 @@ class Blind:
         """The result of an order in a sentence.
 
         >>> Blind(42, 17, 5, 64, by="the simulated panel", true=share(45, 60)).line
-        'of 64 pairs the new answer was preferred in 71 % [59, 81] by the simulated panel, 5 the \
-same; without its noise 75 %; 128 answers read for this'
+        'the tuned answer was preferred in 71 % [59, 81] of 59 pairs by the simulated panel, 5 \
+more the same; without its noise in 75 %; 128 answers read for this'
         """
-        cast = self.new + self.start + self.same
-        of = f"{self.pairs} pairs" if cast == self.pairs else f"{cast} votes on {self.pairs} pairs"
-        who = f" by {self.by}" if self.by else ""
-        text = f"of {of} the new answer was preferred in {self.preferred.percent}{who}"
-        text += f", {self.same} the same" if self.same else ""
+        told = self.new + self.start
+        # A program answers each pair once; several people may answer the same one.
+        of, who = f"{told} votes on {self.pairs} pairs", ""
+        if self.by:
+            of, who = f"{told} pairs", f" by {self.by}"
+        text = f"the tuned answer was preferred in {self.preferred.percent} of {of}{who}"
+        text += f", {self.same} more the same" if self.same else ""
         if self.true is not None and self.true.value is not None:
-            text += f"; without its noise {100 * self.true.value:.0f} %"
+            text += f"; without its noise in {100 * self.true.value:.0f} %"
         if self.fresh is not None and 0 < self.fresh.of < self.preferred.of:
-            text += f"; {self.fresh.percent} by those who had not voted before"
-        return f"{text}; {2 * cast * self.rows:,} answers read for this"
+            text += f"; in {self.fresh.percent} by those who had not voted before"
+        return f"{text}; {2 * (told + self.same) * self.rows:,} answers read for this"
 
     def sentence(self) -> str:
         """Why the policy is at its start again."""

@@ -256,9 +256,9 @@ def test_measuring_moves_nothing(yard, tmp_path):
 @pytest.mark.parametrize(
     ("share", "verdict", "words"),
     [
-        (Share(63, 100, 0.58, 0.68), "better", "better than the base on held-out prompts: 63 %"),
+        (Share(63, 100, 0.58, 0.68), "better", "better than the base on held-out prompts: wins 63 %"),
         (Share(52, 100, 0.42, 0.62), "unclear", "not distinguishable from the base on held-out"),
-        (Share(20, 100, 0.13, 0.29), "worse", "worse than the base on held-out prompts: 20 %"),
+        (Share(20, 100, 0.13, 0.29), "worse", "worse than the base on held-out prompts: wins 20 %"),
         (Share(0, 0, 0.0, 1.0), "unknown", "not known whether it is better than the base (3.1"),
         (None, "unknown", "not known whether it is better than the base (3.1"),
     ],
@@ -267,7 +267,7 @@ def test_the_sentence_says_no_more_than_the_interval(share, verdict, words):
     found = Improvement(share, "blind pairs", 240, 3.14, (), "why")
     assert found.verdict == verdict and found.sentence.startswith(words)
     if verdict == "better":
-        assert found.sentence.endswith("of blind pairs, 240 votes, 3.1 nats")
+        assert found.sentence.endswith("of blind pairs; 240 votes, 3.1 nats")
 
 
 @pytest.mark.full
@@ -296,7 +296,7 @@ def test_even_pairs_are_told_since_they_hold_the_share_near_a_half(tmp_path):
             body = {**measured, "steps": steps, "rewards": rewards}
             ledger.record_event("measured", "controller", body)
         found = improvement.read(ledger)
-        assert "by the reward of the panel (50 % are even), 8" in found.sentence
+        assert "by the reward of the panel (50 % are even); 8" in found.sentence
         assert found.share.value == 0.75  # the tuned policy's
         body = {**measured, "steps": 2, "rewards": [[2, 2], [2, 2]]}
         ledger.record_event("measured", "controller", body)

@@ -217,8 +217,8 @@ def test_the_last_line_is_about_the_weights_that_would_be_exported(tmp_path):
         last = improvement.read(ledger).last
         assert (last.pairs, last.new, last.start, last.same) == (8, 4, 3, 1)
         assert last.line == (
-            "of 8 pairs the new answer was preferred in 57 % [25, 84], 1 the same; "
-            "80 % [38, 96] by those who had not voted before; 16 answers read for this"
+            "the tuned answer was preferred in 57 % [25, 84] of 7 votes on 8 pairs, 1 more the "
+            "same; in 80 % [38, 96] by those who had not voted before; 16 answers read for this"
         )
         go(settings, ledger, policy, until_step=9)
         assert improvement.read(ledger).last is None
