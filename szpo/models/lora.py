@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from szpo import cache, files
 from szpo.errors import UsageError
+from szpo.models.named_models import SHIPPED, TINY
 from szpo.types import Theta
 
 OUTPUTS = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "w2", "o_proj", "out_proj")
@@ -236,8 +237,8 @@ def hub_name(base: str) -> str | None:
 
 def _candidates(base: str) -> Iterator[Path]:
     """Files named in `TOKENIZER` that are where this base model is looked for."""
-    folders = [files.expand(base)]
-    if base in ("smollm2", "tiny"):
+    folders = [SHIPPED / TINY if base == "tiny" else files.expand(base)]
+    if base == "smollm2":
         folders = sorted(cache.cache_dir().glob(f"{base}-*"), reverse=True)
     for folder in folders:
         yield from (folder / name for name in TOKENIZER if (folder / name).is_file())

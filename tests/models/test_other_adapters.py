@@ -93,6 +93,7 @@ def test_a_local_base_is_named_as_no_id_of_the_hub(tmp_path, monkeypatch):
     for base in ("owner/name", str(tmp_path), "./bare"):
         assert lora.base_name(base) == base
     assert lora.base_name("smollm2") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert {*lora.tokenizer_files("tiny")} >= {"tokenizer.json", "tokenizer_config.json"}
 
 
 @pytest.mark.full
