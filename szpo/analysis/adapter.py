@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from szpo.analysis import improvement
 from szpo.analysis.model_card import LAST, Weights, find_doubt, model_card
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
@@ -69,7 +70,7 @@ def write_folder(
 
 def require_sound(ledger: Ledger, weights: Weights = LAST) -> None:
     """Raise if there is a reason not to export these weights."""
-    if against := find_doubt(ledger, weights):
+    if against := find_doubt(ledger, improvement.read(ledger), weights):
         raise RunError(
             f"{ledger.path.stem}: {against}; nothing was written (--anyway, in Python "
             "anyway=True, does it all the same, and its card says so)"

@@ -153,7 +153,7 @@ def model_card(ledger: Ledger, weights: Weights = LAST) -> str:
         liked=improved and taught_taste.recorded_taste(ledger, improved),
         again=improved is None or bool(improved.get("mix")),
         mix=improved is not None and bool(improved.get("mix")),
-        doubt=find_doubt(ledger, weights),
+        doubt=find_doubt(ledger, won, weights),
         row=ledger.row,
         digest=digest,
         version=__version__,
@@ -179,17 +179,17 @@ def _improved(ledger: Ledger, digest: str) -> dict[str, Any] | None:
     return next((body for body in bodies if body["theta_sha256"] == digest), None)
 
 
-def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
+def find_doubt(ledger: Ledger, helped: Improvement, weights: Weights = LAST) -> str:
     """Reasons not to export these weights, as text; "" if none is known.
 
-    A guard fails for them, or they cannot be told from the base.
+    A guard fails for them, or they cannot be told from the base: ``helped`` is the ledger's.
     """
     ends, digest = recommended_digests(ledger), weights.digest(ledger)
     if digest == ends[0]:
         return "its weights are those that the run began with"
     against = []
     if digest == ends[-1]:
-        helped, found = improvement.read(ledger), taught_taste.last_findings(ledger)
+        found = taught_taste.last_findings(ledger)
         current = bool(helped.points) and helped.points[-1].steps == len(ends) - 1
         if current and helped.verdict in ("unclear", "worse"):
             against.append(helped.sentence)

@@ -395,7 +395,7 @@ def say_result(ledger: Ledger, *, goes_on: bool = True) -> None:
     if helped.last is not None:
         console.say(helped.last.line)
     more = taught_taste.more_votes(ledger, lesson) if goes_on else ""
-    _say_next(ledger, measured, found, more, compared=helped.share is not None)
+    _say_next(ledger, helped, measured, found, more)
 
 
 def warn_of_drift(config: Config, kl: float | None) -> str | None:
@@ -429,8 +429,8 @@ def _note(ledger: Ledger, report: applied_step.StepReport, score: Score | None) 
 
 
 def _say_next(
-    ledger: Ledger, measured: guards.HeldOut | None, found: Findings | None, more: str, *,
-    compared: bool,
+    ledger: Ledger, helped: improvement.Improvement, measured: guards.HeldOut | None,
+    found: Findings | None, more: str,
 ) -> None:  # fmt: skip
     path, config, moves = ledger.path, recorded_config(ledger), not theta.is_still(ledger)
     people = config is not None and config.panel.kind == "people"
@@ -444,7 +444,7 @@ def _say_next(
         "report": "one HTML page: curves, samples, votes, verification",
         "verify": "recompute everything from the votes",
     }
-    if find_doubt(ledger):
+    if find_doubt(ledger, helped):
         del texts["export"]
     if not moves and found is not None and found.shown and found.chance < taught_taste.LIKELY:
         every = {"taste": "what is liked, and the answers that show it", **every}
@@ -453,7 +453,7 @@ def _say_next(
     if pairs := orders.asked(ledger):
         page = f"its page asks {pairs} blind pairs of start and end; the operator's closes them"
         every = {"serve": page, **every}
-    elif moves and not compared and people and spent:
+    elif moves and helped.share is None and people and spent:
         page = "its operator's page orders blind pairs of start and end, for people"
         every = {"serve": page, **every}
     for command, what in {**(texts if moves else {}), **every}.items():

@@ -99,7 +99,8 @@ def test_what_is_worse_than_the_base_leaves_a_run_with_that_doubt(tmp_path, tune
         go(settings, ledger, policy, until_step=2)
         for steps, reward in ((0, 0.5), (2, tuned)):
             measuring.record(ledger, "run", steps, 8, [[reward]] * 6, 9.0, None, [])
-        assert ("worse than the base on held-out prompts" in find_doubt(ledger)) == doubted
+        doubt = find_doubt(ledger, improvement.read(ledger))
+        assert ("worse than the base on held-out prompts" in doubt) == doubted
 
 
 @pytest.mark.parametrize("error", [EngineError, ResourceError, RunError])

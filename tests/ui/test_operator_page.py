@@ -439,7 +439,7 @@ def test_orders_wait_and_say_so(voted):
 
 
 def test_finals_to_come_and_what_speaks_against_an_adapter_are_told(voted, spent, monkeypatch):
-    monkeypatch.setattr(operator_state, "find_doubt", lambda ledger: "of the guards length fails")
+    monkeypatch.setattr(operator_state, "find_doubt", lambda *_: "of the guards length fails")
     told = "The run orders a blind final comparison by itself when its votes are spent."
     page = text(operator_page.page(voted.site))
     assert told in page and "Order one before…" in page and "refuses the adapter" not in page

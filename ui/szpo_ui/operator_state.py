@@ -259,10 +259,11 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
     found = site.figures.get(key)
     if found is None:
         rows, last = vote_rows.read_evidence(ledger, live=live), taught_taste.last_findings(ledger)
+        helped = improvement.read(ledger)
         found = {
             "page": overview.overview(rows), "facts": rows.run,
-            "helped": improvement.read(ledger), "lesson": taught_taste.read(ledger),
-            "doubt": find_doubt(ledger),
+            "helped": helped, "lesson": taught_taste.read(ledger),
+            "doubt": find_doubt(ledger, helped),
             "length": taught_taste.ask_about_length(ledger, last),
         }  # fmt: skip
         site.figures.clear()
