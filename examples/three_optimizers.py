@@ -68,6 +68,7 @@ def by_optuna(seed, most=1000, shown=4):
         *trials, worst = sorted(trials, key=far)
         study.report_preference(trials, worst)
         votes += 1
+        print(f"optuna: run {seed} of 11, vote {votes} ", end="\r", file=sys.stderr, flush=True)
     return votes
 
 
