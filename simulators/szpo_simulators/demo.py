@@ -172,7 +172,7 @@ def demo(
         False, "--improve", help="Then improve the model on the taste that the votes showed."
     ),
     rule: str = typer.Option(
-        "", "--rule", help="known or sign: by 320 votes, in all weights along guided directions."
+        "", "--rule", help="A published rule instead: known or sign. Takes 320 votes."
     ),
     preset: str = typer.Option("demo", "--preset", help="Settings to start from."),
     sets: list[str] = typer.Option(

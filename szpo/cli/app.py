@@ -47,8 +47,8 @@ GROUPS: Final = {
     ),
     "Run": (
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
-        ("improve", "improve", "Improve a policy on a taste by its own answers; nobody is asked."),
-        ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
+        ("improve", "improve", "Improve a model on what votes liked, by its own answers alone."),
+        ("serve", "", "Let people vote in browsers: voting page, operator's page, model."),
         ("vote", "vote", "Vote in this terminal: begin a run for one person, or join one."),
         ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),
         ("simulate", "", "Let a simulated panel vote in a run."),
@@ -57,12 +57,16 @@ GROUPS: Final = {
     "Look": (
         ("show", "inspect", "Show a run's totals and last steps; --all: every run of a folder."),
         ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
-        ("answer", "adapters", "Answer prompts with a mix of adapters, in nats of each."),
+        (
+            "answer",
+            "adapters",
+            "Answer prompts with adapters mixed as you say, or best of several.",
+        ),
         ("report", "inspect", "Write one HTML page: curves, samples, votes, verification."),
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("taste", "taste", "Show what a run's votes like; save it as a file that scores texts."),
-        ("score", "taste", "Score answers by a taste."),
-        ("visualize", "", "Show the posterior over two weights on a page."),
+        ("score", "taste", "Score answers by what the votes of a run like."),
+        ("visualize", "", "Draw on a page what the votes say about two weights."),
     ),
     "Record": (
         ("verify", "record", "Check every hash, the votes behind each update, the weights."),
@@ -183,10 +187,10 @@ def root(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
 ) -> None:
-    """Tune a language model's LoRA adapter from pairwise votes.
+    """Tune a language model by votes on which of two of its answers is better.
 
-    A small linear preference model, on named features of the texts and on hidden states, is fitted
-    to the votes; with rule known or sign none is.
+    A small linear model learns from the votes what is liked; with rule known or sign none does.
+    What is tuned is a LoRA adapter.
     """
     del debug  # read in call(), so it may stand before or after the command's name
     if version:

@@ -135,10 +135,12 @@ def export(
     scale: float = typer.Option(
         1.0,
         "--scale",
-        help="Factor on the weights' way from the start, above 0, at most 1; measured anew.",
+        help="How much of the way from the start to the tuned weights, above 0, at most 1.",
     ),
     nats: float | None = typer.Option(
-        None, "--nats", help="Draw the weights back to so many nats from the start; measured anew."
+        None,
+        "--nats",
+        help="Instead of --scale: go to where KL from the start is so many nats.",
     ),
     rank: int | None = typer.Option(
         None, "--rank", min=1, help="Cut the adapter to this rank (SVD); its error is measured."
@@ -158,12 +160,13 @@ def export(
 ) -> None:
     """Write the adapter (PEFT), the merged model or the votes.
 
-    Weights that fail a guard or cannot be told from the base are written only with --anyway;
-    without it the exit code is 1. Those that were not measured are written with a warning. The
-    adapter's folder also gets a model card and the base's tokenizer with its chat template.
-    --scale, --nats and --cluster load the model and measure KL and guards of what is written,
-    --rank the KL from the whole adapter to the cut one. Votes are written as JSONL, CSV or an
-    SQLite table.
+    Weights that fail a guard (fluency, variety, length, topic) or cannot be told from the base
+    are written only with --anyway; without it the exit code is 1. Those that were not measured
+    are written with a warning. The adapter's folder also gets a model card and the base's
+    tokenizer with its chat template. --scale, --nats and --cluster load the model and measure
+    what is written: its guards, and how far it is from the start (KL, in nats); --rank measures
+    how far the cut adapter is from the whole one. Votes are written as JSONL, CSV or an SQLite
+    table.
     """
     run_paths.require_cluster(cluster, chosen)
     if cluster and votes is not None:

@@ -60,8 +60,8 @@ def run(
     features: list[str] = typer.Option(
         [],
         "--feature",
-        help="With --resume: one of the run's own features, given again as in "
-        "features.add, since a record never runs code; may be repeated.",
+        help="With --resume: a feature that is code of yours, given again as in features.add, "
+        "since a record never runs code; may be repeated.",
     ),
     trust: list[str] = run_paths.TRUST,
     device: str | None = typer.Option(
@@ -74,7 +74,7 @@ def run(
         help="With --resume: add votes to the run, such as +40, even if it is finished.",
     ),
     stay: bool = typer.Option(
-        False, "--stay", help="Stand by while paused or finished, for the operator's page."
+        False, "--stay", help="Wait for the operator's page when paused or finished."
     ),
     hold: bool = typer.Option(
         False, "--hold", help="Begin paused: the first round waits until the operator starts it."
@@ -87,7 +87,7 @@ def run(
     ),
     as_json: bool = console.AS_JSON,
 ) -> int:
-    """Tune a model from votes; --plan first estimates votes, reading and disk."""
+    """Tune a model from votes; --plan only estimates votes, time to read, and disk."""
     if resume is not None:
         if resume.startswith("-"):  # an option was read as the run's name
             raise UsageError("--resume takes a run: szpo run --resume NAME; see: szpo show --all")

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from szpo.config.schema import Config
 
 CLUSTER = typer.Option(
-    None, "--cluster", min=1, help="Only the votes of this cluster, as numbered by --several."
+    None,
+    "--cluster",
+    min=1,
+    help="Only the votes of this group of panelists, as szpo taste --several numbers them.",
 )
-OF_CLUSTER = typer.Option(None, "--features", help="With --cluster: the features of --several.")
+OF_CLUSTER = typer.Option(
+    None, "--features", help="With --cluster: the features that --several had."
+)
 RUNS: Final = Path("runs")
 """Where runs lie unless a folder is named."""
 FOLDER = typer.Option(RUNS, "--folder", help="Folder of the runs.")
@@ -33,8 +38,8 @@ FOLDER_OF_NEW = typer.Option(
 TRUST = typer.Option(
     [],
     "--trust",
-    help="Let a run that began elsewhere call this recorded address and send it the secret that "
-    "belongs there; may be repeated.",
+    help="Of a run that began elsewhere: an address on its record (judge, workers) that it may "
+    "call with your key; may be repeated.",
 )
 SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
 PRESET = typer.Option(

@@ -89,7 +89,7 @@ def vote(
         False, "--accept-samples", help="Open the run even if its sample answers are poor."
     ),
     features: list[str] = typer.Option(
-        [], "--feature", help="A recorded run's own features, given again; see szpo run."
+        [], "--feature", help="A feature that is code of yours, given again; see szpo run."
     ),
     trust: list[str] = run_paths.TRUST,
     votes: str | None = typer.Option(
@@ -97,7 +97,7 @@ def vote(
     ),
     folder: Path | None = run_paths.FOLDER_OF_NEW,
 ) -> int:  # fmt: skip
-    """Vote in this terminal: begin a run, or join one; the model runs beside."""
+    """Vote in this terminal: begin a run, or join one; the model answers in the background."""
     known_addresses.trust(trust)
     if name is None and preset is None and (sets or not run_paths.files(folder or run_paths.RUNS)):
         preset = PRESET

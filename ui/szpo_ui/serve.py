@@ -122,7 +122,7 @@ def serve(
     host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on."),
     port: int = typer.Option(7860, "--port", help="Port to listen on; 0: a free one."),
     url: str | None = typer.Option(
-        None, "--url", help="https://… address at which a TLS proxy shows the site."
+        None, "--url", help="Public https://… address, where a TLS proxy stands in front of this."
     ),
     names: list[str] = typer.Option(
         [], "--name", help="Additional host name that browsers may use; may be repeated."
@@ -142,23 +142,22 @@ def serve(
     features: list[str] = typer.Option(
         [],
         "--feature",
-        help="A feature of your own that runs here count, as in features.add; "
-        "a record never runs code. May be repeated.",
+        help="A feature that is code of yours, given again; see szpo run.",
     ),
     trust: list[str] = typer.Option(
-        [], "--trust", help="An address on a named run's record that may be called; see szpo run."
+        [], "--trust", help="An address on the run's record that may be called; see szpo run."
     ),
     demo: bool = typer.Option(
-        False, "--demo", help="Try it: one person, simulated colleagues, SmolLM2."
+        False, "--demo", help="Try it: vote beside simulated colleagues on SmolLM2's answers."
     ),
     pace: float = typer.Option(
-        6.0, "--pace", help="Seconds that a simulated colleague in --demo reads."
+        6.0, "--pace", help="With --demo: seconds in which a colleague reads a pair."
     ),
-    no_browser: bool = typer.Option(False, "--no-browser", help="Open no browser in --demo."),
+    no_browser: bool = typer.Option(False, "--no-browser", help="With --demo: open no browser."),
 ) -> int:
-    """Serve a run to its panel: voting page, operator's page, model.
+    """Let people vote in browsers: voting page, operator's page, model.
 
-    The pages and the JSON API are in this process, the model in one beside it.
+    This process serves the pages and the JSON API; the model runs in a second one.
     """
     options = ServeOptions(
         run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url,
