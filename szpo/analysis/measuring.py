@@ -260,7 +260,8 @@ def measure_end(
         else:
             was, (now,) = m.base.figures, _read(m, policy, drawn)
         digest = policy.digest()
-        m.progress(RIGHT, 0, 0)
+        if m.parts.config.guards.keep:
+            m.progress(RIGHT, 0, 0)
         kept = _measure_right(m, policy)
     rows = (*_reward_row(m, steps), *text_rows(was, now, kl), *kept[0])
     held, gap = (*text_guards.guards(was, now), *kept[1]), text_guards.topic_gap(was, now)

@@ -237,7 +237,10 @@ def answer(
                 folder=folder, as_json=as_json,
             )  # fmt: skip
             return
-        raise UsageError('give --mix "NAME=NATS, …"')
+        raise UsageError(
+            'give --mix "NAME=NATS, …", the adapters to mix; a run\'s tuned policy answers with '
+            "--best-of 8, or in szpo sample"
+        )
     wanted = read_mix(mix)
     judge = None
     if best_of > 1:

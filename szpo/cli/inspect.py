@@ -117,7 +117,7 @@ def show(
         console.say()
         console.say(str(lesson))
     if way_on:
-        console.say(f"  {way_on}")
+        console.say(f"  {way_on}  # the same run goes on")
     for line in ("", *ruler) if ruler else ():
         console.say(line)
     if total.table and steps:

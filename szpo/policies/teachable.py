@@ -67,8 +67,10 @@ class Teachable:
 
     @property
     def ease(self) -> str:
-        """Whether it can be taught easily, hardly or not at all."""
-        return "easily" if self.nats <= EASY else "hardly" if self.nats <= HARD else "not at all"
+        """Whether it can be taught easily, less easily or not at all."""
+        return (
+            "easily" if self.nats <= EASY else "less easily" if self.nats <= HARD else "not at all"
+        )
 
     def alike(self, rows: int) -> float:
         """Share of comparisons with ``rows`` prompts whose sides do not differ in the feature."""
@@ -95,10 +97,10 @@ def of_spec(spec: Mapping[str, Any]) -> tuple[Teachable, ...]:
 
 
 def describe(features: Sequence[Teachable], rows: int) -> dict[str, str]:
-    """Say which features are taught easily, hardly or not, and which comparisons seldom show."""
+    """Say which features are taught easily, less so or not, and which comparisons seldom show."""
     costs = {
         "easily": f"{features[0].nats:.1f} to {EASY:g} nats" if features else "",
-        "hardly": f"{EASY:g} to {HARD:g} nats",
+        "less easily": f"{EASY:g} to {HARD:g} nats",
         "not at all": f"more than {HARD:g} nats",
     }
     lines = {}

@@ -39,10 +39,10 @@ FEWEST_PROMPTS = 3
 READ_AGAIN = 2
 """Answers per prompt that the base model reads; their mean's error is far below the limit."""
 LEAST_VARIETY = 0.9
-FLUENCY = "log-probability per token under the base"
-VARIETY = "distinct-2 against the base"
+FLUENCY = "fluency (change in log-probability per token under the base)"
+VARIETY = "variety (distinct word pairs against the base)"
 LENGTH = "length against the base"
-TOPIC = "margin of the own prompt against the base"
+TOPIC = "topic (margin of the own prompt against the base)"
 NAMES = (FLUENCY, VARIETY, LENGTH, TOPIC)
 RIGHT = "right answers to the questions of guards.keep"
 _WORD = re.compile(r"[^\W_]+")
@@ -183,7 +183,7 @@ class Guard:
     @property
     def figure(self) -> str:
         """The value as it is shown."""
-        return f"{self.value:+.2f}"
+        return f"{self.value:.2f}"
 
     @property
     def verdict(self) -> str:
@@ -267,8 +267,8 @@ def topic_gap(before: TextFigures, after: TextFigures) -> str | None:
         return f"not measured; it takes at least {FEWEST_PROMPTS} held-out prompts"
     if before.margin <= 0:
         return (
-            "the base does not distinguish its own prompts "
-            f"(its margin is {before.margin:.2f} nats)"
+            "the base's answers suit other prompts as well as their own "
+            f"(margin {before.margin:.2f} nats)"
         )
     return None
 

@@ -43,8 +43,8 @@ from szpo.voting.step_states import asked_pairing, stored
 Promise = Literal["exact", "1e-9", "not recomputed"]
 
 _PROMISES: Final[dict[Promise, str]] = {
-    "exact": "exact from the votes",
-    "1e-9": "from the votes to 1e-9",
+    "exact": "recomputed from the votes",
+    "1e-9": "recomputed from the votes to 1e-9",
     "not recomputed": "not recomputed",
 }
 LITESTREAM = {"_litestream_lock", "_litestream_seq"}

@@ -126,7 +126,7 @@ def text_rows(
     ``kl``: between them, nats an answer, and its standard error; nan where it is not known.
     """
     found = [
-        as_row(text_guards.FLUENCY, before.logprob, after.logprob),
+        as_row("log-probability per token under the base", before.logprob, after.logprob),
         as_row("distinct-2", before.distinct2, after.distinct2),
         as_row("tokens per answer", before.tokens, after.tokens),
         as_row(
@@ -156,7 +156,7 @@ class HeldOut:
     @property
     def missing(self) -> str:
         """That the topic's guard is missing, and why; "" if it is there."""
-        return "" if self.gap is None else f"no topic guard: {self.gap}"
+        return "" if self.gap is None else f"no guard of the topic: {self.gap}"
 
     @property
     def lines(self) -> list[str]:

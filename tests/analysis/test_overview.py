@@ -256,9 +256,9 @@ def test_measuring_moves_nothing(yard, tmp_path):
 @pytest.mark.parametrize(
     ("share", "verdict", "words"),
     [
-        (Share(63, 100, 0.58, 0.68), "better", "better than the base on held-out prompts: wins 63 %"),
+        (Share(63, 100, 0.58, 0.68), "better", "better than the base on held-out prompts: wins"),
         (Share(52, 100, 0.42, 0.62), "unclear", "not distinguishable from the base on held-out"),
-        (Share(20, 100, 0.13, 0.29), "worse", "worse than the base on held-out prompts: wins 20 %"),
+        (Share(20, 100, 0.13, 0.29), "worse", "worse than the base on held-out prompts: wins"),
         (Share(0, 0, 0.0, 1.0), "unknown", "not known whether it is better than the base (3.1"),
         (None, "unknown", "not known whether it is better than the base (3.1"),
     ],

@@ -208,8 +208,8 @@ def test_each_guard_fails_alone(after, failing):
 def test_a_run_that_drifted_fails_by_its_share_of_the_base():
     """Medians of one run at 0, 3.5 and 9.7 nats: 20.0, 15.6 and 10.4, so .78 and .52."""
     held, lost = (guards(BASE, replace(BASE, margin=m))[-1] for m in (15.6, 10.4))
-    assert held.line() == f"guard holds {text_guards.TOPIC}: +0.78 (at least 0.75)"
-    assert lost.line() == f"guard fails {text_guards.TOPIC}: +0.52 (at least 0.75)"
+    assert held.line() == f"guard holds {text_guards.TOPIC}: 0.78 (at least 0.75)"
+    assert lost.line() == f"guard fails {text_guards.TOPIC}: 0.52 (at least 0.75)"
 
 
 def test_fewer_prompts_are_named_and_none_leaves_the_guard_out():
@@ -221,6 +221,6 @@ def test_fewer_prompts_are_named_and_none_leaves_the_guard_out():
     blind = replace(BASE, margin=-0.25)
     assert len(guards(blind, BASE)) == 3
     assert topic_gap(blind, BASE) == (
-        "the base does not distinguish its own prompts (its margin is -0.25 nats)"
+        "the base's answers suit other prompts as well as their own (margin -0.25 nats)"
     )
     assert topic_gap(BASE, BASE) is None

@@ -18,7 +18,7 @@ def test_what_it_costs_is_the_least_kl_of_the_share_over_the_reach():
     # KL(½ ‖ .03) = ½ ln(.5/.03) + ½ ln(.5/.97) = 1.4067 − .3314 nats
     assert [each.nats for each in found[:3]] == pytest.approx([2.1506, 5.3765, 21.506], rel=1e-4)
     assert found[3].nats == np.inf
-    assert [each.ease for each in found] == ["easily", "hardly", "not at all", "not at all"]
+    assert [each.ease for each in found] == ["easily", "less easily", "not at all", "not at all"]
     assert found[2].alike(8) == pytest.approx(0.95**8)
 
 
@@ -26,7 +26,7 @@ def test_what_can_be_taught_is_said_in_words_with_its_ruler():
     said = teachable.describe(teachable.read(NAMES[::-1], _reversed()), rows=8)
     assert said == {
         "taught easily": 'says "I" more (from 3 % of answers to half: 2.2 to 3 nats)',
-        "taught hardly": "more commas (from 3 % of answers to half: 3 to 8 nats)",
+        "taught less easily": "more commas (from 3 % of answers to half: 3 to 8 nats)",
         "taught not at all": "more questions; more of keyword:sea "
         "(from 3 % of answers to half: more than 8 nats)",
         "yours": "more of keyword:sea: out of reach, the same on both sides in 100 % "

@@ -75,8 +75,8 @@ def test_show_and_model_card_have_the_guards(demo_run, capsys):
         card = model_card(ledger)
     assert "nothing but the above was measured here" in card
     for guard in found["guards"]:
-        assert f"{guard['name']}: {guard['value']:+.2f} ({guard['limit']})" in shown
-        assert f"| {guard['name']} | {guard['value']:+.2f} | {guard['limit']} |" in card
+        assert f"{guard['name']}: {guard['value']:.2f} ({guard['limit']})" in shown
+        assert f"| {guard['name']} | {guard['value']:.2f} | {guard['limit']} |" in card
 
 
 def test_last_pairs_are_answers_already_drawn_of_other_random_numbers_on_either_side():
