@@ -57,7 +57,7 @@ START_ANSWERS: Final = 2
 """Answers of the start to each prompt to measure on, which the taste compares others with."""
 SPENT: Final = 0.9
 """Share of the budget at which it counts as spent."""
-SPENT_ALL: Final = "its nats are spent"
+SPENT_ALL: Final = "by its steps' own answers it is as far away as it may go"
 CHECKED: Final = 32
 """Prompts split off for measuring; at most a third of all."""
 FEWEST_CHECKED: Final = 3
