@@ -264,8 +264,12 @@ def rounds(ledger: Ledger, score: Score | None = None) -> tuple[Round, ...]:
 
 def why_at_start(ledger: Ledger) -> str | None:
     """Why the run recommends the weights that it began with; None where it does not."""
+    if not theta.is_still(ledger):
+        return blind.why_back(ledger)
     improves = ledger.spec.get("config", {}).get("improve", {}).get("nats")
-    still = (NOT_YET if improves else STILL) if theta.is_still(ledger) else None
+    still = NOT_YET if improves else STILL
+    for kept in ledger.events(theta.KEPT):
+        still = f"nothing has moved: improving found nothing to adopt ({kept['body']['stopped']})"
     return blind.why_back(ledger) or still
 
 

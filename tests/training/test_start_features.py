@@ -13,6 +13,7 @@ import pytest
 
 from szpo import seeds
 from szpo.analysis import run_taste, taught_taste
+from szpo.analysis.improvement import why_at_start
 from szpo.cli.app import call
 from szpo.cli.run import say_result
 from szpo.config import settings_file
@@ -21,7 +22,7 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.failpoints import InjectedError, arm
 from szpo.features.dictionary import BY_NAME
 from szpo.features.user_features import Description, choose
-from szpo.ledger import canonical
+from szpo.ledger import canonical, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import FEATURES, recorded_settings
 from szpo.optim import named_features, regression
@@ -122,7 +123,9 @@ def test_the_end_says_what_was_found_whose_taste_it_is_and_only_commands_that_wo
         panel = PanelEvaluator(VoteService(ledger), judges)
         go(settings, ledger, policy, panel, features=drawn, until_step=8)
         say_result(ledger)
-    said = capsys.readouterr().out
+        said, why = capsys.readouterr().out, "guard by fresh answers: distinct-2"
+        ledger.record_event(theta.KEPT, "controller", {"stopped": why})
+        assert f"improving found nothing to adopt ({why})" in (why_at_start(ledger) or "")
     assert "nothing has moved" in said and "once they show a taste, szpo improve moves" in said
     where = f"'{tmp_path / 'my run.db'}'"
     offered = [line.split()[1] for line in said.splitlines() if line.startswith("  szpo ")]
