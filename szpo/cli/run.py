@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 WARN_AT: Final = 0.7
 """A run warns of drift at this share of its KL limit."""
 
+CHECKING: Final = "checking settings, prompts and model"
 MEASURING: Final = "all votes are in; measuring what they changed"
 IMPROVING: Final = "all votes are in; improving on what they liked, then measuring it"
 
@@ -126,16 +127,13 @@ def run(
     config = settings_file.load(file, preset_name=preset, sets=sets)
     from szpo.runs import assemble
 
-    console.doing("checking settings, prompts and model")
-    if not plan:
-        assemble.free_path(config)
-    checked = assemble.check(config)
     if plan:
-        _show_plan(checked, as_json=as_json)
-        if not as_json:
-            verb = "serve" if config.panel.kind == "people" else "run"
-            console.complain(f"next: {shlex.join(['szpo', verb, *given])}")
+        verb = "serve" if config.panel.kind == "people" else "run"
+        show_plan(config, shlex.join(["szpo", verb, *given]), as_json=as_json)
         return 0
+    console.doing(CHECKING)
+    assemble.free_path(config)
+    checked = assemble.check(config)
     new = assemble.new_path(config)
     config, stored = checked.config, False
     if checked.policy_factory is None and config.engine.is_local:
@@ -154,8 +152,13 @@ def run(
         return _drive(ledger, parts, as_json=as_json, stay=stay, features=config.features.own)
 
 
-def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
-    config, setup = checked.config, None
+def show_plan(config: Config, then: str, *, as_json: bool = False) -> None:
+    """Print what a run of these settings costs, and the command that begins it."""
+    from szpo.runs import assemble
+
+    console.doing(CHECKING)
+    checked, setup = assemble.check(config), None
+    config = checked.config
     can: tuple[teachable.Teachable, ...] = ()
     found = seconds = None
     if checked.policy_factory is None:
@@ -175,8 +178,6 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         answer_seconds=seconds,
         train=len({*checked.prompts.train}),
     )
-    from szpo.runs import assemble
-
     _, equal = assemble.warn_of_equal_answers(checked)
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
@@ -193,6 +194,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     if equal:
         lines["questions"] = equal
     console.pairs(lines, to=console.errors)
+    console.complain(f"next: {then}")
 
 
 def _read_changes(sets: list[str]) -> dict[str, Any]:

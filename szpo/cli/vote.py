@@ -92,6 +92,7 @@ def vote(
         [], "--feature", help="A feature that is code of yours, given again; see szpo run."
     ),
     trust: list[str] = run_paths.TRUST,
+    plan: bool = typer.Option(False, "--plan", help="Estimate what a new run costs, and stop."),
     votes: str | None = typer.Option(
         None, "--votes", help="Add votes to a recorded run, such as +40, even if it is finished."
     ),
@@ -103,6 +104,12 @@ def vote(
         preset = PRESET
     path, config = run_paths.find_target(name, folder, preset, sets)
     accepted = ["--accept-samples"] if accept_samples else []
+    if plan:
+        if config is None:
+            raise UsageError(f"--plan is for a new run, and {path.stem} has begun")
+        _require_people(path, config)
+        run.show_plan(config, "the same without --plan")
+        return 0
     if config is not None:
         if votes is not None:
             raise UsageError("--votes adds to a recorded run; for a new one: --set run.votes=40")

@@ -248,6 +248,16 @@ def begin(folder: Path, *sets: str) -> list[str]:
     ]
 
 
+def test_a_plan_says_what_a_new_run_costs_and_begins_none(driven, tmp_path, type_in):
+    words = [word for word in begin(tmp_path) if word != "--accept-samples"]
+    code, seen = type_in([], *words, "--plan")
+    assert code == 0 and re.search(r"^votes +16 from 5 panelists", seen, re.M)
+    assert seen.endswith("next: the same without --plan\n")
+    assert not any((tmp_path / "runs").iterdir())
+    code, seen = type_in([], driven.ledger.path, "--plan")
+    assert code == 2 and "--plan is for a new run, and run has begun" in seen
+
+
 @pytest.mark.full
 def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in, capsys):
     code, seen = type_in(["y", *"ab" * 20], *begin(tmp_path))
