@@ -453,8 +453,8 @@ def _say_next(
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
     if pairs := orders.asked(ledger):
-        page = f"its page asks {pairs} blind pairs of start and end; the operator's closes them"
-        every = {"serve": page, **every}
+        asks = f"asks {pairs} blind pairs of start and end here; szpo serve on its page"
+        every = {"vote": asks, **every}
     elif moves and helped.share is None and people and spent:
         page = "its operator's page orders blind pairs of start and end, for people"
         every = {"serve": page, **every}

@@ -22,20 +22,23 @@ from typing import Final
 
 import typer
 
+from szpo.analysis import taught
+from szpo.analysis.improvement import measurements
+from szpo.analysis.measuring import WRITTEN
 from szpo.cli import child_process, console, run, run_paths
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.config.sentences import ENGLISH
 from szpo.errors import LeaseError, UsageError
-from szpo.ledger import theta
+from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import FEATURES, recorded_config
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.runs import known_addresses, samples, setup_progress
-from szpo.runs.budget import WORDS_PER_MINUTE
+from szpo.runs.budget import DRAWN, WORDS_PER_MINUTE
 from szpo.runs.setup_progress import Countdown, Stage
 from szpo.runs.status import LIMIT, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
-from szpo.voting import casting, counting, lease, seats
+from szpo.voting import blind, casting, counting, lease, seats
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.pauses import describe_pause
 from szpo.voting.service import VoteService
@@ -69,6 +72,10 @@ HELP: Final = (
     "left or a: A is better; right or b: B; down or s: about the same; ?: can't judge; "
     "h: harmful, nobody is shown it again; up or u: back one row; q: leave"
 )
+SAID: Final = ("warning: ", "say: ", "not improved: ")
+"""How the lines of the model's process begin that the person reads too."""
+REPEATS: Final = "Some pairs come twice, with sides changed: that tells how far your votes agree."
+SHOWN: Final = "the votes show a taste by now; the end says which, so that it leads none of them"
 SHORT_HELP: Final = "a ← A   b → B   s ↓ same   ? can't judge   h harmful   u ↑ back   q leave"
 
 
@@ -238,11 +245,16 @@ def usual_seconds(times: Sequence[float]) -> float:
     return fmean(min(each, LONG * usual) for each in latest)
 
 
-class _Pace:
-    """How fast the improvement at a run's end goes."""
+def _minutes(seconds: float) -> str:
+    return console.count(max(1, round(seconds / 60)), "minute")
 
-    def __init__(self) -> None:
-        self._steps = Countdown(time.monotonic)
+
+class _Pace:
+    """How fast the improvement at a run's end goes, and the measuring that follows."""
+
+    def __init__(self, measured: int):
+        """``measured``: answers of the measuring; one takes as long as one of a step."""
+        self._steps, self._after = Countdown(time.monotonic), round(measured / DRAWN)
 
     def describe(self, steps: Stage, now: str) -> str:
         """How far it is, and how long it takes as fast as its steps were so far."""
@@ -251,13 +263,13 @@ class _Pace:
         told = f"improving: {steps.done} of {told}"
         if now:
             self._steps = Countdown(time.monotonic)  # what comes before a step is no part of it
-        left = self._steps.left(replace(steps, of=USUAL_STEPS) if some else steps)
-        if now:
-            return f"{told}; {now}"
-        if left is None:
-            return told
+        most = USUAL_STEPS if some else steps.of
+        left = self._steps.left(replace(steps, of=most + self._after))
+        if now or left is None:
+            return f"{told}; {now}" if now else told
         rest = console.count(max(1, math.ceil(left / 60)), "minute")
-        return f"{told}; {'about' if some else 'at most'} {rest}, then measuring"
+        told = f"{told}; {'about' if some else 'at most'} {rest}"
+        return f"{told} with measuring" if self._after else told
 
 
 class _Sitting:
@@ -280,7 +292,11 @@ class _Sitting:
         self.pseudonym, self.tab = pseudonym, secrets.token_hex(8)
         self.status = StatusReader(ledger, self.service.look)
         self.asked: list[_Asked] = []
-        self.pace, self.measured = _Pace(), Countdown()
+        aside, e = ledger.spec.get("prompts", {}).get("heldout", 0), config.evaluation
+        self.read_at_end = 2 * e.samples * min(e.prompts, aside)
+        """Answers of start and end by which the run is measured."""
+        self.pace, self.measured = _Pace(self.read_at_end), Countdown()
+        self.shown = self._shows()
 
     def go(self) -> int:
         """Ask until the run ends or the person leaves; returns the exit code."""
@@ -302,35 +318,46 @@ class _Sitting:
         panel = ENGLISH.rubric(self.config.panel, rows=self.config.asks_rows)
         wording = ENGLISH.consent(moves=self.ledger.layout != NO_COORDINATES)
         console.say(f"{panel.question} {panel.brief}")
-        for text in (*wording, panel.consent):
+        for text in (*wording, panel.consent, REPEATS * self.config.picks_pairs):
             if text:
                 console.say(text.replace("{name}", self.pseudonym))
+        agreed = self._goes_on(ENGLISH.page["agree_start"], "leave")
+        if agreed:
+            seats.record_consent(self.ledger, self.me, wording, panel.consent)
+        return agreed
+
+    def _goes_on(self, on: str, leave: str) -> bool:
+        """Whether the person goes ``on``, with Enter, rather than ``leave``."""
         key = None
-        while key not in ("", "y"):
-            console.say(f"Enter: {ENGLISH.page['agree_start'].lower()}; {console.LEAVE}: leave")
+        while key not in ("", "y", console.LEAVE):
+            console.say(f"Enter: {on.lower()}; {console.LEAVE}: {leave.lower()}")
             key = self.keys.read()
-            if key == console.LEAVE:
-                return False
-        seats.record_consent(self.ledger, self.me, wording, panel.consent)
-        return True
+        return key != console.LEAVE
 
     # ---- waiting ----
 
     def _wait(self) -> tuple[Assignment, ...] | None:
         """The next sheet, as soon as there is one; () at the run's end, None to leave."""
-        told = console.draws()  # a log's first line would come after a minute
+        told, over = console.draws(), False  # a log's first line would come after a minute
         with console.never_silent(""):
             while True:
                 status = self.status.read()
                 if status.state == "open":
                     sheet = self.service.sheet(self.me, self.config.sheet, tab=self.tab)
                     if sheet:
+                        if not self.shown and self._shows():
+                            self.shown = True
+                            console.say(f"\n{SHOWN}")
                         return sheet
-                if not self._is_driven():
-                    return ()
+                driven = self._is_driven()
                 while self.model.lines:
-                    if (line := self.model.lines.pop(0)).startswith(("warning: ", "say: ")):
+                    if (line := self.model.lines.pop(0)).startswith(SAID):
                         console.complain(line)
+                if not driven:
+                    return ()
+                if status.state == "finished" and not over:
+                    console.say(f"\nall votes are in{self._what_follows()}")
+                    over = True
                 if not told and status.state in ("none", "generating"):
                     console.complain(DOING[status.state])
                     told = True
@@ -350,22 +377,52 @@ class _Sitting:
             raise child_process.failed(
                 code, f"{why}; your votes are stored, go on with: {self.again}"
             )
-        if status.state == "finished":
+        if status.state == "finished" and not self._goes_further():
             return False
         held = lease.controller(self.ledger)
         if not lease.is_driven(held["lease"], held["expires_us"], self.ledger.clock()):
             self.model.start(self.drive)
         return True
 
+    def _shows(self) -> bool:
+        """Whether the votes show a taste."""
+        return bool(taught.shown_from(self.ledger))
+
+    def _undone(self) -> tuple[bool, bool]:
+        """Whether a run whose votes are in still has to be improved, and to be measured."""
+        ledger, steps = self.ledger, len(theta.theta_digests(self.ledger)) - 1
+        ended = (theta.ADOPTED, theta.KEPT, theta.RETURNED)
+        bodies = [event["body"] for kind in ended for event in ledger.events(kind)]
+        begun = {body.get("begun", body)["steps"] for body in bodies}
+        improves = self.config.improves and self._shows() and steps not in begun
+        moves = improves or not theta.is_still(ledger)
+        return improves, moves and self.read_at_end > 0 and steps not in measurements(ledger)
+
+    def _goes_further(self) -> bool:
+        """Whether a run whose votes are in has not done all that it does then."""
+        return any(self._undone()) or bool(orders.open_orders(self.ledger))
+
+    def _what_follows(self) -> str:
+        """What a run whose votes are in does next, in order; "" where it does nothing."""
+        improves, measured = self._undone()
+        after = "measuring on prompts set aside, then blind pairs for you" if measured else ""
+        if improves:
+            then = f"; if it gains, {after}" if after else ""
+            return f". Now improving on what they liked{then}"
+        return f". Now {after}" if after else ""
+
     def _describe(self, status: RoundStatus) -> str:
         if status.state == "finished":
             if (found := setup_progress.read_improving(self.ledger.path)) is not None:
                 return self.pace.describe(*found)
             if theta.is_still(self.ledger):
-                return "the run ends"
+                return "the model loads" if self._goes_further() else "the run ends"
+            if orders.open_orders(self.ledger):
+                return "the model writes blind pairs of its start and its end"
             stages = setup_progress.read(self.ledger.path, setup_progress.MEASURING)
             far = f": {self.measured.describe(stages[-1])}" if stages else ""
-            return f"measuring on prompts set aside{far}"
+            then = "; then they are read" if stages and stages[-1].name == WRITTEN else ""
+            return f"measuring on prompts set aside{far}{then}"
         if status.paused_by is not None:
             return f"paused by {describe_pause(status.paused_by, status.pause_reason or '')}"
         if status.state == "open" and status.votes_in >= status.votes_needed:
@@ -418,7 +475,9 @@ class _Sitting:
                 self.service.take(seat.id, self.tab)
                 given = last["choice"], last["skip_reason"]
             row = f"row {number} of {len(sheet)}, " if len(sheet) > 1 else ""
-            found.append(_Asked(seat, comparison, f"{row}sheet {sheets}", given))
+            final = comparison.kind == "final"
+            place = f"pair {len(self.asked) + 1}" if final else f"{row}sheet {sheets}"
+            found.append(_Asked(seat, comparison, place, given))
         return found
 
     def _next(self, at: int) -> int:
@@ -429,7 +488,8 @@ class _Sitting:
 
     def _show(self, row: _Asked) -> None:
         out = console.console
-        out.print(f"\n{row.place}{self._left()}", style="dim", markup=False)
+        left = self._finals_left() if row.comparison.kind == "final" else self._left()
+        out.print(f"\n{row.place}{left}", style="dim", markup=False)
         console.show(row.comparison, row.seat, out)
         if row.given is not None:
             choice, reason = row.given
@@ -454,8 +514,14 @@ class _Sitting:
         rounds, rest = divmod(max(0.0, left - here), each)
         sheets = self._count_sheets() + rounds * math.ceil(each / size) + math.ceil(rest / size)
         seconds = left * self._seconds() + rounds * self._wait_s()
-        minutes = max(1, round(seconds / 60))
-        return f" of about {sheets:.0f}, about {console.count(minutes, 'minute')} left"
+        return f" of about {sheets:.0f}, about {_minutes(seconds)} left"
+
+    def _finals_left(self) -> str:
+        """How many blind pairs there are, and how many minutes are left, in words."""
+        left = blind.count_left(self.ledger, self.me, self.ledger.clock())
+        here = sum(row.given is None for row in self.asked)
+        minutes = _minutes((left + here) * self._seconds())
+        return f" of {len(self.asked) + left}, about {minutes} left"
 
     def _count_sheets(self) -> int:
         sql = "SELECT count(DISTINCT sheet) AS n FROM assignments WHERE panelist = ?"
@@ -484,8 +550,8 @@ class _Sitting:
         """Step, time and dwell time of this person's verdicts, in order."""
         return self.ledger.query(
             "SELECT step, received_us, dwell_ms FROM votes JOIN assignments USING (assignment) "
-            "JOIN comparisons USING (comparison) WHERE panelist = ? AND revision = 0 "
-            "AND dwell_ms IS NOT NULL ORDER BY vote", (self.me,),
+            "JOIN comparisons USING (comparison) WHERE panelist = ? AND kind = 'train' "
+            "AND revision = 0 AND dwell_ms IS NOT NULL ORDER BY vote", (self.me,),
         )  # fmt: skip
 
     def _cast(self, row: _Asked, key: str, began: float) -> bool:
@@ -503,7 +569,8 @@ class _Sitting:
                 raise UsageError(
                     f"{self.pseudonym} votes elsewhere by now; here: szpo vote --as ANOTHER"
                 ) from None
-            console.say(notices["often" if refusal.code == "changed_often" else "closed"])
+            closed = "final_closed" if row.comparison.kind == "final" else "closed"
+            console.say(notices["often" if refusal.code == "changed_often" else closed])
             return True
         row.given = VERDICTS[key]
         if receipt.late:
@@ -534,14 +601,37 @@ class _Sitting:
             console.say(f"paused by {how}{advice}\n  {self.again}{then}  # continues from there")
             return 1
         console.say(f"{ended}; thank you: {self._count_given()}")
+        self._compare()
         run.say_result(self.ledger)
         return 0
+
+    def _compare(self) -> None:
+        """Ask the blind pairs of start and end that are left, and close them if nobody else may.
+
+        No further vote counts then, and the result is known.
+        """
+        self.asked, page = [], ENGLISH.page
+        if (seat := self.service.final(self.me, tab=self.tab)) is None:
+            return
+        left = 1 + blind.count_left(self.ledger, self.me, self.ledger.clock())
+        console.say(f"{console.count(left, 'blind pair')}: {page['finished_final_text']}")
+        if not self._goes_on("begin", page["final_stop"]):
+            return
+        while seat is not None:
+            if not self._ask((seat,)):
+                return
+            seat = self.service.final(self.me, tab=self.tab)
+        if sum(each["kind"] == "person" for each in self.service.panelists()) == 1:
+            for order in orders.results(self.ledger, "final"):
+                if order.closed_us is None and orders.comparisons(order):
+                    orders.close(self.ledger, order.id, "szpo vote")
 
     def _count_given(self) -> str:
         """How many verdicts this person gave, and how many of them decided, in words."""
         row = self.ledger.query(
             "SELECT count(*) AS given, coalesce(sum(choice IN ('A', 'B')), 0) AS decided FROM "
-            "votes v JOIN assignments USING (assignment) WHERE panelist = ? AND revision = "
+            "votes v JOIN assignments USING (assignment) JOIN comparisons USING (comparison) "
+            "WHERE panelist = ? AND kind = 'train' AND revision = "
             "(SELECT max(revision) FROM votes w WHERE w.assignment = v.assignment)", (self.me,),
         )[0]  # fmt: skip
         given = console.count(row["given"], "vote")

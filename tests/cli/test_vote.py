@@ -18,16 +18,20 @@ import numpy as np
 import pytest
 
 from szpo import seeds
+from szpo.analysis import measuring
 from szpo.cli import console, vote
 from szpo.cli.app import call
 from szpo.config.sentences import ENGLISH
+from szpo.ledger import orders, theta
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
 from szpo.replay import verification
 from szpo.runs import budget, setup_progress
 from szpo.runs.status import round_status
 from szpo.voting import counting, lease
 from tests.support import yard_run
+from tests.support.panel_states import final_comparison
 
 pytest_plugins = ["tests.support.browser"]
 ROWS = "optimizer.N=8", "optimizer.D=1", "optimizer.M=1", "panel.sheet=8"
@@ -115,7 +119,7 @@ def test_sides_are_those_of_the_seats_and_no_policy_is_named(staged, type_in):
 def test_who_waits_for_an_improvement_reads_how_far_it_is_and_how_long_it_takes(
     tmp_path, monkeypatch
 ):
-    clock, run, pace = iter(range(0, 600, 60)), tmp_path / "run.db", vote._Pace()
+    clock, run, pace = iter(range(0, 600, 60)), tmp_path / "run.db", vote._Pace(320)
     monkeypatch.setattr(vote.time, "monotonic", lambda: next(clock))
     said = []
     with setup_progress.writing(run, setup_progress.IMPROVING) as tell:
@@ -130,10 +134,10 @@ def test_who_waits_for_an_improvement_reads_how_far_it_is_and_how_long_it_takes(
     assert said == [
         "improving: 0 of some 10 steps, at most 80; the start's answers",
         "improving: 0 of some 10 steps, at most 80",
-        "improving: 1 of some 10 steps, at most 80; about 18 minutes, then measuring",
-        "improving: 1 of some 10 steps, at most 80; about 17 minutes, then measuring",
-        "improving: 4 of some 10 steps, at most 80; about 6 minutes, then measuring",
-        "improving: 12 of 80 at most; at most 29 minutes, then measuring",
+        "improving: 1 of some 10 steps, at most 80; about 38 minutes with measuring",
+        "improving: 1 of some 10 steps, at most 80; about 37 minutes with measuring",
+        "improving: 4 of some 10 steps, at most 80; about 16 minutes with measuring",
+        "improving: 12 of 80 at most; at most 33 minutes with measuring",
     ]
     assert setup_progress.read_improving(run) is None
 
@@ -153,11 +157,76 @@ def test_who_waits_for_the_last_measurement_reads_how_many_answers_are_left(driv
     begun = "measuring on prompts set aside"
     assert said == [
         begun,
-        f"{begun}: answers written 0/512",
-        f"{begun}: answers written 128/512, 0:03:00 left",
-        f"{begun}: answers written 128/512, 0:02:50 left",
+        f"{begun}: answers written 0/512; then they are read",
+        f"{begun}: answers written 128/512, 0:03:00 left; then they are read",
+        f"{begun}: answers written 128/512, 0:02:50 left; then they are read",
         f"{begun}: prompts read 0/64",
     ]
+
+
+def test_a_taste_is_told_of_once_when_the_votes_first_show_it_and_never_by_name(
+    driven, type_in, monkeypatch
+):
+    for shown, told in (([(), ()], 0), ([(), (8,)], 1), ([(8,), (8,)], 0)):  # begun, at a sheet
+        monkeypatch.setattr(vote.taught, "shown_from", lambda ledger, of=shown: of.pop(0))
+        _, seen = type_in(["y", "a", "q"], driven.ledger.path)
+        assert seen.count(vote.SHOWN) == told and "row " in seen
+
+
+def test_once_all_votes_are_in_a_person_reads_what_follows_and_in_which_order(driven, monkeypatch):
+    ledger, said = driven.ledger, []
+    for improves, shown, read in (
+        (True, (8,), 512), (True, (8,), 0), (True, (), 512), (False, (8,), 0),
+    ):  # fmt: skip
+        monkeypatch.setattr(vote.taught, "shown_from", lambda ledger, shown=shown: shown)
+        sitting = a_sitting(driven, [])
+        sitting.config, sitting.read_at_end = SimpleNamespace(improves=improves), read
+        said.append(sitting._what_follows())
+    after = "measuring on prompts set aside, then blind pairs for you"
+    assert said == [
+        f". Now improving on what they liked; if it gains, {after}",
+        ". Now improving on what they liked", f". Now {after}", "",
+    ]  # fmt: skip
+    assert not list(ledger.events(theta.KEPT)) and sitting._goes_further() is False
+    sitting.read_at_end = 512
+    assert sitting._goes_further(), "who comes back goes on with what was interrupted"
+    measuring.record(ledger, "run", 0, 0, None, 5.0, 0.0, [])
+    assert not sitting._goes_further()
+
+
+def a_sitting(stage, keys):
+    config, keys = recorded_config(stage.ledger), SimpleNamespace(read=iter(keys).__next__)
+    return vote._Sitting(stage.ledger, config, "Ada", keys, vote._Model(), [], "szpo vote")
+
+
+def test_the_blind_pairs_of_start_and_end_are_asked_here_and_closed_once_all_are_answered(
+    driven, staged, capsys
+):
+    number, ledger = final_comparison(driven, 3), driven.ledger
+    a_sitting(driven, ["q"])._compare()
+    assert "3 blind pairs: Compare two versions" in capsys.readouterr().out
+    a_sitting(driven, ["", "a", "b", "u", "s", "q"])._compare()
+    assert re.findall(r"pair \d of \d", capsys.readouterr().out) == [
+        f"pair {n} of 3" for n in (1, 2, 3, 2, 3)
+    ]
+    assert [(row["choice"], row["revision"]) for row in given(ledger)] == [
+        ("A", 0), ("B", 0), ("tie", 1),
+    ]  # fmt: skip
+    assert orders.get(ledger, number).closed_us is None
+    a_sitting(driven, ["y", "a"])._compare()
+    assert "pair 1 of 1, about 1 minute left" in capsys.readouterr().out
+    assert orders.get(ledger, number).closed_us is not None
+    a_sitting(driven, [])._compare()
+    assert not capsys.readouterr().out
+    sitting = a_sitting(driven, [])
+    assert (sitting._count_given(), sitting._own_votes()) == (
+        "0 votes of yours, 0 of them for one of the two", [],
+    )  # fmt: skip
+    panel = staged("panel", sets=ROWS)
+    panel.panelist("Bob")
+    number = final_comparison(panel, 1)
+    a_sitting(panel, ["", "a"])._compare()
+    assert len(given(panel.ledger)) == 1 and orders.get(panel.ledger, number).closed_us is None
 
 
 def test_who_waits_without_a_terminal_reads_at_once_what_for(staged, type_in, monkeypatch):
@@ -260,11 +329,13 @@ def test_a_plan_says_what_a_new_run_costs_and_begins_none(driven, tmp_path, type
 
 @pytest.mark.full
 def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in, capsys):
-    code, seen = type_in(["y", *"ab" * 20], *begin(tmp_path))
+    code, seen = type_in(["y", *"ab" * 8, "", *"ab" * 32], *begin(tmp_path))
     assert code == 0, seen
     path = tmp_path / "runs" / "mine.db"
     ended = r"\nfinished; thank you: (\d+) votes of yours, \1 of them for one of the two\n"
-    assert re.search(ended + r".*\n\d+ votes: no taste shown \(odds of ", seen)
+    assert re.search(ended + "64 blind pairs: Compare two versions", seen), seen
+    assert "pair 64 of 64" in seen and re.search(r"of 64 (blind )?pairs", seen)
+    assert re.search(r"\n\d+ votes: no taste shown \(odds of ", seen)
     assert f"szpo verify {path}" in seen and "guards on held-out prompts" not in seen
     (more,) = re.findall(r"^  (szpo vote .*) +#", seen, re.M)
     assert seen.index("you will be asked: Which answer do you like") < seen.index("setting up")

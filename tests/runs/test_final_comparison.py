@@ -145,11 +145,11 @@ def test_who_ends_a_run_is_told_where_its_open_final_comparison_is_answered(tune
         run.say_result(ledger)
         return "".join(capsys.readouterr())
 
-    assert "szpo serve" not in said()
+    assert "szpo vote" not in said()
     order, _ = made(ledger, source, 20)
-    assert f"  szpo serve {ledger.path}  # its page asks 20 blind pairs" in said()
+    assert f"  szpo vote {ledger.path}  # asks 20 blind pairs of start and end here" in said()
     orders.close(ledger, order.id, "op")
-    assert "szpo serve" not in said()
+    assert "szpo vote" not in said()
 
 
 def test_who_ends_a_run_that_nobody_compared_is_told_where_that_is_ordered(tmp_path, capsys):
