@@ -128,7 +128,7 @@ def after(m: Measuring | None, outcome: applied_step.Outcome) -> None:
         return
     if outcome.steps not in measurements(m.ledger):
         _attempt(m, lambda told: _compare_and_measure(told, outcome.steps, outcome.votes))
-    if m.people and not _is_compared(m.ledger):
+    if m.people and not is_compared(m.ledger):
         body = {"comparisons": PAIRS} if m.parts.settings.section.D == 1 else {}
         orders.place_order(m.ledger, "final", "szpo run", body)
 
@@ -144,7 +144,7 @@ def _compare_and_measure(m: Measuring, steps: int, votes: int) -> None:
     measure_end(m, steps, votes)
 
 
-def _is_compared(ledger: Ledger) -> bool:
+def is_compared(ledger: Ledger) -> bool:
     """Whether the weights as they are were ordered to be compared."""
     # They are others after a step from added votes, and where improved ones were adopted.
     placed = orders.orders(ledger, "final")
@@ -253,7 +253,6 @@ def measure_end(
             _record(m, steps, votes, policy, drawn)
             return drawn, (math.nan, math.nan)
         drawn, kl = _write_with_kl(m, policy, count)
-        _record(m, steps, votes, policy, drawn, kl[0])
         if m.base is None:
             base = _write(m, policy, few, count, base=True)
             was, now = _read(m, policy, base, [row[:few] for row in drawn])
@@ -263,6 +262,7 @@ def measure_end(
         if m.parts.config.guards.keep:
             m.progress(RIGHT, 0, 0)
         kept = _measure_right(m, policy)
+        _record(m, steps, votes, policy, drawn, kl[0])  # else a run stopped before has no guards
     rows = (*_reward_row(m, steps), *text_rows(was, now, kl), *kept[0])
     held, gap = (*text_guards.guards(was, now), *kept[1]), text_guards.topic_gap(was, now)
     record_held_out(m.ledger, HeldOut(rows, held, gap, digest))

@@ -22,9 +22,8 @@ from typing import Final
 
 import typer
 
-from szpo.analysis import taught
-from szpo.analysis.improvement import measurements
-from szpo.analysis.measuring import WRITTEN
+from szpo.analysis import taught_taste
+from szpo.analysis.measuring import WRITTEN, is_compared
 from szpo.cli import child_process, console, run, run_paths
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.config.sentences import ENGLISH
@@ -386,17 +385,17 @@ class _Sitting:
 
     def _shows(self) -> bool:
         """Whether the votes show a taste."""
-        return bool(taught.shown_from(self.ledger))
+        return bool(taught_taste.shown_from(self.ledger))
 
     def _undone(self) -> tuple[bool, bool]:
-        """Whether a run whose votes are in still has to be improved, and to be measured."""
+        """Whether a run whose votes are in still has to be improved, and to be compared."""
         ledger, steps = self.ledger, len(theta.theta_digests(self.ledger)) - 1
         ended = (theta.ADOPTED, theta.KEPT, theta.RETURNED)
         bodies = [event["body"] for kind in ended for event in ledger.events(kind)]
         begun = {body.get("begun", body)["steps"] for body in bodies}
         improves = self.config.improves and self._shows() and steps not in begun
         moves = improves or not theta.is_still(ledger)
-        return improves, moves and self.read_at_end > 0 and steps not in measurements(ledger)
+        return improves, moves and self.read_at_end > 0 and not is_compared(ledger)
 
     def _goes_further(self) -> bool:
         """Whether a run whose votes are in has not done all that it does then."""
@@ -415,8 +414,10 @@ class _Sitting:
         if status.state == "finished":
             if (found := setup_progress.read_improving(self.ledger.path)) is not None:
                 return self.pace.describe(*found)
+            if not self._goes_further():
+                return "the run ends"
             if theta.is_still(self.ledger):
-                return "the model loads" if self._goes_further() else "the run ends"
+                return "the model loads"
             if orders.open_orders(self.ledger):
                 return "the model writes blind pairs of its start and its end"
             stages = setup_progress.read(self.ledger.path, setup_progress.MEASURING)

@@ -56,9 +56,15 @@ def measured(ledger, policy, say):
     return Measuring(ledger, parts, ASKED, 1, frozenset({1}), None, False, say)
 
 
-def test_guards_compare_with_answers_of_the_start(tmp_path):
+def test_guards_compare_with_answers_of_the_start_also_after_a_stop(tmp_path, monkeypatch):
+    def stop(*given):
+        raise KeyboardInterrupt
+
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         policy = Terse(recommended_digest(ledger))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(measuring, "_read", stop)
+            measuring.after(measured(ledger, policy, print), Outcome("finished", "", 1, 8))
         measuring.after(measured(ledger, policy, print), Outcome("finished", "", 1, 8))
         found = read_held_out(ledger)
     tokens = next(row for row in found.rows if row["name"] == "tokens per answer")
