@@ -33,7 +33,7 @@ from szpo.ledger import guided_spans
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.guided_directions import EVERY, MOST
-from szpo.optim.settings import mu_at
+from szpo.optim.schedule import mu_at
 from szpo.policies import span_measurement as measuring
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.span_measurement import Measured

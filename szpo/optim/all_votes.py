@@ -12,7 +12,8 @@ from szpo.optim import named_features, weighting
 from szpo.optim.joint_fit import JointFit, fit_joint
 from szpo.optim.kl_limits import KlMeasurement
 from szpo.optim.rule import Perturbations, Recounted, WeightedVotes
-from szpo.optim.settings import Settings, base_mu
+from szpo.optim.schedule import base_mu
+from szpo.optim.settings import Settings
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.optim.weighting import History, View

@@ -29,7 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 from szpo.optim import links
 from szpo.optim.links import Estimate
 from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
-from szpo.optim.settings import Settings, alpha_share, base_mu
+from szpo.optim.schedule import alpha_share, base_mu
+from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
 
 COEF_CAP: Final = 10.0

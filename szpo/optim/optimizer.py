@@ -35,7 +35,8 @@ from szpo.optim.rule import (
     totals,
     weigh,
 )
-from szpo.optim.settings import Settings, mu_at
+from szpo.optim.schedule import mu_at
+from szpo.optim.settings import Settings
 from szpo.optim.weighting import History, VotesByVoter
 from szpo.types import Asked, Explanation, Floats, Grid, Info, Query, Shift, Tally, Update
 

@@ -37,7 +37,8 @@ from szpo.optim.informative import explanations_of
 from szpo.optim.kl_limits import AIMED_SHARE, ONE_READING, SHARE_PARTS, UNPROVEN, Reading
 from szpo.optim.named_features import CARRIED, Claim, NamedFeatures, claims
 from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
-from szpo.optim.settings import Settings, base_mu
+from szpo.optim.schedule import base_mu
+from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, Votes, direction
 from szpo.types import FEATURE_GRID, Explanation, Floats
 

@@ -1,11 +1,7 @@
-"""What the optimizer works with: settings of its rule, findings of the set-up, sizes of steps.
+"""What the optimizer works with: settings of its rule, findings of the set-up.
 
 Everything `szpo.optim.optimizer` does is a function of these and of the recorded votes. The
 section of a rule comes from `szpo.config.optimizer`, which checks it; nothing is checked here.
-
-Unless they are set, μ comes from the KL radius κ of one side of a comparison and α from the KL
-κ_step of one step. Both may fall with the step, as step sizes of stochastic approximation do
-(Robbins & Monro 1951; Kiefer & Wolfowitz 1952).
 """
 
 from __future__ import annotations
@@ -27,9 +23,6 @@ LAWS: Final[Mapping[LawName, Law]] = {
     "normalised": Law(normalise=True),
     "orthonormal": Law("orthonormal"),
 }
-
-LEAST_SHARE: Final = 0.01
-"""α does not fall below this share of its first value."""
 
 
 def name_of(law: Law) -> LawName:
@@ -74,8 +67,8 @@ class Settings:
     ``features``: the named features that votes are regressed on; None: z⁺ − z⁻. ``asking_noise``:
     share of the seed's own direction in the squared length of one drawn from the posterior of
     named features (`szpo.optim.informative`); None or 1: directions are the seed's.
-    ``horizon``: the number of steps after which α is halved (`alpha_share`); ∞: it stays.
-    ``narrows``: μ falls with the step (`mu_at`).
+    ``horizon``: the number of steps after which α is halved (`szpo.optim.schedule`); ∞: it stays.
+    ``narrows``: μ falls with the step (the same).
     ``centre_step``: the longest step of the centre of a rule with two points, in whitened units.
     ``regressors``: the named features that are recorded of shown texts under a rule that fits no
     votes, so that its votes teach a taste; ``spans``: what has guided directions, in order.
@@ -163,21 +156,3 @@ class Settings:
     def distance(self) -> int:
         """Distance of a comparison's two policies in units of μ: antithetic 2, forward 1."""
         return 2 if self.section.pairing == "antithetic" else 1
-
-
-def base_mu(settings: Settings) -> float:
-    """μ at step 0: as set, or scale · √(2κ/d)."""
-    if settings.section.mu is not None:
-        return float(settings.section.mu)
-    return settings.scale * math.sqrt(2 * settings.section.kl_radius / settings.dim)
-
-
-def mu_at(settings: Settings, step: int) -> float:
-    """μ at a step: that of step 0, over (1 + step/horizon)^¼ where it narrows."""
-    share = 1 / math.sqrt(math.sqrt(1 + step / settings.horizon)) if settings.narrows else 1.0
-    return base_mu(settings) * share  # roots are rounded alike on every machine, powers are not
-
-
-def alpha_share(settings: Settings, step: int) -> float:
-    """α at a step as a share of the first α: 1/(1 + step/horizon), at least `LEAST_SHARE`."""
-    return max(1 / (1 + step / settings.horizon), LEAST_SHARE)

@@ -22,7 +22,7 @@ from szpo.ledger.canonical import update_of
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import last_adopted, starting_theta, theta_digests
-from szpo.optim import kl_limits, optimizer, parameters, regression, settings
+from szpo.optim import kl_limits, optimizer, parameters, regression, schedule
 from szpo.optim.kl_limits import SHARE_PARTS, KlMeasurement
 from szpo.optim.optimizer import Point, has_two_points, rule_of
 from szpo.optim.rule import StepInputs
@@ -104,7 +104,7 @@ class Recomputation:
 
     def check_radius(self, step: Record) -> None:
         """Check that the step's radius is the one that follows from the run's settings."""
-        wanted = settings.mu_at(self.settings, step["step"])
+        wanted = schedule.mu_at(self.settings, step["step"])
         if step["mu"] != wanted:
             raise Broken("steps", step["step"], f"mu is {step['mu']}, the run gives {wanted}")
 

@@ -15,7 +15,7 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.optim.settings import mu_at
+from szpo.optim.schedule import mu_at
 from szpo.policies import span_measurement as measuring
 from szpo.policies import subspace_setup
 from szpo.policies.subspaces import Subspace

@@ -16,7 +16,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import parameters
 from szpo.optim.guided_directions import EVERY
-from szpo.optim.settings import mu_at
+from szpo.optim.schedule import mu_at
 from szpo.policies.span_measurement import Measured
 from szpo.runs.services import set_aside
 from szpo.voting import lease, withdrawals

@@ -16,7 +16,7 @@ from szpo.errors import RunError, UsageError
 from szpo.optim import known_and_sign, optimizer, parameters
 from szpo.optim.parameters import Space, round13
 from szpo.optim.sample_directions import Law
-from szpo.optim.settings import base_mu
+from szpo.optim.schedule import base_mu
 from szpo.types import Query, Shift, Update
 from tests.support.cases import case
 from tests.support.tallies import (

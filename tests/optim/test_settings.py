@@ -11,7 +11,7 @@ from szpo.errors import UsageError
 from szpo.optim import optimizer
 from szpo.optim.parameters import round13
 from szpo.optim.sample_directions import Law
-from szpo.optim.settings import alpha_share, base_mu
+from szpo.optim.schedule import alpha_share, base_mu
 from szpo.types import Update
 from tests.support.cases import case
 from tests.support.tallies import (

@@ -13,7 +13,7 @@ from szpo.errors import SzpoError
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters as optim_parameters
-from szpo.optim.settings import mu_at
+from szpo.optim.schedule import mu_at
 from szpo.replay import verification
 from szpo.voting import step_states
 from szpo.voting.counting import StepVotes
