@@ -549,10 +549,9 @@ class Optimizer:
         """
         try:
             if (form := saved["format"]) != FORMAT:
-                earlier = "commit 2ba99d16 reads formats up to 3"
                 raise UsageError(
                     f"Optimizer: this szpo reads format {FORMAT}, the saved state is of format "
-                    f"{form}; {earlier if form in (1, 2, 3) else 'take the szpo that saved it'}"
+                    f"{form}; take the szpo that saved it"
                 )
             optimizer = cls.__new__(cls)
             space = VectorSpace.from_json(saved["space"])

@@ -55,13 +55,12 @@ OTHER_RULE: Final = "known"
 """The rule that auto chooses elsewhere."""
 GONE: Final[Mapping[str, tuple[Any, ...]]] = {
     "prior": (None,), "score_share": (None, 0.0), "guarded": (True, False),
+    "smoothing": ("haldane",),
 }  # fmt: skip
 """Keys of runs that an earlier version began, with the values that can be read: with ``guarded``
 a point that was held back is told by its step."""
 FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")
-RENAMED: Final = {"directions": "K", "comparisons": "N", "votes": "M", "rows": "D"}
-"""What keys were called earlier."""
 LATER: Final = ("regressors", "spans")
 """What events of a run add to its settings."""
 FACTS: Final = tuple(each.name for each in fields(Settings) if each.name not in LATER)[1:]
@@ -143,8 +142,6 @@ class Optimizer(Section):
     @classmethod
     def refuse(cls, name: str, place: str) -> str:
         """Why a key cannot stand here, and what was meant."""
-        if name in RENAMED:
-            return f"{name} is called {RENAMED[name]} now: write optimizer.{RENAMED[name]}"
         if name in KEYS:
             rules = "rule regression" if cls is Regression else "rules known and sign"
             return f"{name} plays no part in the {rules}; leave it out"
@@ -359,16 +356,12 @@ def read_settings(body: Mapping[str, Any], root_seed: int, layout: Layout) -> Se
 
 
 def section_keys(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Of recorded settings the section's keys, without those that are gone and had no effect.
-
-    Directions of runs from before they could be guided are not.
-    """
-    trims = ("trim" if body.get("pairing") == "forward" else "haldane",)
-    gone = {**GONE, "smoothing": trims}
-    return {"guided": 0.0} | {
-        name: value for name, value in body.items()
-        if name not in FACTS and not (name in gone and value in gone[name])
-    }  # fmt: skip
+    """Of recorded settings the section's keys, without those that are gone and had no effect."""
+    return {
+        name: value
+        for name, value in body.items()
+        if name not in FACTS and value not in GONE.get(name, ())
+    }
 
 
 def _plain(value: Any) -> Any:

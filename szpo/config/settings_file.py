@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from szpo.config.optimizer import KEYS, RENAMED, TAGS, Optimizer
+from szpo.config.optimizer import KEYS, TAGS, Optimizer
 from szpo.config.schema import Config
 from szpo.config.section import describe, suggest
 from szpo.errors import UsageError
@@ -168,8 +168,6 @@ def find_key(key: str, said: str) -> tuple[str, str]:
         full = " or ".join(f"{owner}.{key}" for owner in owners)
         raise UsageError(f'{said}: "{key}" is ambiguous; write {full}')
     if not owners:
-        if key in RENAMED:
-            raise UsageError(f"{said}: optimizer.{key} is called optimizer.{RENAMED[key]} now")
         every = [name for keys in SECTIONS.values() for name in keys]
         raise UsageError(f'unknown key "{key}"{suggest(key, every)} (in {said})')
     return owners[0], key

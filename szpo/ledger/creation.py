@@ -24,12 +24,6 @@ from szpo.types import Layout
 
 APPLICATION_ID: Final = 0x535A504F
 SCHEMA_VERSION: Final = 5
-READ_BY: Final = {
-    1: "commit 2ba99d16", 2: "commit e7b93123", 3: "commit 425201a3",
-    4: "commit 106e9873",
-}  # fmt: skip
-"""The last version that reads each earlier schema."""
-
 NO_BASE: Final = canonical.sha256("no base model")
 """The base hash of policies that have no base model."""
 
@@ -61,18 +55,14 @@ def check_kind(path: Path, conn: sqlite3.Connection) -> None:
 
 
 def check_version(path: Path, conn: sqlite3.Connection) -> None:
-    """Raise UsageError for a file of another version, naming the one that reads it."""
+    """Raise UsageError for a file of another version."""
     version = conn.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise UsageError(
-            f"{path}: schema {version}; this szpo reads {SCHEMA_VERSION}; install a newer szpo"
-        )
     if version < 1:
         raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")
-    if version < SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        which = "a newer szpo" if version > SCHEMA_VERSION else "the szpo that made it"
         raise UsageError(
-            f"{path} was made by an earlier szpo; install {READ_BY[version]} to read it, or begin "
-            "a new run from the adapter that it exports (model.adapter)"
+            f"{path}: schema {version}; this szpo reads {SCHEMA_VERSION}; install {which}"
         )
 
 

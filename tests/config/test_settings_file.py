@@ -199,8 +199,6 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are():
             "samples 31 is too few for subspace.dim 8; give at least 32",
         ),
         (["panel.kind=judge", "optimizer.M=2"], "answers the same whenever"),
-        (["optimizer.votes=5"], "votes is called M now: write optimizer.M"),
-        (["directions=4"], "optimizer.directions is called optimizer.K now"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
         (
             ["subspace.dim=most"],

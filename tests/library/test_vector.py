@@ -273,7 +273,6 @@ def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path):
             szpo.Optimizer.from_dict(empty)
     many = szpo.Optimizer(dim=2).to_dict() | {"waiting": [10_000_000, False]}
     for words, state in (
-        ("of format 3; commit 2ba99d16 reads formats up to 3", {**saved, "format": 3}),
         ("not a saved state", {"format": 6}),
         ("take the szpo that saved it", {**saved, "format": 99}),
         ("10,000", many),
