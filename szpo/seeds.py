@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szpo.errors import UsageError
+
+T = TypeVar("T", bound=Hashable)
 
 SEED_LIMIT = 2**63
 """Root seeds are integers 0 <= seed < 2**63, so that SQLite can hold them."""
@@ -92,6 +95,18 @@ def endless_order(
         order += permutation(key(lap), count).tolist()
     start = first % count
     return order[start : start + need]
+
+
+def split(items: Iterable[T], key: bytes, most: int, one_in: int) -> tuple[tuple[T, ...], ...]:
+    """Different items in the key's order, and those set aside: one in so many, at most ``most``.
+
+    >>> rest, aside = split("abcdefghi", derive(0, "set aside"), 32, 4)
+    >>> len(rest), len(aside)
+    (7, 2)
+    """
+    unique = tuple(dict.fromkeys(items))
+    count, order = min(most, len(unique) // one_in), permutation(key, len(unique)).tolist()
+    return tuple(unique[i] for i in order[count:]), tuple(unique[i] for i in order[:count])
 
 
 def permutation(key: bytes, n: int) -> NDArray[np.int64]:

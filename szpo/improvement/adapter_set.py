@@ -105,17 +105,11 @@ class End:
         return sum(not guard.ok and guard.name not in aim.waived for guard in self.guards)
 
 
-def split_prompts(
-    prompts: Sequence[Prompt], seed: int
-) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+def split_prompts(prompts: Sequence[Prompt], seed: int) -> tuple[tuple[Prompt, ...], ...]:
     """Split training prompts into those to learn from and those to judge by at the end."""
-    unique = tuple(dict.fromkeys(prompts))
-    if len(unique) < 12:
-        raise UsageError(f"a set takes 12 different training prompts or more; got {len(unique)}")
-    order = seeds.permutation(seeds.derive(seed, "adapter prompts"), len(unique)).tolist()
-    count = min(JUDGED, len(unique) // 4)
-    chosen = [unique[i] for i in order]
-    return tuple(chosen[count:]), tuple(chosen[:count])
+    if (found := len(set(prompts))) < 12:
+        raise UsageError(f"a set takes 12 different training prompts or more; got {found}")
+    return seeds.split(prompts, seeds.derive(seed, "adapter prompts"), JUDGED, 4)
 
 
 class SetMaker:

@@ -60,8 +60,8 @@ SPENT: Final = 0.9
 SPENT_ALL: Final = "by its steps' own answers it is as far away as it may go"
 CHECKED: Final = 32
 """Prompts split off for measuring; at most a third of all."""
-FEWEST_CHECKED: Final = 3
-"""Fewest prompts to measure on."""
+STUCK: Final = 3
+"""After so many steps without a cost in a row a search ends."""
 PATIENCE: Final = 12
 """After so many steps the last third of them must score more than the first."""
 PACE: Final = Pace()
@@ -327,7 +327,7 @@ def _set_up(
     assert base is not None
     seed = seeds.as_seed(seeds.derive(root, "improve", step=begun.steps))
     asked = set_aside(parts.prompts.train, root)[0]
-    taught, aside = split_prompts(asked, CHECKED, root)
+    taught, aside = split_prompts(asked, root)
     policy = LoraPolicy(
         base.loaded, every_b(held.sites, held.factors()), root_seed=seed,
         sampling=parts.language.sampling, host=base.host,
@@ -343,20 +343,11 @@ def _set_up(
     )  # fmt: skip
 
 
-def split_prompts(
-    prompts: Sequence[Prompt], most: int, seed: int
-) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """Split prompts into those that steps learn from and at most ``most``, a third, to measure on.
-
-    >>> [len(part) for part in split_prompts([Prompt.user(str(i)) for i in range(9)], 32, 0)]
-    [6, 3]
-    """
-    unique = tuple(dict.fromkeys(prompts))
-    count = min(most, len(unique) // 3)
-    if count < min(most, FEWEST_CHECKED - 1):
-        raise UsageError(f"improving needs 6 different prompts or more; got {len(unique)}")
-    order = seeds.permutation(seeds.derive(seed, "improve prompts"), len(unique)).tolist()
-    return tuple(unique[i] for i in order[count:]), tuple(unique[i] for i in order[:count])
+def split_prompts(prompts: Sequence[Prompt], seed: int) -> tuple[tuple[Prompt, ...], ...]:
+    """Split prompts into those that steps learn from and at most a third to measure on."""
+    if (found := len(set(prompts))) < 6:
+        raise UsageError(f"improving needs 6 different prompts or more; got {found}")
+    return seeds.split(prompts, seeds.derive(seed, "improve prompts"), CHECKED, 3)
 
 
 def measure(
@@ -493,7 +484,7 @@ def _why_stopped(state: Improved) -> str:
     if not steps:
         return ""
     last = steps[-1]
-    if not any(step.cost for step in steps[-FEWEST_CHECKED:]) and len(steps) >= FEWEST_CHECKED:
+    if not any(step.cost for step in steps[-STUCK:]) and len(steps) >= STUCK:
         return "no answer scores more than another to the same prompt"
     if (math.sqrt(last.nats) + math.sqrt(last.cost)) ** 2 >= SPENT * state.nats:
         return SPENT_ALL

@@ -114,18 +114,14 @@ def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
     return of
 
 
-def set_aside(
-    pool: Sequence[Prompt], root_seed: int
-) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+def set_aside(pool: Sequence[Prompt], root_seed: int) -> tuple[tuple[Prompt, ...], ...]:
     """Training prompts that improving may use, and a quarter, at most `ASIDE`, to check it on.
 
     >>> [len(part) for part in set_aside([Prompt.user(str(i)) for i in range(9)], 0)]
     [7, 2]
     """
-    prompts = tuple(dict.fromkeys(pool))
-    order = seeds.permutation(seeds.derive(root_seed, "set aside"), len(prompts)).tolist()
-    count = min(ASIDE, len(prompts) // 4 if len(prompts) >= DIVISIBLE else 0)
-    return tuple(prompts[i] for i in order[count:]), tuple(prompts[i] for i in order[:count])
+    most = ASIDE if len(set(pool)) >= DIVISIBLE else 0
+    return seeds.split(pool, seeds.derive(root_seed, "set aside"), most, 4)
 
 
 def seconds() -> float:

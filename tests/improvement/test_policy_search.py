@@ -335,7 +335,7 @@ def toy(tmp_path, monkeypatch):
 
 def split(ledger):
     """The prompts that steps learn from, and those to measure on."""
-    return split_prompts(set_aside(toy_policy.PROMPTS, ledger.root_seed)[0], 32, ledger.root_seed)
+    return split_prompts(set_aside(toy_policy.PROMPTS, ledger.root_seed)[0], ledger.root_seed)
 
 
 def scored(policy, prompts, drawn, seed):
