@@ -33,7 +33,7 @@ class Script:
         self.votes, self.asked, self.said, self.ways = [], [], [], {}
         self.file = theta.improving_file(self.ledger.path)
         monkeypatch.setattr(between_rounds, "search_move", self.search)
-        monkeypatch.setattr(between_rounds.taught, "shown_from", lambda ledger: self.votes)
+        monkeypatch.setattr(between_rounds.taught_taste, "shown_from", lambda ledger: self.votes)
         config = SimpleNamespace(
             improve=SimpleNamespace(nats=3.0, when="doubling"), improves=True,
             guards=SimpleNamespace(kl=2.0), panel=SimpleNamespace(kind=kind),
