@@ -24,15 +24,15 @@ class _StoppedError(BaseException):
 
 
 class Turns(Generic[T]):
-    """Work that moves while `move` waits for it."""
+    """Work that moves while `move` waits for it, or that is done ``at_once``."""
 
-    def __init__(self, work: Callable[[], T], *, clock: Callable[[], float] = time.monotonic):
-        """``work`` begins with the first turn; ``clock`` gives seconds."""
-        self._work, self._clock = work, clock
+    def __init__(self, work: Callable[[], T], *, at_once: bool = False):
+        """``work`` begins with the first turn; ``at_once`` it is over here, in this thread."""
+        self._work = work
         self._goes, self._rests = threading.Semaphore(0), threading.Semaphore(0)
         self._thread: Final = threading.Thread(target=self._run, name="szpo-turns", daemon=True)
         self._until, self._stopped = 0.0, False
-        self._result: list[T] = []
+        self._result: list[T] = [work()] if at_once else []
         self._error: BaseException | None = None
 
     def move(self, seconds: float) -> T | None:
@@ -43,11 +43,16 @@ class Turns(Generic[T]):
         if not self._thread.ident:
             self._thread.start()
         if not self._result and self._error is None:
-            self._until = self._clock() + seconds
+            self._until = time.monotonic() + seconds
             self._goes.release()
             self._rests.acquire()
         if self._error is not None:
             raise self._error
+        return self.found
+
+    @property
+    def found(self) -> T | None:
+        """What the work found; None until it is done."""
         return self._result[0] if self._result else None
 
     @property
@@ -84,7 +89,7 @@ class Turns(Generic[T]):
         self._rest()
 
     def _is_over(self) -> bool:
-        return self._stopped or self._clock() >= self._until
+        return self._stopped or time.monotonic() >= self._until
 
 
 def is_over() -> bool:

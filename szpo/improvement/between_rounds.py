@@ -138,7 +138,6 @@ class Improving:
         """Steps after which it last began; nothing from before is made up for."""
         self._begun: Begun | None = None
         self._turns: Turns[Found] | None = None
-        self._found: Found | None = None
         self._told = ExitStack()
 
     def look(self) -> None:
@@ -153,7 +152,7 @@ class Improving:
     @property
     def at_work(self) -> bool:
         """Whether an improvement goes on beside the rounds."""
-        return self._turns is not None and self._found is None
+        return self._turns is not None and not self._turns.is_done
 
     def wait(self, seconds: float) -> None:
         """Let an improvement move for so long; sleep where none does, or the run is paused."""
@@ -161,10 +160,10 @@ class Improving:
             time.sleep(seconds)
             return
         with self._saying_why_not():
-            self._found = self._turns.move(seconds)
-        if self._found is not None:
-            self._told.close()
-            self._say(describe_improving(self._found))
+            found = self._turns.move(seconds)
+            if found is not None:
+                self._told.close()
+                self._say(describe_improving(found))
 
     def at_end(self, outcome: Outcome, turn: Callable[[], bool]) -> None:
         """Improve a run whose votes are spent, once.
@@ -220,10 +219,7 @@ class Improving:
                 given=self._parts.config.features.own, since=since,
                 starts=lambda: self._say(describe_start(nats)), report=report, progress=progress,
             )  # fmt: skip
-            if self._beside:
-                self._turns = Turns(search)
-                return
-            self._found = search()
+            self._turns = Turns(search, at_once=not self._beside)
         self._settle()
 
     def _resume(self) -> None:
@@ -242,7 +238,7 @@ class Improving:
             self._leave()
 
     def _settle(self) -> None:
-        begun, found = self._begun, self._found
+        begun, found = self._begun, None if self._turns is None else self._turns.found
         if begun is not None and _is_over(self._ledger, begun.event):
             self._tried = begun.steps - 1
             self._leave()
@@ -255,7 +251,7 @@ class Improving:
 
     def _leave(self) -> None:
         self.close()
-        self._begun = self._turns = self._found = None
+        self._begun = self._turns = None
         self._file.unlink(missing_ok=True)
 
     @contextmanager

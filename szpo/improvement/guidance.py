@@ -149,7 +149,6 @@ class Guiding:
         self._ledger, self._parts, self._say = ledger, parts, say
         self._beside: Final = parts.config.panel.kind == PEOPLE and not waits
         self._turns: Turns[Proposed | None] | None = None
-        self._made: Proposed | None = None
         self._withdrawn: tuple[Withdrawal, ...] = ()
         """Of when the proposal began."""
         self._tried = 0.0
@@ -159,8 +158,8 @@ class Guiding:
 
     def look(self, step: int, epoch: int) -> None:
         """Before a step is planned: take what was proposed, or begin a proposal that is due."""
-        if self._made is not None and self._ledger.step(step) is None:
-            self._take(self._made, step, epoch)
+        if self._ledger.step(step) is None:
+            self._take(step, epoch)
         if self._over or self._turns is not None or not due(self._ledger, step, self._tried):
             return
         self._tried = self._ledger.votes_applied()
@@ -169,25 +168,21 @@ class Guiding:
             propose, self._ledger, self._parts, step, given=self._parts.given,
             progress=setup_progress.telling(self._say, of="guiding"),
         )  # fmt: skip
-        if self._beside:
-            self._turns = Turns(work)
-            return
         with self._saying_why_not():
-            if (made := work()) is not None:
-                self._take(made, step, epoch)
+            self._turns = Turns(work, at_once=not self._beside)
+            self._take(step, epoch)
 
     @property
     def at_work(self) -> bool:
         """Whether a proposal is being made beside the rounds, and the run is not paused."""
-        return self._turns is not None and not lease.is_paused(self._ledger)
+        moves = self._turns is not None and not self._turns.is_done
+        return moves and not lease.is_paused(self._ledger)
 
     def wait(self, seconds: float) -> None:
         """Let the proposal that is being made move for so long."""
         assert self._turns is not None
         with self._saying_why_not():
-            self._made = self._turns.move(seconds)
-            if self._turns.is_done:
-                self._turns = None
+            self._turns.move(seconds)
 
     def close(self) -> None:
         """Stop a proposal; the next process makes it anew."""
@@ -195,9 +190,12 @@ class Guiding:
             self._turns.stop()
             self._turns = None
 
-    def _take(self, made: Proposed, step: int, epoch: int) -> None:
-        self._made = None
-        if tuple(withdrawals.withdrawals(self._ledger)) == self._withdrawn:
+    def _take(self, step: int, epoch: int) -> None:
+        """Record what was proposed, unless nothing was or votes were withdrawn meanwhile."""
+        if self._turns is None or not self._turns.is_done:
+            return
+        made, self._turns = self._turns.found, None
+        if made is not None and self._withdrawn == tuple(withdrawals.withdrawals(self._ledger)):
             record(self._ledger, self._parts, made, step, epoch)
             self._say(describe(self._ledger))
 
