@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from statistics import fmean
 from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 from szpo import seeds
 from szpo.config.tables import Judge
-from szpo.errors import RunError, UsageError
+from szpo.errors import RunError
 from szpo.judges import prompting, round_progress
 from szpo.judges.prompting import Backend, JudgeError, Labels, Preferred, Question, Reply
 from szpo.judges.round_progress import Heard
@@ -278,6 +278,7 @@ def _derive_key(key: bytes, name: str) -> bytes:
     return seeds.derive(0, "judge question", name=f"{key.hex()}/{name}")
 
 
+@dataclass(eq=False)
 class JudgeEvaluator:
     """Panelists of kind judge, named ``name``-0, ``name``-1, …; an `Evaluator`.
 
@@ -285,31 +286,22 @@ class JudgeEvaluator:
     the same run, and seats that these judges cannot fill are left to them.
     """
 
-    def __init__(
-        self,
-        service: VoteService,
-        judges: Sequence[Opinionated],
-        *,
-        name: str = "judge",
-        concurrency: int = 1,
-        complete: bool = True,
-    ):
-        if not judges:
-            raise UsageError("judge: no judges; give at least one")
-        self.service: Final = service
-        self.judges: Final = tuple(judges)
-        self.name: Final = name
-        self.concurrency: Final = concurrency
-        self.complete: Final = complete
-        self.say: Say = silent
-        self._times: list[float] = []  # seconds of each pair judged
-        self._panel: dict[str, Opinionated] = {}
+    service: VoteService
+    judges: Sequence[Opinionated]
+    _: KW_ONLY
+    name: str = "judge"
+    concurrency: int = 1
+    complete: bool = True
+    say: Say = silent
+    _times: list[float] = field(default_factory=list, init=False)
+    """Seconds of each pair judged."""
+    _panel: dict[str, Opinionated] = field(default_factory=dict, init=False)
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Judge these comparisons; those that all judges skip are left out of the step.
 
         Raises:
-            UsageError: M is larger than the panel.
+            UsageError: M is larger than the panel, or it is empty.
             RunError: a judge stopped the run, or all of them skipped a whole step. Votes cast
                 before are kept.
         """

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
 
 from szpo import plugins, seeds
@@ -71,6 +71,7 @@ class LedgerEvaluator:
         """Nothing to do: the service stores votes as they come."""
 
 
+@dataclass(eq=False)
 class PanelEvaluator:
     """A panel of judges in this process, who are assigned by a seeded round robin.
 
@@ -78,25 +79,17 @@ class PanelEvaluator:
     so a repeated or resumed run has the same votes.
     """
 
-    def __init__(
-        self,
-        service: VoteService,
-        judges: Sequence[Judge],
-        *,
-        name: str = "panel",
-    ):
-        if not judges:
-            raise UsageError("panel: no judges; give at least one")
-        self.service: Final = service
-        self.judges: Final = tuple(judges)
-        self.name: Final = name
-        self._panel: dict[str, Judge] = {}
+    service: VoteService
+    judges: Sequence[Judge]
+    _: KW_ONLY
+    name: str = "panel"
+    _panel: dict[str, Judge] = field(default_factory=dict, init=False)
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Assign seats, ask the panel about these comparisons, and record its answers.
 
         Raises:
-            UsageError: M is larger than the panel.
+            UsageError: M is larger than the panel, or it is empty.
             RunError: after skips, too few panelists are left for a comparison to reach M.
         """
         self._panel = self._panel or enroll(self.service, "simulated", self.name, self.judges)
@@ -110,6 +103,8 @@ def enroll(
     service: VoteService, kind: PanelistKind, name: str, judges: Sequence[Asked]
 ) -> dict[str, Asked]:
     """Enroll a panel as ``name``-0, ``name``-1, …; returns its members by their ids."""
+    if not judges:
+        raise UsageError(f"{name}: no judges; give at least one")
     with service.ledger.transaction("votes"):
         return {service.enroll(kind, f"{name}-{i}"): judge for i, judge in enumerate(judges)}
 

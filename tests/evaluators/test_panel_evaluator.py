@@ -144,7 +144,7 @@ def test_a_panel_that_cannot_reach_m_is_an_error(tmp_path):
     with pytest.raises(RunError, match="everybody has been asked; let others vote"):
         run(tmp_path / "b.db", [SKIPPING] * 2)
     with pytest.raises(UsageError, match="no judges"):
-        PanelEvaluator(None, [])
+        run(tmp_path / "c.db", [])
 
 
 def test_a_panel_in_process_and_one_at_the_doors_leave_the_same_rows(tmp_path):
