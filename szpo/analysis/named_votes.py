@@ -14,7 +14,6 @@ import numpy as np
 
 from szpo.analysis import vote_rows
 from szpo.analysis.features import Feature, differences
-from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
@@ -49,14 +48,9 @@ def read_votes(ledger: Ledger, features: Sequence[Feature]) -> FeatureVotes:
 def fit(votes: FeatureVotes) -> tuple[Floats, SparseFit]:
     """The standard deviations (p,) of the differences, and the posterior for these as units.
 
-    Features that differ alike in what was shown are of one group.
-
-    Raises:
-        RunError: some feature never differs.
+    Each differs somewhere. Features that differ alike in what was shown are of one group.
     """
     scale = np.sqrt(np.mean(votes.x**2, axis=0))
-    if not scale.all():
-        raise RunError("a feature is the same on both sides of every pair; leave it out")
     z = votes.x / scale
     prior = SparsePrior(group_features(z.T @ z), np.ones(len(scale)))
     return scale, fit_sparse(Votes(z, votes.y, 1 - votes.y), prior)
