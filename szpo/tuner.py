@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from szpo import seeds, whole_run
-from szpo.analysis import improvement, taught_taste
+from szpo.analysis import exported_weights, improvement, taught_taste
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.taught_taste import Lesson
 from szpo.config import settings_file
@@ -454,14 +454,14 @@ class Tuner:
                 it.
             StorageError: the folder exists, or cannot be written.
         """
-        from szpo.analysis import adapter, model_card
+        from szpo.analysis import adapter
 
         target = Path(folder)
         if not adapter.write_folder(self._ledger, target, anyway=anyway):
             log.warning(
                 "%s: it has no tokenizer, as the base model is not here; load the base's", target
             )
-        if not anyway and (unknown := model_card.find_unknown(self._ledger)):
+        if not anyway and (unknown := exported_weights.find_unknown(self._ledger)):
             log.warning("%s: %s", target, unknown)
         return target
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from szpo.analysis import improvement
-from szpo.analysis.model_card import LAST, Weights, find_doubt, model_card
+from szpo.analysis.exported_weights import LAST, Weights, find_doubt
+from szpo.analysis.model_card import model_card
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.files import write_whole

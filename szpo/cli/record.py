@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from szpo.analysis import improvement, run_taste
-from szpo.analysis.model_card import Weights, find_unknown
+from szpo.analysis.exported_weights import Weights, find_unknown
 from szpo.analysis.named_votes import USUAL
 from szpo.analysis.vote_export import write_votes
 from szpo.cli import console, run_paths

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from szpo.analysis import agreement, improvement, taught_taste
-from szpo.analysis.model_card import find_doubt
+from szpo.analysis.exported_weights import find_doubt
 from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config

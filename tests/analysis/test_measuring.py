@@ -8,8 +8,8 @@ import pytest
 
 from szpo import seeds
 from szpo.analysis import improvement, measuring
+from szpo.analysis.exported_weights import find_doubt
 from szpo.analysis.measuring import Measuring
-from szpo.analysis.model_card import find_doubt
 from szpo.config.tables import Guards
 from szpo.errors import EngineError, ResourceError, RunError
 from szpo.ledger import orders

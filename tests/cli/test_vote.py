@@ -168,7 +168,7 @@ def test_a_taste_is_told_of_once_when_the_votes_first_show_it_and_never_by_name(
     driven, type_in, monkeypatch
 ):
     for shown, told in (([(), ()], 0), ([(), (8,)], 1), ([(8,), (8,)], 0)):  # begun, at a sheet
-        monkeypatch.setattr(vote.taught, "shown_from", lambda ledger, of=shown: of.pop(0))
+        monkeypatch.setattr(vote.taught_taste, "shown_from", lambda ledger, of=shown: of.pop(0))
         _, seen = type_in(["y", "a", "q"], driven.ledger.path)
         assert seen.count(vote.SHOWN) == told and "row " in seen
 
@@ -178,7 +178,7 @@ def test_once_all_votes_are_in_a_person_reads_what_follows_and_in_which_order(dr
     for improves, shown, read in (
         (True, (8,), 512), (True, (8,), 0), (True, (), 512), (False, (8,), 0),
     ):  # fmt: skip
-        monkeypatch.setattr(vote.taught, "shown_from", lambda ledger, shown=shown: shown)
+        monkeypatch.setattr(vote.taught_taste, "shown_from", lambda ledger, shown=shown: shown)
         sitting = a_sitting(driven, [])
         sitting.config, sitting.read_at_end = SimpleNamespace(improves=improves), read
         said.append(sitting._what_follows())

@@ -19,7 +19,8 @@ from sqlite_utils import Database
 from transformers import AutoModelForCausalLM
 
 from szpo.analysis.adapter import fold_adapter_files
-from szpo.analysis.model_card import Weights, model_card
+from szpo.analysis.exported_weights import Weights
+from szpo.analysis.model_card import model_card
 from szpo.cache import quiet
 from szpo.cli.app import call
 from szpo.improvement import draw_back

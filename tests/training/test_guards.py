@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from szpo.analysis import html_report
-from szpo.analysis.model_card import LAST
+from szpo.analysis.exported_weights import LAST
 from szpo.ledger.theta import recommended_digest
 from szpo.policies.text_guards import TOPIC, Guard
 from szpo.runs import driver, guards

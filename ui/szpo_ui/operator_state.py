@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from szpo.analysis import improvement, overview, taught_taste, vote_rows
-from szpo.analysis.model_card import find_doubt
+from szpo.analysis.exported_weights import find_doubt
 from szpo.ledger import orders, run_spec, theta
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
