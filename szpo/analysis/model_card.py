@@ -16,9 +16,7 @@ from szpo.analysis.exported_weights import LAST, Weights, find_doubt
 from szpo.analysis.html_report import when
 from szpo.analysis.improvement import Improvement
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import (
-    ADOPTED,
-)
+from szpo.ledger.theta import ADOPTED
 from szpo.models.lora import HUB_NAMES, hub_name
 from szpo.policies import subspaces
 from szpo.runs import budget, status

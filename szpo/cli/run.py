@@ -453,7 +453,10 @@ def _say_next(
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
     if pairs := orders.asked(ledger):
-        asks = f"asks {pairs} blind pairs of start and end here; szpo serve on its page"
+        asks = (
+            f"asks {pairs} blind pairs of start and end here, szpo serve on its page; there its "
+            "operator closes them"
+        )
         every = {"vote": asks, **every}
     elif moves and helped.share is None and people and spent:
         page = "its operator's page orders blind pairs of start and end, for people"

@@ -112,7 +112,9 @@ def vote(
     accepted = ["--accept-samples"] if accept_samples else []
     if plan:
         if config is None:
-            raise UsageError(f"--plan is for a new run, and {path.stem} has begun")
+            raise UsageError(
+                f"--plan is for a new run, and {path.stem} has begun; give --preset {PRESET}"
+            )
         _require_people(path, config)
         run.show_plan(config, "the same without --plan")
         return 0
@@ -418,7 +420,7 @@ class _Sitting:
                 return "the run ends"
             if theta.is_still(self.ledger):
                 return "the model loads"
-            if orders.open_orders(self.ledger):
+            if any(each.kind == "final" for each in orders.open_orders(self.ledger)):
                 return "the model writes blind pairs of its start and its end"
             stages = setup_progress.read(self.ledger.path, setup_progress.MEASURING)
             far = f": {self.measured.describe(stages[-1])}" if stages else ""
@@ -575,7 +577,8 @@ class _Sitting:
             return True
         row.given = VERDICTS[key]
         if receipt.late:
-            console.say(notices["late"])
+            final = row.comparison.kind == "final"
+            console.say(notices["final_closed" if final else "late"])
         return not receipt.late
 
     # ---- the end ----
@@ -612,12 +615,11 @@ class _Sitting:
         No further vote counts then, and the result is known.
         """
         self.asked, page = [], ENGLISH.page
-        if (seat := self.service.final(self.me, tab=self.tab)) is None:
-            return
-        left = 1 + blind.count_left(self.ledger, self.me, self.ledger.clock())
-        console.say(f"{console.count(left, 'blind pair')}: {page['finished_final_text']}")
-        if not self._goes_on("begin", page["final_stop"]):
-            return
+        if (seat := self.service.final(self.me, tab=self.tab)) is not None:
+            left = 1 + blind.count_left(self.ledger, self.me, self.ledger.clock())
+            console.say(f"{console.count(left, 'blind pair')}: {page['finished_final_text']}")
+            if not self._goes_on("begin", page["final_stop"]):
+                return
         while seat is not None:
             if not self._ask((seat,)):
                 return

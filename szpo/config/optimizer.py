@@ -55,7 +55,7 @@ OTHER_RULE: Final = "known"
 """The rule that auto chooses elsewhere."""
 GONE: Final[Mapping[str, tuple[Any, ...]]] = {
     "prior": (None,), "score_share": (None, 0.0), "guarded": (True, False),
-    "smoothing": ("haldane",),
+    "smoothing": ("haldane", "trim"),
 }  # fmt: skip
 """Keys of runs that an earlier version began, with the values that can be read: with ``guarded``
 a point that was held back is told by its step."""

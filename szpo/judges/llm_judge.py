@@ -401,9 +401,8 @@ class JudgeEvaluator:
         """Close a step with the votes there are."""
         ledger = self.service.ledger
         if not self.service.counted(step):
-            over = step_states.close(
-                ledger, step, "rule"
-            )  # a skipped single row is not asked again
+            # A skipped single row is not asked again.
+            over = step_states.close(ledger, step, "rule")
             again = "let it answer as new panelists: szpo judge RUN --name NEW"
             raise RunError(
                 f"step {step}: no comparison was judged (nobody is left to ask); correct the "

@@ -222,6 +222,11 @@ def test_the_blind_pairs_of_start_and_end_are_asked_here_and_closed_once_all_are
     assert (sitting._count_given(), sitting._own_votes()) == (
         "0 votes of yours, 0 of them for one of the two", [],
     )  # fmt: skip
+    shown = staged("shown", sets=ROWS)
+    number, sitting = final_comparison(shown, 1), a_sitting(shown, [])
+    sitting.service.final = lambda *_, **__: None  # shown before and given up: none is left
+    sitting._compare()
+    assert orders.get(shown.ledger, number).closed_us is not None
     panel = staged("panel", sets=ROWS)
     panel.panelist("Bob")
     number = final_comparison(panel, 1)
