@@ -113,7 +113,7 @@ def test_what_is_no_rule_is_refused(monkeypatch):
 
 def section(group: str) -> dict[str, Any]:
     """The names that the code of a group's section defines."""
-    (text,) = re.findall(rf"^## \w+: `{group}`$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(rf"^## \w+: `{group}`$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     for code in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         exec(compile(code, group, "exec"), names)
