@@ -28,6 +28,7 @@ from szpo.cli import child_process, console, run, run_paths
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.config.sentences import ENGLISH
 from szpo.errors import LeaseError, UsageError
+from szpo.improvement.begun_before import last_begun
 from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import FEATURES, recorded_config
@@ -392,10 +393,7 @@ class _Sitting:
     def _undone(self) -> tuple[bool, bool]:
         """Whether a run whose votes are in still has to be improved, and to be compared."""
         ledger, steps = self.ledger, len(theta.theta_digests(self.ledger)) - 1
-        ended = (theta.ADOPTED, theta.KEPT, theta.RETURNED)
-        bodies = [event["body"] for kind in ended for event in ledger.events(kind)]
-        begun = {body.get("begun", body)["steps"] for body in bodies}
-        improves = self.config.improves and self._shows() and steps not in begun
+        improves = self.config.improves and self._shows() and last_begun(ledger) < steps
         moves = improves or not theta.is_still(ledger)
         return improves, moves and self.read_at_end > 0 and not is_compared(ledger)
 

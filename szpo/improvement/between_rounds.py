@@ -34,7 +34,7 @@ from szpo.errors import (
     StorageError,
     UsageError,
 )
-from szpo.improvement import policy_search
+from szpo.improvement import begun_before, policy_search
 from szpo.improvement.policy_search import PACE, Begun, Found, Improved, search_move
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
@@ -48,10 +48,6 @@ from szpo.voting import lease, withdrawals
 from szpo.voting.applied_step import Outcome
 from szpo.voting.panel_factory import PEOPLE
 
-NO_LONGER: Final = (theta.RETURNED, withdrawals.EVENT)
-ENDED_BY: Final = (theta.ADOPTED, *NO_LONGER)
-"""Kinds of events after which what an improvement began from no longer holds."""
-
 
 def begin(ledger: Ledger, event: int | None = None) -> Begun:
     """What an improvement begins from that begins now, or began when ``event`` was the next."""
@@ -60,7 +56,7 @@ def begin(ledger: Ledger, event: int | None = None) -> Begun:
     head = found[0]["row_sha256"] if found else ""
     sql = "SELECT count(*) AS n FROM events WHERE kind = ? AND event < ?"
     steps, made = (ledger.query(sql, (kind, event))[0]["n"] for kind in ("step", theta.ADOPTED))
-    taken_back = _happened(ledger, NO_LONGER, before=event)
+    taken_back = begun_before.happened(ledger, begun_before.NO_LONGER, before=event)
     return Begun(event, head, steps, made, taken_back, lease.controller(ledger)["epoch"])
 
 
@@ -190,8 +186,7 @@ class Improving:
 
     def _last(self) -> int:
         """Steps after which it last began, here or on record, or went back to the start."""
-        last, kept = theta.last_adopted(self._ledger), _last_kept(self._ledger)
-        return max(self._tried, kept, 0 if last is None else last.get("begun", last)["steps"])
+        return max(self._tried, begun_before.last_begun(self._ledger))
 
     def _begin(self, begun: Begun, since: Improved | None = None) -> None:
         assert self._nats is not None
@@ -209,7 +204,7 @@ class Improving:
             def report(state: Improved) -> None:
                 policy_search.save(state, self._file, (begun.head, begun.event))
                 # It may hold what withdrawn verdicts taught.
-                if _is_over(self._ledger, begun.event):
+                if begun_before.is_over(self._ledger, begun.event):
                     self._file.unlink(missing_ok=True)
                 tell(STEPS, len(state.at.steps), PACE.steps)
                 show(state)
@@ -231,7 +226,7 @@ class Improving:
         since, (head, event) = found
         begun = begin(self._ledger, event)
         kept = {each["body"]["begun"]["event"] for each in self._ledger.events(theta.KEPT)}
-        over = _is_over(self._ledger, begun.event) or begun.event in kept
+        over = begun_before.is_over(self._ledger, begun.event) or begun.event in kept
         if head == begun.head and not over:
             self._begin(begun, since)
         else:
@@ -239,7 +234,7 @@ class Improving:
 
     def _settle(self) -> None:
         begun, found = self._begun, None if self._turns is None else self._turns.found
-        if begun is not None and _is_over(self._ledger, begun.event):
+        if begun is not None and begun_before.is_over(self._ledger, begun.event):
             self._tried = begun.steps - 1
             self._leave()
         elif begun is not None and found is not None:
@@ -289,31 +284,6 @@ def _passes(first: float, votes: Sequence[float]) -> bool:
 
 def _applied(ledger: Ledger) -> int:
     return len(theta_digests(ledger)) - 1
-
-
-def _last_kept(ledger: Ledger) -> int:
-    """Steps after which the last improvement began that adopted nothing.
-
-    0: there is none, or what it began from no longer holds.
-    """
-    kept = list(ledger.events(theta.KEPT))
-    if not kept or _is_over(ledger, kept[-1]["event"]):
-        return 0
-    return int(kept[-1]["body"]["begun"]["steps"])
-
-
-def _is_over(ledger: Ledger, event: int) -> bool:
-    """Whether what an improvement began from before this event no longer holds."""
-    return _happened(ledger, ENDED_BY, since=event)
-
-
-def _happened(
-    ledger: Ledger, kinds: Sequence[str], *, since: int = 0, before: int = 2**62
-) -> bool:
-    """Whether there is an event of these kinds from ``since`` on and before ``before``."""
-    marks = ", ".join("?" * len(kinds))
-    sql = f"SELECT count(*) AS n FROM events WHERE event >= ? AND event < ? AND kind IN ({marks})"
-    return bool(ledger.query(sql, (since, before, *kinds))[0]["n"])
 
 
 def describe_start(nats: float) -> str:
