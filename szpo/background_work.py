@@ -40,9 +40,9 @@ class Turns(Generic[T]):
 
         Returns what it found once it is done, until then None. Raises what the work raised.
         """
-        if not self._thread.ident:
-            self._thread.start()
         if not self._result and self._error is None:
+            if not self._thread.ident:
+                self._thread.start()
             self._until = time.monotonic() + seconds
             self._goes.release()
             self._rests.acquire()

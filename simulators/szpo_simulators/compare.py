@@ -79,7 +79,7 @@ def compare_runs(runs: Sequence[str], folder: Path | None, *, as_json: bool = Fa
     """Print runs side by side by what their ledgers say."""
     if len(runs) < 2:
         raise UsageError("compare: one run alone; give two or more")
-    paths = [run_paths.find(run, folder or run_paths.RUNS) for run in runs]
+    paths = [run_paths.find(run, folder) for run in runs]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("compare: the same run is named twice; give different ones")
     found = [read_run(path) for path in paths]

@@ -98,7 +98,7 @@ def run(
             )
         changes = _read_changes(sets)
         known_addresses.trust(trust)
-        path = run_paths.find(resume, folder or run_paths.RUNS)
+        path = run_paths.find(resume, folder)
         if votes is not None:
             add_votes(path, votes, features)
         if accept_samples:

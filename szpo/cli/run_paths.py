@@ -61,8 +61,9 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.db"), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
-def find(run: str | None, folder: Path) -> Path:
-    """The ledger with this name or path; without one, the newest."""
+def find(run: str | None, folder: Path | None) -> Path:
+    """The ledger with this name or path; without one, the newest in ``folder``, None: `RUNS`."""
+    folder = folder or RUNS
     known = files(folder)
     if run is None and (new := setup_progress.at_work(folder)):
         raise UsageError(
@@ -95,7 +96,7 @@ def find_target(
     """
     is_file = bool(run) and str(run).endswith(".toml")
     if not (is_file or preset or sets):
-        return find(run, folder or RUNS), None
+        return find(run, folder), None
     if run and not is_file:
         raise UsageError(f"run {run} keeps its settings; leave out --preset and --set")
     from szpo.runs import assemble
