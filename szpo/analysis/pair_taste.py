@@ -41,7 +41,8 @@ class Fitted:
     """A taste of pairs, and the answers that its direction likes most and least."""
 
     taste: Taste
-    words: InWords
+    words: InWords | None
+    """None: named features stand alone."""
     most: tuple[Shown, ...]
     least: tuple[Shown, ...]
 
@@ -92,6 +93,8 @@ def fit_pairs(pairs: Sequence[Pair], model: Loaded, layer: int | None = None) ->
         features, explanations, run_taste.likely_claims(found), named.dictionary,
         verdicts=len(rows), direction=way,
     )  # fmt: skip
+    if way is None:
+        return Fitted(liked, None, (), ())
     values_of = along(np.array(way.weights, dtype=np.int64))
     read = zip(values_of, shown_states.shown_of(shown), strict=True)
     assert joint.states is not None

@@ -33,6 +33,8 @@ from szpo.voting.recorded_step import read_step
 
 LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
+FOLLOWED: Final = 0.1
+"""Share of what votes are about from which on hidden states are part of a taste."""
 SLACK: Final[dict[str, int]] = {"verdicts": 0, "people": 0, "direction": 64}
 """Units by which integers of a taste may differ from what its votes give, where it is not one.
 
@@ -97,13 +99,6 @@ def read(
     features, explanations = explain(named, fit, cast.comparisons, entries)
     direction, words = None, None
     if carried.states is not None and fit.states is not None:
-        shown = [
-            each
-            for step in range(until)
-            for each in sorted(ledger.comparisons(step), key=lambda each: (each.k, each.n))
-        ]
-        x, apart = carried.votes.x[:, : len(named.names)], carried.states @ fit.states.w
-        words = in_words.explain(x, apart, prompts_of(shown), named)
         model = (
             ledger.row["base_sha256"],
             str(ledger.spec.get("base", {}).get("name", "its model")),
@@ -112,6 +107,14 @@ def read(
             model, named, fit, lambda w: [each.value for each in _along(ledger, named, w, cast)],
             features, explanations,
         )  # fmt: skip
+        if direction is not None:
+            shown = [
+                each
+                for step in range(until)
+                for each in sorted(ledger.comparisons(step), key=lambda each: (each.k, each.n))
+            ]
+            x, apart = carried.votes.x[:, : len(named.names)], carried.states @ fit.states.w
+            words = in_words.explain(x, apart, prompts_of(shown), named)
     by_texts = sum(each.chance for each in explanations if each.weights) / FEATURE_GRID
     if named.coordinates and by_texts < taught_taste.LIKELY:
         raise RunError(
@@ -299,13 +302,18 @@ def with_direction(
     along: Callable[[Ints], list[int]],
     features: tuple[Feature, ...],
     explanations: tuple[Explanation, ...],
-) -> tuple[Direction, tuple[Explanation, ...]]:
+) -> tuple[Direction | None, tuple[Explanation, ...]]:
     """The direction of states, with the explanations it is one of; it takes from what is left.
+
+    Below a share of `FOLLOWED` named features stand alone: they are of texts of any model, and
+    score beginnings of answers, so that each token gets credit of its own.
 
     ``model``: digest and name. ``along``: values of the shown texts along integer weights w
     (width,), in units of 2⁻¹² logits.
     """
     assert joint.states is not None and named.states is not None
+    if joint.share < FOLLOWED and features:
+        return None, explanations
     w = np.rint(FEATURE_GRID * joint.states.w).astype(np.int64)
     values = along(w)
     low, high = taste.bounds(values)

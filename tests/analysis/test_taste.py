@@ -22,6 +22,7 @@ from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
+from szpo.improvement import aims
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -345,6 +346,21 @@ def test_a_direction_is_as_likely_as_the_votes_are_about_anything_and_about_it()
     )  # fmt: skip
     own = replace(explanations[0], weights=((1, ONE),))
     assert three == (named_too, own, Explanation(ONE - 300 - own.chance, ()))
+
+
+@pytest.mark.parametrize("share", [0.09, 0.11])
+def test_hidden_states_that_votes_hardly_follow_are_no_part_of_a_taste(share):
+    """So a taste that has words is of texts of any model, and each token gets its own credit."""
+    named = replace(named_run.features(), components=0, states=StateScale(2, 2, 1024))
+    fit = SimpleNamespace(w=np.array([1.0, 0.0]))
+    joint = SimpleNamespace(states=fit, share=share, signal=1.0)
+    about = (Explanation(ONE // 2, ((0, ONE),)), Explanation(ONE - ONE // 2, ()))
+    way, left = run_taste.with_direction(
+        ("0" * 64, "tiny"), named, joint, lambda w: [0], (COMMAS,), about
+    )
+    taste = Taste((COMMAS,), left, (), dictionary.digest(), direction=way)
+    assert (way is None) == (aims.decay_of(taste) is not None) == (share < 0.1)
+    assert way is not None or left == about
 
 
 def test_an_explanation_is_as_likely_as_its_fit_and_counts_within_what_was_shown():
