@@ -293,8 +293,8 @@ def test_it_goes_half_a_nat_farther_and_the_rest_once_it_has_gained(monkeypatch,
     monkeypatch.setattr(policy_gradient, "take_step", step)
     weights, told = {"b": np.zeros(2, np.float32)}, []
     end = _climb(search, SimpleNamespace(first=weights, nats=1.0), None, told.append)
-    # (√1 + √.05)² = 1.5 is more than .9 · 1.5. Then the mean of 2, 2.2 and 2.4 counts, and not that
-    # of 1.8, 2 and 2.2: (√2.2 + √.05)² = 2.9 is more than .9 · 3, and (√2 + √.05)² = 2.68 less.
+    # (√1 + √.05)² = 1.5 is more than .9 · 1.5. Then the mean of 2, 2.2 and 2.4 is enough, and that
+    # of 1.8, 2 and 2.2 is not: (√2.2 + √.05)² = 2.9, (√2 + √.05)² = 2.68, and .9 · 3 = 2.7.
     assert (
         told[-1] is end and told[0].nats == 1.5 and told[0].first == theta.adopted_digest(weights)
     )
