@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -58,9 +57,6 @@ START_ANSWERS: Final = 2
 """Answers of the start to each prompt to measure on, which the taste compares others with."""
 SPENT: Final = 0.9
 """Share of the budget at which it counts as spent."""
-READ: Final = 3
-"""Latest steps whose mean says how far a policy is. One step's prompts may tell half a nat more
-than the next one's; going a little too far costs nothing, since fresh answers draw it back."""
 SPENT_ALL: Final = "by its steps' own answers it is as far away as it may go"
 CHECKED: Final = 32
 """Prompts split off for measuring; at most a third of all."""
@@ -487,10 +483,10 @@ def _why_stopped(state: Improved) -> str:
         return f"{PACE.steps} steps were taken"
     if not steps:
         return ""
+    last = steps[-1]
     if not any(step.cost for step in steps[-STUCK:]) and len(steps) >= STUCK:
         return "no answer scores more than another to the same prompt"
-    here = fmean(step.nats for step in steps[-READ:])
-    if (math.sqrt(here) + math.sqrt(steps[-1].cost)) ** 2 >= SPENT * state.nats:
+    if (math.sqrt(last.nats) + math.sqrt(last.cost)) ** 2 >= SPENT * state.nats:
         return SPENT_ALL
     third = len(steps) // 3
     scores = [step.score for step in steps]
