@@ -598,8 +598,12 @@ class FlatReading:
                 device=self._model.device,
             )  # fmt: skip
             owner = members.repeat_interleave(self.prefix)[None]
+            # The head needs some input. As an index, not the number 1: a slice would keep the
+            # strides of all positions, and a product with such an array copies the whole head.
+            one = torch.zeros(1, dtype=torch.long, device=self._model.device)
+            start = [self._prompts[0][: self.prefix]]
             with attach_deltas(self._model, sites, deltas, owner):
-                run_flat(self._model, prefill, [self._prompts[0][: self.prefix]], logits_to_keep=1)
+                run_flat(self._model, prefill, start, logits_to_keep=one)
         return prefixes
 
     def read(self, part: Sequence[int], begun: Prefixes, members: Tensor) -> Any:

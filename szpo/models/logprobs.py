@@ -31,6 +31,8 @@ LOGITS = 24_000_000
 """Logits of one pass (values); 4 bytes each, a few copies live at once."""
 KL_LOGITS = 6_000_000
 """Logits that a plain head computes at once."""
+READ_AT_ONCE = 120
+"""Positions that a plain head reads at once at least: each product reads the whole head again."""
 WIDENED = 16
 """Positions whose logits are widened to fp32 at once: they stay in the processor's cache."""
 _plain: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -177,7 +179,7 @@ def logit_slices(
     """
     if sliced:
         states = head_inputs(model, at, run)
-        size = max(1, KL_LOGITS // vocabulary_size(model))
+        size = max(READ_AT_ONCE, KL_LOGITS // vocabulary_size(model))
         several: Iterator[torch.Tensor] = map(
             model.get_output_embeddings(), torch.split(states, size)
         )
