@@ -131,7 +131,7 @@ def taste(
     _tell(found, words, shown, source, out, as_prompt=as_prompt, as_json=as_json)
 
 
-def of_pairs(file: Path, name: str) -> tuple[Taste, InWords, Ends]:
+def of_pairs(file: Path, name: str) -> tuple[Taste, InWords | None, Ends]:
     """The taste of a file of chosen and rejected answers, in words, and what shows it."""
     from szpo.analysis import pair_taste
     from szpo.models import loading

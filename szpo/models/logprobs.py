@@ -30,7 +30,7 @@ FLAT_TOKENS = 1024
 LOGITS = 24_000_000
 """Logits of one pass (values); 4 bytes each, a few copies live at once."""
 KL_LOGITS = 6_000_000
-"""Logits that a plain head computes at once."""
+"""Logits that a plain head computes at once, or those of `READ_AT_ONCE` positions."""
 READ_AT_ONCE = 120
 """Positions that a plain head reads at once at least: each product reads the whole head again."""
 WIDENED = 16
