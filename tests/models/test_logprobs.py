@@ -83,9 +83,13 @@ def test_kl_without_padding_is_the_same_and_reads_a_common_start_once(shared, mo
         Sample((7, 8, 9, *range(20, 20 + n)), tuple(range(40, 40 + answer)))
         for n, answer in ((1, 4), (5, 2), (2, 0), (3, 6), (1, 1))
     ]
-    owner, seen = [0, 1, 1, 0, 1], []
+    owner, seen, strides = [0, 1, 1, 0, 1], [], []
     handle = model.model.layers[0].register_forward_hook(
         lambda _module, _inputs, out: seen.append(out.shape[1])
+    )
+    # A product with an array that is a slice of a longer one copies the head's weights.
+    apart = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _module, given: strides.append((given[0].stride()[0], given[0][0].numel()))
     )
     for other in (None, reference):
         wanted, found = (
@@ -98,6 +102,8 @@ def test_kl_without_padding_is_the_same_and_reads_a_common_start_once(shared, mo
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
         assert found[2] == 0 and (found[[0, 1, 3, 4]] > 0.001).all()
     handle.remove()
+    apart.remove()
+    assert strides and all(step == size for step, size in strides)
     assert (3 * 3 in seen) == shared  # three members, three tokens
 
 
