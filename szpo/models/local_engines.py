@@ -35,6 +35,8 @@ from szpo.models.flat_attention import (
 )
 from szpo.models.logprobs import (
     FLAT_TOKENS,
+    before_head,
+    densely,
     logit_slices,
     reads_slices,
     token_logprobs,
@@ -287,7 +289,11 @@ class GenerateEngine:
         draws, never = place_uniforms(uniforms, device), self.adapted.wordless
         chooser = _Chooser(draws, width, sampling, never)
         owner = torch.tensor(list(members), device=device)[:, None]
-        with torch.inference_mode(), attach_deltas(model, self.adapted.sites, deltas, owner):
+        with (
+            torch.inference_mode(),
+            attach_deltas(model, self.adapted.sites, deltas, owner),
+            before_head(model, densely),
+        ):
             out = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=seen.to(device),

@@ -118,19 +118,31 @@ def _pad(samples: Sequence[Sample], index: tuple[int, ...], device: torch.device
 
 
 @contextmanager
-def _hook_before_head(
-    model: Any, change: Callable[[torch.Tensor], torch.Tensor]
-) -> Iterator[None]:
-    """Let the LM head see only what ``change`` makes of its input inside the block."""
+def before_head(model: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Let the LM head see only what ``change`` makes of its input inside the block.
+
+    Nothing is changed where a model tells of no head.
+    """
+    if (head := model.get_output_embeddings()) is None:
+        yield
+        return
 
     def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (change(inputs[0]), *inputs[1:])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
+    handle = head.register_forward_pre_hook(hook)
     try:
         yield
     finally:
         handle.remove()
+
+
+def densely(states: torch.Tensor) -> torch.Tensor:
+    """A copy without strides of a longer array: with these a product copies the head's weights.
+
+    `Tensor.contiguous` would: it takes dimensions of size one for dense.
+    """
+    return states.new_empty(states.shape).copy_(states)
 
 
 def answer_positions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,7 +171,7 @@ def head_inputs(model: Any, at: tuple[torch.Tensor, ...], run: Callable[[], Any]
         # a product with such an array copies the whole head.
         return seen[0][:1, None]
 
-    with _hook_before_head(model, keep):
+    with before_head(model, keep):
         run()
     return seen[0]
 
@@ -184,7 +196,7 @@ def logit_slices(
             model.get_output_embeddings(), torch.split(states, size)
         )
     else:
-        with _hook_before_head(model, lambda states: states[at][None]):
+        with before_head(model, lambda states: states[at][None]):
             several = iter((run().logits[0],))
     parts = (few for logits in several for few in torch.split(logits, WIDENED))
     return (few.to(torch.float32).div_(temperature) for few in parts)
@@ -208,7 +220,7 @@ def answer_logits(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
     afterwards (soft caps, scaling) still happens.
     """
     at = answer_positions(batch)
-    with _hook_before_head(model, lambda states: states[at][None]):
+    with before_head(model, lambda states: states[at][None]):
         logits: torch.Tensor = run_batch(model, batch).logits[0]
     logits = logits.to(torch.float32)
     return logits / temperature if temperature != 1.0 else logits

@@ -98,9 +98,14 @@ def test_generate_engine_and_flat_engine_agree():
     draws = np.random.default_rng(3).random((len(prompts), 8))
     one = FlatEngine(AdaptedModel(model, sites, (STOP,)))
     other = GenerateEngine(AdaptedModel(model, sites, (STOP,)))
-    assert one.generate(prompts, members, deltas, sampling, draws) == other.generate(
-        prompts, members, deltas, sampling, draws
+    wanted, read = one.generate(prompts, members, deltas, sampling, draws), []
+    head = model.get_output_embeddings().register_forward_hook(
+        lambda _module, given, _out: read.append((given[0].stride()[0], given[0][0].numel()))
     )
+    assert other.generate(prompts, members, deltas, sampling, draws) == wanted
+    head.remove()
+    # A product with a slice of a longer array copies the head's weights for each row.
+    assert read and all(step == size for step, size in read)
 
 
 @pytest.mark.parametrize(
