@@ -38,9 +38,9 @@ def test_a_taste_of_pairs_on_file_scores_and_serves_without_a_run(tmp_path, caps
     words = ["taste", "--pairs", str(file), "--model", "tiny", "--out", str(saved)]
     assert call(words) == 0
     said = capsys.readouterr().out
-    assert f"pairs of {file}: " in said and "it likes most:" in said
-    most, least = said.split("it likes most:")[1].split("it likes least:")
-    assert any(word in most for word in GOOD) and any(word in least for word in BAD)
+    assert f"pairs of {file}: several things may be liked" in said
+    # Words of praise are named features, which stand alone: no model is needed to score by them.
+    assert "sentiment" in said and "hidden states" not in said and "it likes most:" not in said
 
     sides = [
         {"prompt": each["prompt"], "completion": each[side]}
