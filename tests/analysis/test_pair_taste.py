@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from szpo.analysis import run_taste
 from szpo.cli.app import call
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "best_of_eight.py"
@@ -41,6 +42,13 @@ def test_a_taste_of_pairs_on_file_scores_and_serves_without_a_run(tmp_path, caps
     assert f"pairs of {file}: several things may be liked" in said
     # Words of praise are named features, which stand alone: no model is needed to score by them.
     assert "sentiment" in said and "hidden states" not in said and "it likes most:" not in said
+    with monkeypatch.context() as always:  # as where the votes follow states no word says
+        always.setattr(run_taste, "FOLLOWED", 0.0)
+        assert call(words[:-2]) == 0
+    said = capsys.readouterr().out
+    assert f"pairs of {file}: " in said and "it likes most:" in said
+    most, least = said.split("it likes most:")[1].split("it likes least:")
+    assert any(word in most for word in GOOD) and any(word in least for word in BAD)
 
     sides = [
         {"prompt": each["prompt"], "completion": each[side]}

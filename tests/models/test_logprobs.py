@@ -61,10 +61,10 @@ def test_kl_sums_that_of_all_positions_however_few_the_head_reads_at_a_time(name
         lambda _module, _inputs, out: read.append(out.numel() // tiny_models.WORDS)
     )
     adapted = AdaptedModel(model, sites)
+    monkeypatch.setattr(logprobs, "READ_AT_ONCE", 1)
     for limit in (logprobs.KL_LOGITS, 2 * tiny_models.WORDS):
         read.clear()
         monkeypatch.setattr(logprobs, "KL_LOGITS", limit)
-        monkeypatch.setattr(logprobs, "READ_AT_ONCE", 1)
         found = logprobs.kl_of_members(adapted, two, SAMPLES, owner, temperature=0.8)
         np.testing.assert_allclose(found, wanted, rtol=1e-3)
     handle.remove()
